@@ -1,0 +1,105 @@
+"""Operations that shards or the collector answer: who is asked, and how several answers become one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from dispatcher.totals import merge_stats
+from shards.process import usage
+from shards.wire import Error, Query, Reply, Request, RequestError, hash_user, parse_id
+
+Target = int | Literal["collector"]
+COLLECTOR = -1  # the ``shard`` of a reply from the collector
+QUERIES_MAX = 10_000
+
+
+class Waiting:
+    """A request whose answers are being gathered."""
+
+    __slots__ = ("answers", "as_json", "deadline", "envelope", "request", "targets")
+
+    def __init__(
+        self, envelope: list[bytes], as_json: bool, request: Request, deadline: float, targets: set[Target]
+    ) -> None:
+        self.envelope = envelope
+        self.as_json = as_json
+        self.request = request
+        self.deadline = deadline
+        self.targets = targets
+        self.answers: list[Reply] = []
+
+
+class Queries:
+    """``send`` puts a query on a control socket, ``answer`` gives the client its result or error."""
+
+    def __init__(
+        self,
+        shards: int,
+        send: Callable[[Target, Query], bool],
+        answer: Callable[[list[bytes], bool, int | str | None, dict[str, Any] | Error], None],
+    ) -> None:
+        self._shards = shards
+        self._send = send
+        self._answer = answer
+        self._waiting: dict[int, Waiting] = {}
+        self._last = 0
+
+    def ask(self, envelope: list[bytes], as_json: bool, request: Request, deadline: float) -> None:
+        """Pass a request on; raises ``RequestError`` where it cannot be."""
+        if len(self._waiting) >= QUERIES_MAX:
+            raise RequestError("overloaded", "too many operations wait; send again", retry_after_ms=100)
+        targets = self._targets(request)
+        self._last += 1
+        self._waiting[self._last] = Waiting(envelope, as_json, request, deadline, targets)
+        for target in targets:
+            if not self._send(target, Query(self._last, request)):
+                del self._waiting[self._last]
+                raise RequestError("unavailable", f"{_name(target)} takes no operations now; send again")
+
+    def _targets(self, request: Request) -> set[Target]:
+        match request.op:
+            case "status" if request.id is not None:
+                return {parse_id(request.id)[1] % self._shards}
+            case "status" | "user.put" | "user.get" | "user.delete" | "inbox.list" | "inbox.mark":
+                return {hash_user(request.user_id or "") % self._shards}
+            case "dead.list":
+                return {"collector"}
+            case "stats":
+                return {*range(self._shards), "collector"}
+            case _:
+                return set(range(self._shards))
+
+    def reply(self, reply: Reply) -> None:
+        waiting = self._waiting.get(reply.query)
+        if waiting is None:
+            return
+        waiting.answers.append(reply)
+        waiting.targets.discard("collector" if reply.shard == COLLECTOR else reply.shard)
+        if not waiting.targets or reply.error is not None:
+            del self._waiting[reply.query]
+            self._answer(waiting.envelope, waiting.as_json, waiting.request.seq, self._merge(waiting))
+
+    def _merge(self, waiting: Waiting) -> dict[str, Any] | Error:
+        for reply in waiting.answers:
+            if reply.error is not None:
+                return reply.error
+        if waiting.request.op == "stats":
+            shards = sorted((reply for reply in waiting.answers if reply.shard != COLLECTOR), key=lambda one: one.shard)
+            collector = [reply.result for reply in waiting.answers if reply.shard == COLLECTOR]
+            return merge_stats([reply.result for reply in shards], collector[0], usage())
+        if waiting.request.op in ("dead.replay", "dead.purge"):
+            return {"count": sum(reply.result["count"] for reply in waiting.answers)}
+        result: dict[str, Any] = waiting.answers[0].result
+        return result
+
+    def expire(self, now: float) -> None:
+        for number in [number for number, waiting in self._waiting.items() if waiting.deadline <= now]:
+            waiting = self._waiting.pop(number)
+            names = ", ".join(sorted(_name(target) for target in waiting.targets))
+            error = Error("unavailable", f"no answer from {names} in time; send again")
+            self._answer(waiting.envelope, waiting.as_json, waiting.request.seq, error)
+
+
+def _name(target: Target) -> str:
+    return "the collector" if target == "collector" else f"shard {target}"

@@ -1,0 +1,136 @@
+"""What the command line shows to people: tables, the simulation's summary, and a line of progress."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+import time
+from typing import Any
+
+from tabulate import tabulate
+
+PROGRESS_EVERY_S = 5.0  # where no terminal shows a line that changes
+
+
+class Progress:
+    """One line that changes on a terminal; a line now and then elsewhere. On standard error."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._started = time.monotonic()
+        self._next = 0.0 if self._terminal else self._started + PROGRESS_EVERY_S
+        self._shown = False
+
+    def show(self, stats: dict[str, Any]) -> None:
+        now = time.monotonic()
+        if now < self._next:
+            return
+        if not self._terminal:
+            self._next = now + PROGRESS_EVERY_S
+        done, events = stats["events_done"], stats["events"]
+        rate = done / max(0.001, now - self._started)
+        left_s = (events - done) / rate if rate else 0.0
+        line = (
+            f"{done:,} of {events:,} events  queued {stats['pending']:,}  "
+            f"delivered {stats['outcomes']['delivered']:,}  failed {stats['failed_attempts']:,}  "
+            f"retried {max(0, stats['failed_attempts'] - stats['outcomes']['dead']):,}  "
+            f"dead {stats['outcomes']['dead']:,}  {rate:,.0f}/s  {left_s:.0f} s left"
+        )
+        sys.stderr.write(f"\r\x1b[K{line}" if self._terminal else f"{line}\n")
+        sys.stderr.flush()
+        self._shown = True
+
+    def end(self) -> None:
+        if self._shown and self._terminal:
+            sys.stderr.write("\n")
+
+
+def simulation(summary: dict[str, Any]) -> str:
+    outcomes = {name: count for name, count in summary["outcomes"].items() if count}
+    latency = summary["latency_ms"]
+    rows = [
+        ("events", f"{summary['events']:,} in {summary['elapsed_s']:.2f} s: {summary['events_per_s']:,}/s"),
+        ("accepted", f"{summary['accepted']:,}"),
+        ("duplicates dropped", f"{summary['duplicates']:,}"),
+        ("rejected", f"{summary['rejected']:,}"),
+        ("deliveries planned", f"{summary['planned']:,}"),
+        *((f"  {name}", f"{count:,}") for name, count in outcomes.items()),
+        ("  pending", f"{summary['pending']:,}"),
+        ("conserved", "yes" if summary["conserved"] else "NO: planned is not outcomes + pending"),
+        ("attempts", f"{summary['attempts']:,}, {summary['failed_attempts']:,} failed"),
+        ("delivered per second", f"{summary['deliveries_per_s']:,}"),
+        ("latency to the inbox", f"p50 {latency['p50']} ms, p99 {latency['p99']} ms, max {latency['max']} ms"),
+        ("durability", summary["durability"] + (" (on tmpfs: it says nothing)" if summary["on_tmpfs"] else "")),
+        ("CPU seconds", ", ".join(f"{role} {seconds}" for role, seconds in summary["cpu_s"].items())),
+        ("memory, MB", ", ".join(f"{role} {size}" for role, size in summary["rss_mb"].items())),
+    ]
+    dead = [
+        ("dead letters", f"{summary['dead_letters']:,}"),
+        *((f"  {reason}", f"{count:,}") for reason, count in summary["dead_letters_by_reason"].items()),
+        ("  replayed and delivered", f"{summary['dead_drained']:,}"),
+    ]
+    return tabulate(rows + dead, tablefmt="plain", disable_numparse=True)
+
+
+def status(answer: dict[str, Any]) -> str:
+    rows = [
+        (
+            delivery["channel"],
+            delivery["outcome"],
+            delivery["reason"] or "",
+            delivery["attempts"],
+            _instant(delivery["updated_at"]),
+            _instant(delivery["next_attempt_at"]),
+            delivery["last_error"] or "",
+        )
+        for delivery in answer["deliveries"]
+    ]
+    headers = ("channel", "outcome", "reason", "attempts", "updated", "next attempt", "last error")
+    return f"{answer['id']}\n" + tabulate(rows, headers)
+
+
+def stats(answer: dict[str, Any]) -> str:
+    channels = [
+        (
+            name,
+            channel["planned"],
+            *(channel["outcomes"][outcome] for outcome in ("delivered", "suppressed", "rate_limited", "expired", "dead")),
+            channel["queued"] + channel["in_flight"],
+            channel["retrying"],
+            channel["failed_attempts"],
+            channel["latency_ms"]["p50"],
+            channel["latency_ms"]["p99"],
+        )
+        for name, channel in answer["channels"].items()
+        if channel["planned"]
+    ]
+    headers = (
+        "channel", "planned", "delivered", "suppressed", "limited", "expired", "dead",
+        "queued", "retrying", "failed tries", "p50 ms", "p99 ms",
+    )  # fmt: skip
+    processes = [
+        (f"shard {shard['shard']}", shard["pid"], shard["cpu_s"], shard["rss_mb"], shard["pending"], shard["uptime_s"])
+        for shard in answer["shards"]
+    ]
+    processes += [
+        (name, answer[name]["pid"], answer[name]["cpu_s"], answer[name]["rss_mb"], "", "")
+        for name in ("router", "collector")
+    ]
+    head = (
+        f"accepted {answer['accepted']:,}  duplicates {answer['duplicates']:,}  rejected {answer['rejected']:,}  "
+        f"planned {answer['planned']:,}  pending {answer['pending']:,}  conserved {'yes' if answer['conserved'] else 'NO'}\n"
+        f"dead letters {answer['dead_letters'] or 'none'}  idempotency window {answer['idempotency_window_s']:,.0f} s"
+    )
+    return "\n\n".join(
+        (
+            head,
+            tabulate(channels, headers, missingval="-") if channels else "nothing was planned yet",
+            tabulate(processes, ("process", "pid", "CPU s", "memory MB", "pending", "up s")),
+        )
+    )
+
+
+def _instant(milliseconds: int | None) -> str:
+    if milliseconds is None:
+        return ""
+    return datetime.datetime.fromtimestamp(milliseconds / 1000).astimezone().isoformat(timespec="milliseconds")

@@ -1,0 +1,516 @@
+"""The router's process: from the public sockets to the shards and back, without a notification's content in sight.
+
+A turn: what the shards report, then requests, then frames out. It holds every frame until its shard has it on disk,
+and answers a submit when all of its frames are.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Literal
+
+import msgspec
+import zmq
+
+from dispatcher import __version__
+from dispatcher.link import Link, Released, SupersededError
+from dispatcher.queries import Queries
+from dispatcher.receipts import Receipt, frame_ids
+from dispatcher.splitter import Frame, Gatherer, Part, Split, split
+from shards.process import Stop, begin_child, say_ready
+from shards.wire import (
+    INGEST,
+    OPERATIONS,
+    SUBMIT,
+    UNROUTABLE,
+    UNSUPPORTED,
+    Ask,
+    Error,
+    FromShard,
+    Publish,
+    Query,
+    Reply,
+    Report,
+    Request,
+    RequestError,
+    Submit,
+    Subscriptions,
+    Verdict,
+    encode_answer,
+    is_json,
+    pack,
+)
+from shards.rules import unknown
+
+log = logging.getLogger("router")
+
+PING_EVERY_S = 0.1
+POLL_MS = 100
+DATA_HWM = 64
+CONTROL_HWM = 10_000
+PUBLIC_HWM = 1_000
+MESSAGE_BYTES_HARD_MAX = 64 * 2**20  # beyond, ZeroMQ closes the connection; between, the answer is too_large
+REPORTS_PER_TURN = 200
+REQUESTS_PER_TURN = 100
+INGEST_PER_TURN = 1_000
+INGEST_BYTES_PER_TURN = 2**21
+RETRY_AFTER_MS = 100
+DRAIN_S = 10.0
+SUBSCRIPTIONS_MAX = 4_096  # beyond, shards publish for everybody
+
+_submit_msgpack = msgspec.msgpack.Decoder(Submit)
+_submit_json = msgspec.json.Decoder(Submit)
+_from_shard = msgspec.msgpack.Decoder(FromShard)
+
+
+class RouterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the supervisor hands to a router at its start."""
+
+    epoch: int
+    shards: int
+    ingest: str
+    submit: str
+    stream: str
+    receipt_timeout_s: float
+    message_bytes: int
+    batch: int
+    window_frames: int
+    window_bytes: int
+    requests: int
+
+
+class Router:
+    """Owns the public sockets and the links. ``run`` returns when told to stop and the links are empty."""
+
+    def __init__(self, settings: RouterSettings, stop: Stop) -> None:
+        self.settings = settings
+        self.stop = stop
+        self.started = time.monotonic()
+        shards = range(settings.shards)
+        self.links: list[Link[list[Part]]] = [
+            Link(shard, settings.epoch, settings.window_frames, settings.window_bytes) for shard in shards
+        ]
+        self.gatherers = {
+            (shard, as_json, source): Gatherer(shard, as_json, source)
+            for shard in shards
+            for as_json in (False, True)
+            for source in (SUBMIT, INGEST)
+        }
+        self._gathering: set[tuple[int, bool, int]] = set()
+        self.receipts: deque[Receipt] = deque()  # in the order of their deadlines
+        self._unanswered = 0
+        self._without_verdict: list[dict[int, Released[list[Part]]]] = [{} for _ in shards]
+        self._blocked: set[int] = set()  # shards whose socket takes nothing more for now
+        self._reading_ingest = True
+        self._next_ping = 0.0
+        self._prefixes: set[bytes] = set()
+        self._open_sockets()
+        self.queries = Queries(settings.shards, self._send_query, self._answer)
+
+    def _open_sockets(self) -> None:
+        settings = self.settings
+        self.context = zmq.Context(2)
+        self.reports = self._bind(zmq.PULL, "ipc://run/router", CONTROL_HWM)
+        self.ingest = self._bind(zmq.PULL, settings.ingest, PUBLIC_HWM)
+        self.submit = self._bind(zmq.ROUTER, settings.submit, PUBLIC_HWM)
+        self.stream = self._bind(zmq.XPUB, settings.stream, PUBLIC_HWM)
+        self.controls = [self._connect(f"ipc://run/control-{shard}", CONTROL_HWM) for shard in range(settings.shards)]
+        self.collector = self._connect("ipc://run/collector", CONTROL_HWM)
+        self.data = [self._connect(f"ipc://run/shard-{shard}", DATA_HWM) for shard in range(settings.shards)]
+        self.poller = zmq.Poller()
+        for socket in (self.reports, self.ingest, self.submit, self.stream):
+            self.poller.register(socket, zmq.POLLIN)
+
+    def _bind(self, kind: int, endpoint: str, hwm: int) -> zmq.Socket[bytes]:
+        socket = self.context.socket(kind)
+        socket.set(zmq.SNDHWM, hwm)
+        socket.set(zmq.RCVHWM, hwm)
+        socket.set(zmq.LINGER, 1_000 if kind == zmq.ROUTER else 0)
+        socket.set(zmq.MAXMSGSIZE, MESSAGE_BYTES_HARD_MAX)
+        try:
+            socket.bind(endpoint)
+        except zmq.ZMQError as error:
+            raise SystemExit(f"cannot bind {endpoint}: {error.strerror}; is another instance running?") from None
+        return socket
+
+    def _connect(self, endpoint: str, hwm: int) -> zmq.Socket[bytes]:
+        socket = self.context.socket(zmq.PUSH)
+        socket.set(zmq.SNDHWM, hwm)
+        socket.set(zmq.LINGER, 0)
+        socket.connect(endpoint)
+        return socket
+
+    # --- the loop ----------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        deadline = None
+        while True:
+            self._turn()
+            if self.stop.requested:
+                if deadline is None:
+                    deadline = time.monotonic() + DRAIN_S
+                    self.poller.unregister(self.ingest)
+                    self.poller.unregister(self.submit)
+                    self._reading_ingest = False
+                if time.monotonic() > deadline or not (any(map(len, self.links)) or self.receipts):
+                    break
+        self.submit.close(linger=1_000)
+        self.context.destroy(linger=0)
+
+    def _turn(self) -> None:
+        ready = dict(self.poller.poll(POLL_MS))
+        now = time.monotonic()
+        if self.reports in ready:
+            self._drain(self.reports, REPORTS_PER_TURN, self._on_report)
+        if self.stream in ready:
+            self._drain(self.stream, REPORTS_PER_TURN, self._on_subscription)
+        if self.submit in ready and not self.stop.requested:
+            self._read_submits(now)
+        if self.ingest in ready and not self.stop.requested:
+            self._read_ingest()
+        self._flush()
+        for shard, socket in enumerate(self.data):
+            if socket in ready:
+                self._unblock(shard)
+            self._send_frames(shard)
+        if now >= self._next_ping:
+            self._next_ping = now + PING_EVERY_S
+            self._tick(now)
+        self._throttle_ingest()
+
+    def _drain(self, socket: zmq.Socket[bytes], count: int, handle: Callable[[bytes], None]) -> None:
+        try:
+            for _ in range(count):
+                handle(socket.recv(zmq.DONTWAIT))
+        except zmq.Again:
+            pass
+
+    # --- requests ----------------------------------------------------------------------------------------------
+
+    def _read_submits(self, now: float) -> None:
+        try:
+            for _ in range(REQUESTS_PER_TURN):
+                parts = self.submit.recv_multipart(zmq.DONTWAIT)
+                body = parts.pop()
+                as_json = is_json(body)
+                if len(parts) < 2 or parts[-1]:
+                    self._answer(parts, as_json, None, Error("bad_request", "send an empty part before the request"))
+                    continue
+                try:
+                    self._on_request(parts, body, as_json, now)
+                except RequestError as error:
+                    self._answer(parts, as_json, _seq_of(body), error.error)
+        except zmq.Again:
+            pass
+
+    def _on_request(self, envelope: list[bytes], body: bytes, as_json: bool, now: float) -> None:
+        if len(body) > self.settings.message_bytes:
+            raise RequestError("too_large", f"{len(body)} bytes; at most {self.settings.message_bytes} per message")
+        try:
+            request = (_submit_json if as_json else _submit_msgpack).decode(body)
+        except msgspec.ValidationError:
+            self._on_operation(envelope, body, as_json, now)
+            return
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise RequestError("bad_encoding", f"neither JSON nor MessagePack: {error}"[:300]) from None
+        except RecursionError:
+            raise RequestError("too_deep", "the request is nested too deeply") from None
+        self._on_submit(envelope, request, as_json, now)
+
+    def _on_submit(self, envelope: list[bytes], request: Submit, as_json: bool, now: float) -> None:
+        found = split(request.notifications, self.settings.shards, self.settings.batch)
+        if self._unanswered >= self.settings.requests:
+            raise RequestError("overloaded", "too many submits wait; send again", retry_after_ms=RETRY_AFTER_MS)
+        for piece in found.pieces:
+            gathered = self.gatherers[piece.shard, as_json, SUBMIT].size
+            if not self.links[piece.shard].has_room(piece.size + gathered):
+                raise RequestError(
+                    "overloaded",
+                    f"shard {piece.shard} has a full window; nothing was taken, send again",
+                    retry_after_ms=RETRY_AFTER_MS,
+                )
+        deadline = now + self.settings.receipt_timeout_s
+        receipt = Receipt(envelope, as_json, request.seq, found.positions, deadline, found.shape, found.sizes)
+        for at, (_, error, _) in enumerate(found.errors):
+            receipt.rejected.append((found.positions - len(found.errors) + at, error))
+        receipt.waiting = len(found.pieces)
+        if not receipt.waiting:
+            self._send_answer(envelope, as_json, receipt.document())
+            return
+        self.receipts.append(receipt)
+        self._unanswered += 1
+        self._gather(found, as_json, SUBMIT, receipt)
+
+    def _gather(self, found: Split, as_json: bool, source: int, receipt: Receipt | None) -> None:
+        for piece in found.pieces:
+            key = (piece.shard, as_json, source)
+            for frame in self.gatherers[key].add(piece, receipt):
+                self._enqueue(frame)
+            self._gathering.add(key)
+
+    def _on_operation(self, envelope: list[bytes], body: bytes, as_json: bool, now: float) -> None:
+        request = _decode_request(body, as_json)
+        if request.op == "ping":
+            self._send_answer(
+                envelope,
+                as_json,
+                {
+                    "ok": True,
+                    "version": __version__,
+                    "shards": self.settings.shards,
+                    "uptime_s": round(now - self.started, 3),
+                    **({"seq": request.seq} if request.seq is not None else {}),
+                },
+            )
+            return
+        self.queries.ask(envelope, as_json, request, now + self.settings.receipt_timeout_s)
+
+    def _send_query(self, shard: int | Literal["collector"], query: Query) -> bool:
+        socket = self.collector if shard == "collector" else self.controls[shard]
+        try:
+            socket.send(pack(query), zmq.DONTWAIT)
+        except zmq.Again:
+            return False
+        return True
+
+    def _answer(
+        self, envelope: list[bytes], as_json: bool, seq: int | str | None, result: dict[str, Any] | Error
+    ) -> None:
+        answer: dict[str, Any] = {"ok": False, "error": result} if isinstance(result, Error) else {"ok": True, **result}
+        if seq is not None:
+            answer["seq"] = seq
+        self._send_answer(envelope, as_json, answer)
+
+    def _send_answer(self, envelope: list[bytes], as_json: bool, answer: dict[str, Any]) -> None:
+        try:
+            self.submit.send_multipart([*envelope, encode_answer(answer, as_json)], zmq.DONTWAIT)
+        except zmq.ZMQError:
+            pass  # the client is gone or reads nothing: the work is done, and it may ask again
+
+    # --- ingest ------------------------------------------------------------------------------------------------
+
+    def _read_ingest(self) -> None:
+        taken = 0
+        try:
+            for _ in range(INGEST_PER_TURN):
+                body = self.ingest.recv(zmq.DONTWAIT)
+                self._on_ingest(body)
+                taken += len(body)
+                if taken > INGEST_BYTES_PER_TURN:
+                    return
+        except zmq.Again:
+            pass
+
+    def _on_ingest(self, body: bytes) -> None:
+        """A notification or a list of them; what cannot be routed becomes a dead letter, by way of shard 0."""
+        as_json = is_json(body)
+        try:
+            if len(body) > self.settings.message_bytes:
+                raise RequestError("too_large", f"{len(body)} bytes; at most {self.settings.message_bytes}")
+            found = split(_as_list(body, as_json), self.settings.shards, self.settings.batch)
+        except RequestError as error:
+            self._bury(error.error, body)
+            return
+        self._gather(found, as_json, INGEST, None)
+        for _, error, raw in found.errors:
+            self._bury(error, raw)
+
+    def _bury(self, error: Error, raw: bytes) -> None:
+        self.links[0].add(UNROUTABLE, time.time_ns() // 1000, False, raw, [], error)
+
+    def _throttle_ingest(self) -> None:
+        """Reading pauses while a window is full; producers then block at their own high-water mark."""
+        room = all(link.has_room(INGEST_BYTES_PER_TURN) for link in self.links)
+        if room != self._reading_ingest and not self.stop.requested:
+            self._reading_ingest = room
+            if room:
+                self.poller.register(self.ingest, zmq.POLLIN)
+            else:
+                self.poller.unregister(self.ingest)
+
+    # --- frames out --------------------------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        for key in self._gathering:
+            for frame in self.gatherers[key].flush():
+                self._enqueue(frame)
+        self._gathering.clear()
+
+    def _enqueue(self, frame: Frame) -> None:
+        self.links[frame.shard].add(frame.source, time.time_ns() // 1000, frame.fanned, frame.body, frame.parts)
+
+    def _send_frames(self, shard: int) -> None:
+        if shard in self._blocked:
+            return
+        socket, link = self.data[shard], self.links[shard]
+        try:
+            for data in link.unsent():
+                socket.send(pack(data), zmq.DONTWAIT)
+                link.sent()
+        except zmq.Again:
+            self._blocked.add(shard)
+            self.poller.register(socket, zmq.POLLOUT)
+
+    def _unblock(self, shard: int) -> None:
+        if shard in self._blocked:
+            self._blocked.discard(shard)
+            self.poller.unregister(self.data[shard])
+
+    def _reconnect(self, shard: int) -> None:
+        self._unblock(shard)
+        self.data[shard].close(linger=0)
+        self.data[shard] = self._connect(f"ipc://run/shard-{shard}", DATA_HWM)
+
+    # --- what shards say ---------------------------------------------------------------------------------------
+
+    def _on_report(self, message: bytes) -> None:
+        found = _from_shard.decode(message)
+        if isinstance(found, Report):
+            self._on_facts(found)
+        elif isinstance(found, Reply):
+            self.queries.reply(found)
+        elif isinstance(found, Publish):
+            for topic, document in found.documents:
+                self.stream.send_multipart([topic, document], zmq.DONTWAIT)
+
+    def _on_facts(self, report: Report) -> None:
+        link = self.links[report.shard]
+        released, resend = link.report(report)
+        ours = report.epoch == link.epoch
+        verdicts = dict(report.verdicts) if ours else {}
+        waiting = self._without_verdict[report.shard]
+        for one in released:
+            if one.n in verdicts or all(part.receipt is None for part in one.owner):
+                self._release(link, one, verdicts.get(one.n))
+            else:
+                waiting[one.n] = one
+        if waiting:
+            for n in [n for n in waiting if n in verdicts]:
+                self._release(link, waiting.pop(n), verdicts[n])
+        if resend:
+            self._reconnect(report.shard)
+            self._send_subscriptions(report.shard)
+
+    def _release(self, link: Link[list[Part]], released: Released[list[Part]], verdict: Verdict | None) -> None:
+        first = 0
+        for receipt, positions, hashes in released.owner:
+            if receipt is not None:
+                ids = frame_ids(link.generation, hashes, released.seq, first)
+                receipt.settle(positions, ids, first, verdict)
+                if not receipt.waiting and receipt.envelope:
+                    self._send_answer(receipt.envelope, receipt.as_json, receipt.document())
+                    receipt.envelope = []
+                    self._unanswered -= 1
+            first += len(hashes)
+
+    # --- ten times a second ------------------------------------------------------------------------------------
+
+    def _tick(self, now: float) -> None:
+        for shard, link in enumerate(self.links):
+            if shard not in self._blocked:
+                self._try_send(shard, link.ping())
+                if waiting := self._without_verdict[shard]:
+                    self._try_send(shard, Ask(link.epoch, link.gen, list(waiting)[:1_000]))
+        while self.receipts and (not self.receipts[0].envelope or self.receipts[0].deadline <= now):
+            receipt = self.receipts.popleft()
+            if receipt.envelope:
+                error = Error("unavailable", "no receipt from all shards in time; send again with the same keys")
+                self._answer(receipt.envelope, receipt.as_json, receipt.seq, error)
+                receipt.envelope = []
+                self._unanswered -= 1
+        self.queries.expire(now)
+
+    def _try_send(self, shard: int, message: msgspec.Struct) -> None:
+        try:
+            self.data[shard].send(pack(message), zmq.DONTWAIT)
+        except zmq.Again:
+            pass
+
+    # --- the stream --------------------------------------------------------------------------------------------
+
+    def _on_subscription(self, message: bytes) -> None:
+        if message[:1] == b"\x01":
+            self._prefixes.add(message[1:])
+        else:
+            self._prefixes.discard(message[1:])
+        for shard in range(self.settings.shards):
+            self._send_subscriptions(shard)
+
+    def _send_subscriptions(self, shard: int) -> None:
+        prefixes = sorted(self._prefixes) if len(self._prefixes) <= SUBSCRIPTIONS_MAX else [b""]
+        try:
+            self.controls[shard].send(pack(Subscriptions(prefixes)), zmq.DONTWAIT)
+        except zmq.Again:
+            log.warning("shard %d does not take its subscriptions", shard)
+
+
+def _as_list(body: bytes, as_json: bool) -> bytes:
+    """``ingest`` takes one notification as well as a list."""
+    if as_json:
+        return body if body.lstrip()[:1] == b"[" else b"[" + body + b"]"
+    first = body[0] if body else 0
+    return body if 0x90 <= first <= 0x9F or first in (0xDC, 0xDD) else b"\x91" + body
+
+
+def _decode_request(body: bytes, as_json: bool) -> Request:
+    """A request for any operation but a well-formed submit; the error names the key and what is known."""
+    codec: Any = msgspec.json if as_json else msgspec.msgpack
+    try:
+        document = codec.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise RequestError("bad_encoding", f"neither JSON nor MessagePack: {error}"[:300]) from None
+    except RecursionError:
+        raise RequestError("too_deep", "the request is nested too deeply") from None
+    if not isinstance(document, dict) or not isinstance(document.get("op"), str):
+        raise RequestError("bad_request", "a request is a map with the text op", "op")
+    op = document["op"]
+    if op in UNSUPPORTED:
+        raise RequestError("unsupported", f"{op} is not in this version", "op")
+    needs, takes = ((), ()) if op == "submit" else OPERATIONS.get(op, (None, None))
+    if op == "submit":
+        needs = ("notifications",)
+    if needs is None or takes is None:
+        raise RequestError("unknown_op", unknown("op", op, ("submit", *OPERATIONS)), "op")
+    allowed = ("op", "seq", *needs, *takes)
+    for key in document:
+        if key not in allowed:
+            raise RequestError("unknown_key", unknown("key", str(key), allowed), str(key)[:80])
+    for key in needs:
+        if document.get(key) is None:
+            raise RequestError("bad_request", f"{op} needs {key}", key)
+    if op == "status" and not (document.get("id") or (document.get("user_id") and document.get("idempotency_key"))):
+        raise RequestError("bad_request", "status needs id, or user_id and idempotency_key", "id")
+    try:
+        return msgspec.convert(document, Request)
+    except msgspec.ValidationError as error:
+        what, _, where = str(error).partition(" - at `$")
+        raise RequestError("bad_value", f"{what[0].lower()}{what[1:]}", where.rstrip("`").lstrip(".") or None) from None
+
+
+def _seq_of(body: bytes) -> int | str | None:
+    """The request's ``seq``, if so much of it can be read."""
+
+    class Numbered(msgspec.Struct):
+        seq: int | str | None = None
+
+    try:
+        return (msgspec.json if is_json(body) else msgspec.msgpack).decode(body, type=Numbered).seq
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def main() -> None:
+    stop, line = begin_child("the router")
+    router = Router(msgspec.json.decode(line, type=RouterSettings), stop)
+    say_ready()
+    try:
+        router.run()
+    except SupersededError as error:
+        raise SystemExit(f"router: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,267 @@
+"""From a producer's message to frames for shards: only the routing fields are decoded, bytes are passed on as sent.
+
+A message whose notifications all hash to one shard is passed on whole; otherwise each notification's bytes go into
+the list of its shard. Small lists are gathered, so that a shard journals few large frames rather than many small.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import Any, NamedTuple
+
+import msgspec
+import xxhash
+
+from dispatcher.receipts import Receipt
+from shards.wire import Error, RequestError, Route, is_json, pack
+
+FRAME_NOTIFICATIONS = 500  # a gathered frame is sent when it has so many, and at the end of the turn
+FRAME_BYTES = 262_144
+WHOLE_MIN = 100  # shorter lists are gathered, even where one shard gets all of it
+POSITIONS_MAX = 60_000  # of one frame: a position must fit 16 bits in an inbox entry
+
+_routes_msgpack = msgspec.msgpack.Decoder(list[Route])
+_routes_json = msgspec.json.Decoder(list[Route])
+_raw_msgpack = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_raw_json = msgspec.json.Decoder(list[msgspec.Raw])
+_route_msgpack = msgspec.msgpack.Decoder(Route)
+_route_json = msgspec.json.Decoder(Route)
+
+
+class Part(NamedTuple):
+    """Consecutive notifications of a frame that belong to one submit (or to none, from ``ingest``)."""
+
+    receipt: Receipt | None
+    positions: list[int] | range
+    hashes: array[int]
+
+
+class Frame(NamedTuple):
+    """What one shard gets: an encoded list of entries, and whose they are."""
+
+    shard: int
+    source: int
+    fanned: bool
+    body: bytes
+    parts: list[Part]
+
+
+class Piece(NamedTuple):
+    """The part of one message that goes to one shard, before it is gathered into a frame."""
+
+    shard: int
+    fanned: bool
+    whole: bytes | None  # the producer's list as it stands, or
+    entries: list[Any]  # the encoded entries of this shard
+    size: int
+    positions: list[int] | range
+    hashes: array[int]
+
+
+class Split(NamedTuple):
+    """A message by shard. ``errors`` are of what cannot be routed: ``(index, error, raw bytes)``."""
+
+    pieces: list[Piece]
+    positions: int
+    shape: list[tuple[int, int | None]] | None
+    sizes: list[int | None] | None
+    errors: list[tuple[int, Error, bytes]]
+
+
+def split(notifications: bytes | msgspec.Raw, shards: int, batch_max: int) -> Split:
+    """Raises ``RequestError`` where the list as a whole is not acceptable."""
+    as_json = is_json(notifications)
+    try:
+        routes = (_routes_json if as_json else _routes_msgpack).decode(notifications)
+        hashes = array("Q", [_hash(route.user_id.encode()) for route in routes])  # type: ignore[union-attr]
+        for route in routes:
+            if route.recipients is not None or route.topic is not None:
+                raise AttributeError
+    except (msgspec.ValidationError, AttributeError):
+        return _split_singly(notifications, as_json, shards, batch_max)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise RequestError("bad_encoding", f"not a valid list of notifications: {error}"[:300]) from None
+    except RecursionError:
+        raise RequestError("too_deep", "the message is nested too deeply") from None
+    count = len(routes)
+    if count > batch_max:
+        raise RequestError("too_many", f"{count} notifications; at most {batch_max} per batch", "notifications")
+    numbers = [value % shards for value in hashes]
+    if not count:
+        return Split([], 0, None, None, [])
+    if count >= WHOLE_MIN and numbers.count(numbers[0]) == count:
+        whole = bytes(notifications)
+        return Split([Piece(numbers[0], False, whole, [], len(whole), range(count), hashes)], count, None, None, [])
+    raws = (_raw_json if as_json else _raw_msgpack).decode(notifications)
+    entries: dict[int, list[msgspec.Raw]] = {}
+    positions: dict[int, list[int]] = {}
+    for position, number in enumerate(numbers):
+        if number in entries:
+            entries[number].append(raws[position])
+            positions[number].append(position)
+        else:
+            entries[number] = [raws[position]]
+            positions[number] = [position]
+    # a fair share of the bytes is near enough for the bound on a window
+    size = len(memoryview(notifications)) // count
+    pieces = [
+        Piece(
+            number,
+            False,
+            None,
+            mine,
+            size * len(mine),
+            positions[number],
+            array("Q", [hashes[position] for position in positions[number]]),
+        )
+        for number, mine in entries.items()
+    ]
+    return Split(pieces, count, None, None, [])
+
+
+_hash = xxhash.xxh3_64_intdigest
+
+
+def _split_singly(notifications: bytes | msgspec.Raw, as_json: bool, shards: int, batch_max: int) -> Split:
+    """Entry by entry: some have several recipients, or cannot be routed."""
+    try:
+        raws = (_raw_json if as_json else _raw_msgpack).decode(notifications)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        if isinstance(error, msgspec.ValidationError):
+            raise RequestError("bad_request", "notifications must be a list", "notifications") from None
+        raise RequestError("bad_encoding", f"not a valid list of notifications: {error}"[:300]) from None
+    except RecursionError:
+        raise RequestError("too_deep", "the message is nested too deeply", "notifications") from None
+    if len(raws) > batch_max:
+        raise RequestError("too_many", f"{len(raws)} notifications; at most {batch_max} per batch", "notifications")
+    errors: list[tuple[int, Error, bytes]] = []
+    shape: list[tuple[int, int | None]] = []
+    sizes: list[int | None] = []
+    entries: dict[int, list[bytes | msgspec.Raw]] = {}
+    positions: dict[int, list[int]] = {}
+    hashes: dict[int, array[int]] = {}
+    fanned = set()
+    decode = (_route_json if as_json else _route_msgpack).decode
+    for index, raw in enumerate(raws):
+        sizes.append(None)
+        try:
+            recipients, listed = _recipients(decode(raw), batch_max - len(shape))
+        except RequestError as error:
+            errors.append((index, error.error, bytes(raw)))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            errors.append((index, _routing_error(error), bytes(raw)))
+        else:
+            by_shard: dict[int, list[str]] = {}
+            at: dict[int, list[int]] = {}
+            for number, recipient in enumerate(recipients):
+                hashed = _hash(recipient.encode())
+                shard = hashed % shards
+                by_shard.setdefault(shard, []).append(recipient)
+                positions.setdefault(shard, [])
+                at.setdefault(shard, []).append(len(shape))
+                hashes.setdefault(shard, array("Q")).append(hashed)
+                shape.append((index, number if listed else None))
+            if listed:
+                sizes[index] = len(recipients)
+            for shard, names in by_shard.items():
+                positions[shard] += at[shard]
+                if listed:
+                    fanned.add(shard)
+                    entries.setdefault(shard, []).append(_fanned(names, raw, as_json))
+                else:
+                    entries.setdefault(shard, []).append(raw)
+    for index, _, _ in errors:
+        shape.append((index, None))
+    pieces = [
+        Piece(
+            shard,
+            shard in fanned,
+            None,
+            mine,
+            sum(len(memoryview(entry)) for entry in mine),
+            positions[shard],
+            hashes[shard],
+        )
+        for shard, mine in entries.items()
+    ]
+    return Split(pieces, len(shape), shape, sizes, errors)
+
+
+def _recipients(route: Route, room: int) -> tuple[list[str], bool]:
+    """Who is addressed, and whether as a list; ``RequestError`` if not in exactly one way."""
+    given = [name for name in ("user_id", "recipients", "topic") if getattr(route, name) is not None]
+    if len(given) != 1:
+        problem = f"both {' and '.join(given)} are given" if given else "no recipient is given"
+        raise RequestError("bad_value", f"{problem}; give exactly one of user_id, recipients, topic", "user_id")
+    if route.topic is not None:
+        raise RequestError("unsupported", "topics are not in this version; give user_id or recipients", "topic")
+    if route.user_id is not None:
+        return [route.user_id], False
+    recipients = route.recipients or []
+    if not recipients:
+        raise RequestError("bad_value", "recipients is empty; name at least one", "recipients")
+    if len(recipients) > room:
+        raise RequestError("too_many", f"{len(recipients)} recipients; the batch has room for {room}", "recipients")
+    return recipients, True
+
+
+def _routing_error(error: Exception) -> Error:
+    if isinstance(error, RecursionError):
+        return Error("too_deep", "the notification is nested too deeply")
+    if not isinstance(error, msgspec.ValidationError):
+        return Error("bad_encoding", f"not a valid document: {error}"[:300])
+    what, _, where = str(error).partition(" - at `$")
+    field = where.rstrip("`").lstrip(".")
+    if not field:
+        return Error("bad_request", "a notification must be a map")
+    return Error("bad_value", f"{what[0].lower()}{what[1:]}", field)
+
+
+def _fanned(names: list[str], raw: msgspec.Raw, as_json: bool) -> bytes:
+    """The entry ``[recipients, notification]``."""
+    if as_json:
+        return b"[" + msgspec.json.encode(names) + b"," + raw + b"]"
+    return b"\x92" + pack(names) + raw
+
+
+class Gatherer:
+    """Gathers pieces of one shard, one encoding and one source into frames."""
+
+    def __init__(self, shard: int, as_json: bool, source: int) -> None:
+        self.shard = shard
+        self.as_json = as_json
+        self.source = source
+        self._entries: list[Any] = []
+        self._parts: list[Part] = []
+        self._count = 0
+        self.size = 0
+        self._fanned = False
+
+    def add(self, piece: Piece, receipt: Receipt | None) -> list[Frame]:
+        """The frames that are full with this piece."""
+        part = Part(receipt, piece.positions, piece.hashes)
+        if piece.whole is not None:
+            # it must not overtake what was gathered before it
+            return [*self.flush(), Frame(self.shard, self.source, piece.fanned, piece.whole, [part])]
+        frames = []
+        if self._count + len(piece.hashes) > POSITIONS_MAX:
+            frames += self.flush()
+        self._entries += piece.entries
+        self._parts.append(part)
+        self._count += len(piece.hashes)
+        self.size += piece.size
+        self._fanned = self._fanned or piece.fanned
+        if self._count >= FRAME_NOTIFICATIONS or self.size >= FRAME_BYTES:
+            frames += self.flush()
+        return frames
+
+    def flush(self) -> list[Frame]:
+        if not self._parts:
+            return []
+        if self.as_json:
+            body = b"[" + b",".join(self._entries) + b"]"
+        else:
+            body = b"\xdd" + len(self._entries).to_bytes(4, "big") + b"".join(self._entries)
+        frame = Frame(self.shard, self.source, self._fanned, body, self._parts)
+        self.__init__(self.shard, self.as_json, self.source)  # type: ignore[misc]
+        return [frame]

@@ -1,0 +1,81 @@
+"""The ``stats`` operation: the shards' numbers added up, with each shard's own beside them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from shards.ledger import FINAL, OUTCOMES
+
+QUANTILES = {"p50": 0.5, "p99": 0.99}
+
+
+def merge_stats(shards: list[dict[str, Any]], collector: dict[str, Any], router: dict[str, float]) -> dict[str, Any]:
+    """One document for operators and programs: totals, by channel, by process."""
+    names = list(dict.fromkeys(name for shard in shards for name in shard["channels"]))
+    channels = {name: _channel([shard["channels"][name] for shard in shards if name in shard["channels"]]) for name in names}
+    outcomes: Counter[str] = Counter({OUTCOMES[final]: 0 for final in FINAL})
+    for channel in channels.values():
+        outcomes.update(channel["outcomes"])
+    dead_letters: Counter[str] = Counter()
+    for shard in shards:
+        dead_letters.update(shard["dead_letters"])
+    planned = sum(channel["planned"] for channel in channels.values())
+    pending = sum(shard["pending"] for shard in shards)
+    return {
+        **{key: sum(shard[key] for shard in shards) for key in ("accepted", "duplicates", "rejected")},
+        "planned": planned,
+        "pending": pending,
+        "outcomes": dict(outcomes),
+        "attempts": sum(channel["attempts"] for channel in channels.values()),
+        "failed_attempts": sum(channel["failed_attempts"] for channel in channels.values()),
+        "conserved": planned == outcomes.total() + pending,
+        "dead_letters": dict(dead_letters),
+        "latency_ms": latency_ms([shard["channels"][name]["latency"] for shard in shards for name in shard["channels"]]),
+        "idempotency_window_s": min(shard["idempotency_window_s"] for shard in shards),
+        "channels": channels,
+        "shards": [_shard(shard) for shard in shards],
+        "collector": collector,
+        "router": router,
+    }
+
+
+def _shard(shard: dict[str, Any]) -> dict[str, Any]:
+    """A shard without what the channels' totals already say."""
+    return {
+        **{key: value for key, value in shard.items() if key != "channels"},
+        **{
+            key: sum(channel[key] for channel in shard["channels"].values())
+            for key in ("queued", "in_flight", "retrying")
+        },
+    }
+
+
+def _channel(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    outcomes: Counter[str] = Counter()
+    for part in parts:
+        outcomes.update(part["outcomes"])
+    keys = ("planned", "attempts", "failed_attempts", "queued", "in_flight", "retrying")
+    return {
+        **{key: sum(part[key] for part in parts) for key in keys},
+        "outcomes": {OUTCOMES[final]: outcomes[OUTCOMES[final]] for final in FINAL},
+        "latency_ms": latency_ms([part["latency"] for part in parts]),
+    }
+
+
+def latency_ms(parts: list[dict[str, Any]]) -> dict[str, float | None]:
+    """Quantiles in milliseconds from buckets of 0.1 ms; None where nothing was delivered."""
+    buckets: Counter[int] = Counter()
+    for part in parts:
+        buckets.update({int(step): count for step, count in part["buckets"].items()})
+    total = buckets.total()
+    answer: dict[str, float | None] = dict.fromkeys(QUANTILES)
+    for name, quantile in QUANTILES.items():
+        seen = 0
+        for step in sorted(buckets):
+            seen += buckets[step]
+            if seen >= quantile * total:
+                answer[name] = round((step + 1) / 10, 1)
+                break
+    answer["max"] = round(max((part["max_us"] for part in parts), default=0) / 1000, 1) if total else None
+    return answer

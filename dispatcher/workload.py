@@ -1,0 +1,80 @@
+"""The seeded workload of ``simulate`` and of the benchmarks: users with preferences, and events for them.
+
+Equal seeds give equal events, byte for byte, whatever the number of processes that produce them: an event
+belongs to one of ``producers`` logical producers, each with a generator of its own.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+from shards.wire import Notification
+
+BATCH = 500
+CHANNELS = ("email", "sms", "push", "inapp")
+CATEGORIES = ("transaction", "marketing", "security", "system")
+RECENT = 1_000  # a duplicate repeats one of the producer's last events, as a retrying producer does
+
+TITLES = {
+    "transaction": "Your order has shipped",
+    "marketing": "New this week",
+    "security": "A new device signed in",
+    "system": "Maintenance is over",
+}
+BODIES = {
+    "transaction": "Order 48151 left the warehouse and will be with you on Thursday.",
+    "marketing": "Twelve things that others found useful, chosen from what you read.",
+    "security": "Someone signed in from a device that we have not seen before.",
+    "system": "All services are available again. Thank you for your patience.",
+}
+
+
+def user_id(number: int) -> str:
+    return f"user-{number}"
+
+
+def user_document(seed: int, number: int) -> dict[str, Any]:
+    """The stored document of a user: 2-4 channels drawn with replacement are enabled, the others are off."""
+    generator = random.Random(f"{seed}:user:{number}")
+    enabled = set(generator.choices(CHANNELS, k=generator.randint(2, 4)))
+    return {"preferences": {"channels": {channel: False for channel in CHANNELS if channel not in enabled}}}
+
+
+def producer_share(events: int, producers: int, producer: int) -> int:
+    """How many of the events this logical producer submits."""
+    return events // producers + (producer < events % producers)
+
+
+def batches(
+    seed: int, producer: int, events: int, users: int, duplicate_rate: float, size: int = BATCH
+) -> Iterator[list[Notification]]:
+    """The producer's events in order, in lists of at most ``size``; repeated events keep their key."""
+    generator = random.Random(f"{seed}:producer:{producer}")
+    names = [user_id(number) for number in range(users)]
+    recent: list[Notification] = []
+    number = 0
+    while number < events:
+        batch: list[Notification] = []
+        count = min(size, events - number)
+        chosen = generator.choices(names, k=count)
+        categories = generator.choices(CATEGORIES, k=count)
+        for user, category in zip(chosen, categories, strict=True):
+            notification = Notification(
+                user_id=user,
+                category=category,
+                title=TITLES[category],
+                body=BODIES[category],
+                payload={"event": number},
+                idempotency_key=f"{producer}-{number}",
+            )
+            batch.append(notification)
+            number += 1
+        if duplicate_rate:
+            recent = (recent + batch)[-RECENT - count :]
+            for place in range(count):
+                at = len(recent) - count + place
+                if at and generator.random() < duplicate_rate:
+                    recent[at] = batch[place] = recent[generator.randrange(max(0, at - RECENT), at)]
+        yield batch

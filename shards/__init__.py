@@ -1,0 +1,1 @@
+"""The data plane: one shard's state and work. Nothing here imports ``dispatcher``."""

@@ -1,0 +1,39 @@
+"""What a channel is to the shard: it starts attempts without blocking, and hands over what has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Protocol
+
+from shards.frames import Entry
+
+ErrorClass = Literal["transient", "throttled", "ambiguous", "permanent", "bad_address", "misconfigured"]
+RETRIED: frozenset[ErrorClass] = frozenset({"transient", "throttled", "ambiguous", "misconfigured"})
+
+
+class Failure(NamedTuple):
+    """An attempt that failed: the class decides what follows, the message is for a person."""
+
+    entry: Entry
+    error_class: ErrorClass
+    message: str
+
+
+class Results(NamedTuple):
+    delivered: list[Entry]
+    failed: list[Failure]
+
+
+class Channel(Protocol):
+    """One way to reach users. The shard bounds how much is under way; an attempt ends exactly once."""
+
+    name: str
+
+    def start(self, entries: Sequence[Entry], now: float) -> None:
+        """Begin one attempt for each entry."""
+
+    def collect(self, now: float) -> Results:
+        """What has ended since the last call."""
+
+    def next_due(self) -> float | None:
+        """When ``collect`` will have something; None if nothing is under way."""

@@ -1,0 +1,56 @@
+"""A channel that reaches nobody: seeded failures and latency, for simulations and benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import xxhash
+
+from shards import ledger
+from shards.channels.base import Failure, Results
+from shards.frames import Entry
+from shards.retry import DueHeap
+
+SCALE = 2**64
+
+
+class SimulatedChannel:
+    """An attempt's fate is a hash of (seed, key, channel, attempt): equal seeds give equal outcomes, in any order.
+
+    ``latency_s`` is the mean; an attempt takes between none and twice of it. All that is started together ends
+    together, as one batch would.
+    """
+
+    def __init__(self, name: str, seed: int, failure_rate: float, latency_s: float) -> None:
+        self.name = name
+        self._seed = seed
+        self._threshold = int(failure_rate * SCALE)
+        self._latency_s = latency_s
+        self._under_way: DueHeap[Sequence[Entry]] = DueHeap()
+        self._batch = 0
+
+    def start(self, entries: Sequence[Entry], now: float) -> None:
+        self._batch += 1
+        draw = xxhash.xxh3_64_intdigest(f"{self.name}\0{self._batch}".encode(), self._seed) / SCALE
+        self._under_way.push(now + 2 * draw * self._latency_s, entries)
+
+    def collect(self, now: float) -> Results:
+        delivered: list[Entry] = []
+        failed: list[Failure] = []
+        for entries in self._under_way.pop_due(now):
+            if not self._threshold:
+                delivered.extend(entries)
+                continue
+            threshold, seed, fate, name = self._threshold, self._seed, xxhash.xxh3_64_intdigest, self.name
+            for entry in entries:
+                frame, slot, _, user, notification = entry
+                attempt = frame.slots[slot] >> ledger.ATTEMPTS_SHIFT
+                key = notification.idempotency_key or notification.id or f"{frame.seq}:{slot}"
+                if fate(f"{user.user_id}\0{key}\0{name}\0{attempt}".encode(), seed) < threshold:
+                    failed.append(Failure(entry, "transient", "simulated failure"))
+                else:
+                    delivered.append(entry)
+        return Results(delivered, failed)
+
+    def next_due(self) -> float | None:
+        return self._under_way.next_due()

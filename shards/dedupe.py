@@ -1,0 +1,47 @@
+"""The idempotency set: which (user, key) was seen within the window, and in which frame.
+
+Digests are 128 bits of XXH3, seeded with a secret of the installation so that nobody can construct collisions. The
+set is split by the digest's first byte: a Python dict grows by copying itself, and 256 small copies cause no pause
+where one large copy would.
+"""
+
+from __future__ import annotations
+
+import xxhash
+
+PARTITIONS = 256
+DIGEST_BYTES = 16
+NO_DIGEST = bytes(DIGEST_BYTES)  # stands for a notification without a key, so that digests are found by position
+
+
+class IdempotencySet:
+    """Maps digests to the frame that holds the original. What expires is for the owner to say."""
+
+    def __init__(self, secret: int) -> None:
+        self._secret = secret
+        self.tables: list[dict[bytes, int]] = [{} for _ in range(PARTITIONS)]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.tables))
+
+    def digest(self, user_id: str, key: str) -> bytes:
+        return xxhash.xxh3_128_digest(f"{user_id}\0{key}".encode(), self._secret)
+
+    def find(self, digest: bytes) -> int | None:
+        """The ``seq`` of the frame that holds the original."""
+        return self.tables[digest[0]].get(digest)
+
+    def add_frame(self, seq: int, digests: bytes) -> None:
+        """Learn a frame's digests, as they stand in the journal."""
+        for start in range(0, len(digests), DIGEST_BYTES):
+            digest = digests[start : start + DIGEST_BYTES]
+            if digest != NO_DIGEST:
+                self.tables[digest[0]][digest] = seq
+
+    def forget_frame(self, seq: int, digests: bytes) -> None:
+        """Drop a frame's digests: its window is over, or it was not journaled after all."""
+        for start in range(0, len(digests), DIGEST_BYTES):
+            digest = digests[start : start + DIGEST_BYTES]
+            table = self.tables[digest[0]]
+            if table.get(digest) == seq:
+                del table[digest]

@@ -1,0 +1,128 @@
+"""The four priority lanes of one channel: FIFO within a lane, the highest effective priority first.
+
+A waiting item rises one lane per ``aging_s``, so that a stream of urgent work delays the rest and never starves
+it. Lanes are plain deques; how long the head of a lane has waited is known from marks, one per ``aging_s / 32`` at
+most, so that age costs nothing per item.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable
+from typing import Generic, TypeVar
+
+LANES = 4
+MARKS_PER_STEP = 32
+
+T = TypeVar("T")
+
+
+class _Lane(Generic[T]):
+    __slots__ = ("items", "marks", "popped")
+
+    def __init__(self) -> None:
+        self.items: deque[T] = deque()
+        self.popped = 0
+        self.marks: deque[tuple[int, float]] = deque()  # (ordinal of the first item, when it came)
+
+    def head_mark(self) -> tuple[int, float]:
+        """The mark that covers the head item; drops those before it."""
+        marks = self.marks
+        while len(marks) > 1 and marks[1][0] <= self.popped:
+            marks.popleft()
+        return marks[0]
+
+
+class NotificationQueue(Generic[T]):
+    """A queue of items with priority 0 (low) to 3 (critical).
+
+    ``now`` is in seconds on any clock that never goes back. Nothing here blocks or raises: ``pop`` of an empty
+    queue answers None.
+    """
+
+    def __init__(self, aging_s: float = 30.0) -> None:
+        self._lanes = tuple(_Lane[T]() for _ in range(LANES))
+        self._descending = self._lanes[::-1]
+        self._aging_s = aging_s
+        self._grain_s = aging_s / MARKS_PER_STEP
+        self._next_mark = -math.inf
+        self._next_rise = math.inf  # no head has waited for a whole step before then
+
+    def __len__(self) -> int:
+        return sum(len(lane.items) for lane in self._lanes)
+
+    def depth(self, priority: int) -> int:
+        return len(self._lanes[priority].items)
+
+    def push(self, item: T, priority: int, now: float) -> None:
+        if now >= self._next_mark:
+            self._mark(now)
+        self._lanes[priority].items.append(item)
+
+    def push_many(self, items: Iterable[T], priority: int, now: float) -> None:
+        if now >= self._next_mark:
+            self._mark(now)
+        self._lanes[priority].items.extend(items)
+
+    def pop(self, now: float) -> T | None:
+        if now < self._next_rise:
+            for lane in self._descending:
+                if lane.items:
+                    lane.popped += 1
+                    return lane.items.popleft()
+            return None
+        popped = self.pop_many(1, now)
+        return popped[0] if popped else None
+
+    def pop_many(self, count: int, now: float) -> list[T]:
+        """At most ``count`` items, in the order in which they are due."""
+        out: list[T] = []
+        if now < self._next_rise:
+            for lane in self._descending:
+                self._take(lane, count - len(out), out)
+            return out
+        while len(out) < count and (found := self._first(now)) is not None:
+            lane, run = found
+            self._take(lane, min(count - len(out), run), out)
+        return out
+
+    def _take(self, lane: _Lane[T], count: int, out: list[T]) -> None:
+        items = lane.items
+        if count >= len(items):
+            lane.popped += len(items)
+            out.extend(items)
+            items.clear()
+        elif count > 0:
+            lane.popped += count
+            popleft = items.popleft
+            out.extend([popleft() for _ in range(count)])
+
+    def _mark(self, now: float) -> None:
+        self._next_mark = now + self._grain_s
+        self._next_rise = min(self._next_rise, now + self._aging_s)
+        for lane in self._lanes:
+            if not lane.items:
+                lane.marks.clear()
+            lane.marks.append((lane.popped + len(lane.items), now))
+
+    def _first(self, now: float) -> tuple[_Lane[T], int] | None:
+        """The lane whose head is due first, and how many of its items share the head's mark."""
+        best: tuple[int, float] | None = None
+        found: tuple[_Lane[T], int] | None = None
+        next_rise = self._next_mark - self._grain_s + self._aging_s  # of what comes under the newest mark
+        for priority, lane in enumerate(self._lanes):
+            if not lane.items:
+                continue
+            ordinal, came = lane.head_mark()
+            steps = int((now - came) / self._aging_s)
+            effective = min(LANES - 1, priority + steps)
+            if priority < LANES - 1:
+                next_rise = min(next_rise, came + self._aging_s)
+            rank = (effective, -came)
+            if best is None or rank >= best:
+                best = rank
+                run = lane.marks[1][0] - lane.popped if len(lane.marks) > 1 else len(lane.items)
+                found = lane, run
+        self._next_rise = next_rise
+        return found

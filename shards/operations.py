@@ -1,0 +1,232 @@
+"""The operations that a shard answers: each takes a request and gives a document, or raises ``RequestError``.
+
+Those that change something write within the turn's transaction; the answer leaves after the commit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from shards import ledger, validation
+from shards.core import Core, Now, decode_notes
+from shards.frames import User
+from shards.inbox import PLACE_SHIFT, Inbox
+from shards.journal import SqliteJournal
+from shards.preferences import UserDocument, parse_document
+from shards.wire import PRIORITIES, Notification, Request, RequestError, hash_user, make_id, parse_id
+
+INBOX_PAGE = 50
+DEAD_MAX = 1_000  # per call of dead.replay and dead.purge; the caller repeats
+
+
+class Operations:
+    """Dispatches on ``request.op``; what is not here never reaches a shard."""
+
+    def __init__(self, core: Core, journal: SqliteJournal, inbox: Inbox) -> None:
+        self._core = core
+        self._journal = journal
+        self._inbox = inbox
+
+    def answer(self, request: Request, now: Now) -> dict[str, Any]:
+        match request.op:
+            case "status":
+                return self._status(request)
+            case "user.put":
+                return self._user_put(request)
+            case "user.get":
+                return {"user": _plain(self._document(request.user_id))}
+            case "user.delete":
+                return self._user_delete(request)
+            case "inbox.list":
+                return self._inbox_list(request)
+            case "inbox.mark":
+                return self._inbox_mark(request)
+            case "dead.replay":
+                return self._dead_replay(request, now)
+            case "dead.purge":
+                return self._dead_purge(request)
+        raise RequestError("unknown_op", f"a shard does not know {request.op!r}", "op")
+
+    # --- status ------------------------------------------------------------------------------------------------
+
+    def _status(self, request: Request) -> dict[str, Any]:
+        seq, index = self._place_by_id(request.id) if request.id is not None else self._place_by_key(request)
+        row = self._journal.frame(seq)
+        if row is None or index >= len(row.widths):
+            raise RequestError("not_found", "no such notification; it may be older than retention", "id")
+        frame = self._core.frames.get(seq)
+        slots = ledger.words(row.slots) if frame is None else frame.slots
+        notes = decode_notes(row.notes) if frame is None else frame.notes
+        first = sum(row.widths[:index])
+        updated_ms = self._journal.updated_ms(seq)
+        deliveries = []
+        for slot in range(first, first + row.widths[index]):
+            value = slots[slot]
+            due, _, error = notes.get(slot, (None, "", None))
+            outcome = ledger.outcome_of(value)
+            deliveries.append(
+                {
+                    "channel": self._core.channel_names[ledger.channel_of(value)],
+                    "outcome": ledger.OUTCOMES[outcome],
+                    "reason": ledger.REASONS[ledger.reason_of(value)] or None,
+                    "attempts": ledger.attempts_of(value),
+                    "last_error": error,
+                    "updated_at": updated_ms,
+                    "next_attempt_at": due if outcome == ledger.RETRYING else None,
+                }
+            )
+        user_id, _ = self._item(seq, index)
+        return {"id": make_id(self._core.generation, hash_user(user_id), seq, index), "deliveries": deliveries}
+
+    def _place_by_id(self, text: str) -> tuple[int, int]:
+        generation, user_hash, seq, index = parse_id(text)
+        if generation != self._core.generation:
+            raise RequestError("not_found", "the id is of a journal that is no more", "id")
+        try:
+            user_id, _ = self._item(seq, index)
+        except LookupError:
+            raise RequestError("not_found", "no such notification; it may be older than retention", "id") from None
+        if hash_user(user_id) != user_hash:
+            raise RequestError("not_found", "no such notification", "id")
+        return seq, index
+
+    def _place_by_key(self, request: Request) -> tuple[int, int]:
+        digest = self._core.idempotency.digest(request.user_id or "", request.idempotency_key or "")
+        seq = self._core.idempotency.find(digest)
+        if seq is None:
+            raise RequestError("not_found", "no such key for this user; it may be older than the window", "idempotency_key")
+        digests = self._journal.digests(seq)
+        width = len(digest)
+        for index in range(len(digests) // width):
+            if digests[index * width : (index + 1) * width] == digest:
+                return seq, index
+        raise RequestError("not_found", "no such key for this user", "idempotency_key")
+
+    def _item(self, seq: int, index: int) -> tuple[str, Notification]:
+        """The notification at a place; ``LookupError`` if there is none."""
+        row = self._journal.frame(seq)
+        if row is None:
+            raise LookupError(seq)
+        item = validation.decode_items(row.body, row.fanned)[index]
+        if isinstance(item, validation.RejectedItem):
+            raise LookupError(index)
+        return item
+
+    # --- users -------------------------------------------------------------------------------------------------
+
+    def _document(self, user_id: str | None) -> UserDocument:
+        document = self._journal.load_user(user_id or "")
+        if document is None:
+            raise RequestError("not_found", f"no document is stored for {user_id!r:.80}", "user_id")
+        return document
+
+    def _user_put(self, request: Request) -> dict[str, Any]:
+        user_id = request.user_id or ""
+        validation.check_user_id(user_id)
+        document = parse_document(request.user)
+        self._journal.begin()
+        self._journal.put_user(user_id, document)
+        self._core.forget_user(user_id)
+        return {"user": _plain(document)}
+
+    def _user_delete(self, request: Request) -> dict[str, Any]:
+        document = self._document(request.user_id)
+        self._journal.begin()
+        self._journal.put_user(request.user_id or "", None)
+        self._core.forget_user(request.user_id or "")
+        return {"user": _plain(document)}
+
+    # --- inbox -------------------------------------------------------------------------------------------------
+
+    def _inbox_list(self, request: Request) -> dict[str, Any]:
+        user = self._core.user(request.user_id or "")
+        limit = request.limit or INBOX_PAGE
+        try:
+            after = int(request.cursor or 0)
+        except ValueError:
+            raise RequestError("bad_value", "cursor is not one that inbox.list answered", "cursor") from None
+        found = self._inbox.places(user.signed_hash, after, limit + 1)
+        items = [item for number, place in found[:limit] if (item := self.inbox_item(user, number, place))]
+        return {
+            "items": items,
+            "next": found[limit - 1][0] if len(found) > limit else None,
+            "unread": self._inbox.unread(user.signed_hash, self._oldest()),
+        }
+
+    def _oldest(self) -> int:
+        row = self._journal.database.execute("SELECT min(seq) FROM frames").fetchone()
+        return int(row[0] or 0)
+
+    def inbox_item(self, user: User, number: int, place: int) -> dict[str, Any] | None:
+        """An inbox entry as its reader sees it; None if its frame is pruned, or a stranger's with an equal hash."""
+        seq, index = place >> PLACE_SHIFT, place & (1 << PLACE_SHIFT) - 1
+        row = self._journal.frame(seq)
+        if row is None:
+            return None
+        item = validation.decode_items(row.body, row.fanned)[index]
+        if isinstance(item, validation.RejectedItem) or item[0] != user.user_id:
+            return None
+        return self.item_document(user, number, place, item[1], row.at_us)
+
+    def item_document(
+        self, user: User, number: int, place: int, notification: Notification, at_us: int
+    ) -> dict[str, Any]:
+        rule = self._core.routing.resolve(notification)
+        return {
+            "id": make_id(
+                self._core.generation, user.hash, place >> PLACE_SHIFT, place & (1 << PLACE_SHIFT) - 1
+            ),
+            "cursor": number,
+            "user_id": user.user_id,
+            "category": notification.category,
+            "type": notification.type,
+            "priority": PRIORITIES[rule.priority],
+            "title": notification.title,
+            "body": notification.body,
+            "payload": notification.payload,
+            "metadata": notification.metadata,
+            "idempotency_key": notification.idempotency_key or notification.id,
+            "accepted_at": at_us // 1000,
+            "state": self._inbox.state(user.signed_hash, place),
+        }
+
+    def _inbox_mark(self, request: Request) -> dict[str, Any]:
+        user = self._core.user(request.user_id or "")
+        places = []
+        for at, text in enumerate(request.ids or ()):
+            generation, user_hash, seq, index = parse_id(text)
+            if generation != self._core.generation or user_hash != user.hash:
+                raise RequestError("not_found", f"{text!r:.80} is not in this user's inbox", f"ids[{at}]")
+            places.append(seq << PLACE_SHIFT | index)
+        self._journal.begin()
+        for place in places:
+            self._inbox.mark(user.signed_hash, place, request.state or "seen")
+        items = [
+            item
+            for number, place in self._inbox.places(user.signed_hash, 0, 2**62)
+            if place in places and (item := self.inbox_item(user, number, place))
+        ]
+        return {"items": items, "next": None, "unread": self._inbox.unread(user.signed_hash, self._oldest())}
+
+    # --- dead letters ------------------------------------------------------------------------------------------
+
+    def _dead_filters(self, request: Request) -> dict[str, Any]:
+        return {key: value for key, value in msgspec.to_builtins(request).items() if value is not None}
+
+    def _dead_replay(self, request: Request, now: Now) -> dict[str, Any]:
+        count = 0
+        for seq, slot, letter in self._journal.dead(self._dead_filters(request), request.limit or DEAD_MAX):
+            count += self._core.revive(seq, slot, letter, now)
+        return {"count": count}
+
+    def _dead_purge(self, request: Request) -> dict[str, Any]:
+        found = self._journal.dead(self._dead_filters(request), request.limit or DEAD_MAX)
+        for seq, slot, letter in found:
+            self._core.forget_dead(seq, slot, letter.reason)
+        return {"count": len(found)}
+
+
+def _plain(document: UserDocument) -> Any:
+    return msgspec.to_builtins(document)

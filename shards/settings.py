@@ -1,0 +1,81 @@
+"""The settings of one shard, composed from those that stand beside their owners. The supervisor hands them over."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from shards.limiter import RateLimit
+from shards.retry import RetryPolicy
+from shards.rules import Category
+from shards.units import Seconds
+
+
+class ChannelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``concurrency`` bounds the deliveries under way at once, per shard. The last three are of ``simulated``."""
+
+    provider: Literal["simulated"] | None = None
+    concurrency: int = 64
+    timeout: Seconds = Seconds(10.0)
+    failure_rate: float = 0.0
+    latency: Seconds = Seconds(0.0)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.concurrency <= 100_000:
+            raise ValueError(f"concurrency is {self.concurrency}; it must be between 1 and 100000")
+        if not 0 <= self.failure_rate <= 1:
+            raise ValueError(f"failure_rate is {self.failure_rate}; it must be between 0 and 1")
+
+
+class Priorities(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    aging: Seconds = Seconds(30.0)
+
+    def __post_init__(self) -> None:
+        if self.aging <= 0:
+            raise ValueError("aging must be above 0")
+
+
+class Idempotency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Per shard: the window, and the entries that may shorten it."""
+
+    window: Seconds = Seconds(86_400.0)
+    max_entries: int = 10_000_000
+
+
+class Retention(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How long a frame whose deliveries are all final is kept: ``inbox`` where one of them is in an inbox."""
+
+    finished: Seconds = Seconds(86_400.0)
+    inbox: Seconds = Seconds(30 * 86_400.0)
+    max_bytes: int = 20 * 2**30
+
+
+class Bounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a shard holds in memory at the most; what is over waits on disk, or is answered as the field says."""
+
+    lane_items: int = 10_000  # per channel and priority; more waits in the journal
+    retrying: int = 50_000  # per channel; more waits in its lane
+    users: int = 100_000  # cached preferences
+    limiter_keys: int = 1_000_000  # per limit; a new user beyond as many active ones is rate_limited
+    turn_notifications: int = 8_192  # judged and journaled in one transaction
+
+
+class ShardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything that one shard is told at its start."""
+
+    shard: int
+    shards: int
+    path: str
+    durability: Literal["power", "process"]
+    incarnation: int
+    secret: int
+    categories: dict[str, Category]
+    rate_limits: dict[str, RateLimit]
+    retry: RetryPolicy
+    priorities: Priorities
+    idempotency: Idempotency
+    retention: Retention
+    bounds: Bounds
+    channels: dict[str, ChannelSettings]

@@ -1,0 +1,199 @@
+"""What a shard accepts as a notification: decoding with an error per entry, and the checks no type can express."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import re
+from typing import Any
+
+import msgspec
+import orjson
+
+from shards.rules import unknown
+from shards.wire import (
+    KEY_BYTES_MAX,
+    USER_ID_BYTES_MAX,
+    Entry,
+    Error,
+    Fanned,
+    Notification,
+    RequestError,
+    is_json,
+)
+
+PAYLOAD_DEPTH_MAX = 32
+INTEGER_MAX = 2**63 - 1
+NOTIFICATION_KEYS = tuple(field.name for field in msgspec.structs.fields(Notification))
+
+# A frame holds plain notifications, or, fanned out, entries of both kinds.
+_plain_msgpack = msgspec.msgpack.Decoder(list[Notification])
+_plain_json = msgspec.json.Decoder(list[Notification])
+_fanned_msgpack = msgspec.msgpack.Decoder(list[Entry])
+_fanned_json = msgspec.json.Decoder(list[Entry])
+_raw_msgpack = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_raw_json = msgspec.json.Decoder(list[msgspec.Raw])
+_any_msgpack = msgspec.msgpack.Decoder()
+
+Item = tuple[str, Notification]  # (user id, content), the order of positions after fan-out
+
+
+def decode_plain(body: bytes) -> list[Notification]:
+    """All notifications of a frame without fan-out; raises what msgspec raises if any of them is bad."""
+    return _plain_json.decode(body) if is_json(body) else _plain_msgpack.decode(body)
+
+
+def decode_items(body: bytes, fanned: bool) -> list[Item | RejectedItem]:
+    """Every entry of a frame on its own, so that a bad one spoils only itself."""
+    as_json = is_json(body)
+    decoder: Any = (_fanned_json if as_json else _fanned_msgpack) if fanned else None
+    if decoder is None:
+        decoder = _plain_json if as_json else _plain_msgpack
+    items: list[Item | RejectedItem] = []
+    for raw in (_raw_json if as_json else _raw_msgpack).decode(body):
+        # a list of one, so that one decoder type serves the frame and the entry
+        one = b"[" + raw + b"]" if as_json else b"\x91" + raw
+        try:
+            entry: Notification | Fanned = decoder.decode(one)[0]
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+            items.extend([RejectedItem(raw, decode_error(raw, error))] * _recipients(raw, fanned))
+            continue
+        if isinstance(entry, tuple):
+            items.extend((user_id, entry[1]) for user_id in entry[0])
+        else:
+            items.append((entry.user_id or "", entry))
+    return items
+
+
+def raw_entry(body: bytes, position: int) -> bytes:
+    """One entry of a frame without fan-out, as it came."""
+    return bytes((_raw_json if is_json(body) else _raw_msgpack).decode(body)[position])
+
+
+class RejectedItem:
+    """An entry that could not be decoded, with the error that its producer gets."""
+
+    __slots__ = ("error", "raw")
+
+    def __init__(self, raw: msgspec.Raw, error: Error) -> None:
+        self.raw = raw
+        self.error = error
+
+
+def _recipients(raw: msgspec.Raw, fanned: bool) -> int:
+    """How many positions an undecodable entry takes: the router wrote the recipients, so these can be read."""
+    if not fanned:
+        return 1
+    try:
+        entry = (msgspec.json if is_json(raw) else msgspec.msgpack).decode(raw, type=list[msgspec.Raw])
+        return len((msgspec.json if is_json(entry[0]) else msgspec.msgpack).decode(entry[0], type=list[str]))
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return 1
+
+
+_PATH = re.compile(r"^(?P<what>.*?)(?: - at `\$(?P<path>[^`]*)`)?$", re.DOTALL)
+
+
+def decode_error(raw: bytes | msgspec.Raw, error: Exception) -> Error:
+    """What the decoder found, in the protocol's terms: the code, the key, and the nearest known key."""
+    if isinstance(error, RecursionError):
+        return Error("too_deep", f"nested deeper than {PAYLOAD_DEPTH_MAX} levels; flatten it", "payload")
+    if not isinstance(error, msgspec.ValidationError):
+        return Error("bad_encoding", f"not a valid document: {error}"[:300])
+    match = _PATH.match(str(error))
+    what, path = (match["what"], match["path"] or "") if match else (str(error), "")
+    field = re.sub(r"^(\[[^\]]*\])+", "", path).lstrip(".")
+    if found := re.search(r"unknown field `(.*)`", what, re.DOTALL):
+        return Error("unknown_key", unknown("key", found[1], NOTIFICATION_KEYS), found[1][:80])
+    return Error("bad_value", f"{what[0].lower()}{what[1:]}"[:300], field[:80] or None)
+
+
+def check_user_id(user_id: str) -> None:
+    size = len(user_id.encode())
+    if not 1 <= size <= USER_ID_BYTES_MAX or "\0" in user_id:
+        raise RequestError("bad_value", _text_rule("user_id", user_id, size, USER_ID_BYTES_MAX), "user_id")
+
+
+def check_key(name: str, key: str) -> None:
+    """``idempotency_key`` and ``id`` are 1 to 255 bytes without NUL."""
+    size = len(key.encode())
+    if not 1 <= size <= KEY_BYTES_MAX or "\0" in key:
+        raise RequestError("bad_value", _text_rule(name, key, size, KEY_BYTES_MAX), name)
+
+
+def _text_rule(name: str, value: str, size: int, size_max: int) -> str:
+    problem = "contains a NUL" if "\0" in value else "is empty" if not size else f"has {size} bytes"
+    return f"{name} {problem}; it must have 1 to {size_max} bytes and no NUL"
+
+
+def check_payload(payload: dict[str, Any]) -> None:
+    """Bounded depth; only what JSON can say, as webhooks and the in-app inbox are JSON."""
+    pending: list[tuple[Any, int]] = [(payload, 1)]
+    while pending:
+        container, depth = pending.pop()
+        if depth > PAYLOAD_DEPTH_MAX:
+            raise RequestError("too_deep", f"payload is nested deeper than {PAYLOAD_DEPTH_MAX} levels", "payload")
+        for value in container.values() if type(container) is dict else container:
+            kind = type(value)
+            if kind is str or kind is bool or value is None:
+                continue
+            if kind is int:
+                if not -INTEGER_MAX <= value <= INTEGER_MAX:
+                    raise RequestError("bad_value", "payload has an integer beyond 64 bits; send it as text", "payload")
+            elif kind is float:
+                if not math.isfinite(value):
+                    raise RequestError("bad_value", f"payload has the number {value}, which JSON cannot say", "payload")
+            elif kind is dict or kind is list:
+                pending.append((value, depth + 1))
+                if kind is dict and not all(type(key) is str for key in value):
+                    raise RequestError("bad_value", "payload has a key that is not text", "payload")
+            else:
+                raise RequestError("bad_value", f"payload has a value of type {kind.__name__}; send text", "payload")
+
+
+def instant_ms(name: str, value: str | int) -> int:
+    """An RFC 3339 text with an offset, or milliseconds since the epoch, as milliseconds since the epoch."""
+    if isinstance(value, str):
+        try:
+            parsed = datetime.datetime.fromisoformat(value)
+        except ValueError:
+            parsed = None
+        if parsed is None or parsed.tzinfo is None:
+            raise RequestError(
+                "bad_value", f'{name} {value[:40]!r} is not RFC 3339 with an offset ("2026-01-31T08:00:00Z")', name
+            )
+        return int(parsed.timestamp() * 1000)
+    if not 0 <= value < 2**53:
+        raise RequestError("bad_value", f"{name} {value} is not in milliseconds since the epoch", name)
+    return value
+
+
+def check_rare(notification: Notification, now_ms: int) -> None:
+    """The keys that most notifications do not have; makes ``expires_at`` a number of milliseconds."""
+    if notification.template is not None:
+        raise RequestError("unknown_template", unknown("template", notification.template, ()), "template")
+    if notification.send_at is not None:
+        if instant_ms("send_at", notification.send_at) > now_ms:
+            raise RequestError("unsupported", "schedules are not in this version; send_at must be past", "send_at")
+    if notification.expires_at is not None:
+        notification.expires_at = instant_ms("expires_at", notification.expires_at)
+
+
+def has_content(notification: Notification) -> bool:
+    return (
+        notification.title is not None
+        or notification.body is not None
+        or notification.template is not None
+        or (notification.payload is not None and isinstance(notification.payload.get("message"), str))
+    )
+
+
+def readable(raw: bytes) -> bytes:
+    """Any bytes as a JSON document for a person: the document itself, or what can be shown of it."""
+    try:
+        if is_json(raw):
+            orjson.loads(raw)
+            return bytes(raw)
+        return orjson.dumps(_any_msgpack.decode(raw), default=repr, option=orjson.OPT_NON_STR_KEYS)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, TypeError):
+        return orjson.dumps({"undecodable": raw[:1_000].decode("utf-8", "backslashreplace"), "bytes": len(raw)})

@@ -1,0 +1,367 @@
+"""Every structure that crosses a socket, its encoders and decoders, and the error codes.
+
+A message is one MessagePack or JSON document; its first byte tells which. Two families live here: the public
+one (``Notification``, requests, answers), which is a contract with programs in other languages, and the internal
+one (``Data``, ``Ping``, ``Report``, ...), which only the processes of one installation exchange.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+import orjson
+import xxhash
+from msgspec import Meta, Raw, Struct
+
+# --- vocabulary ------------------------------------------------------------------------------------------------
+
+PRIORITIES = ("low", "normal", "high", "critical")  # the index is the number on the wire
+PRIORITY_NUMBERS: dict[str | int, int] = {name: number for number, name in enumerate(PRIORITIES)} | {
+    number: number for number in range(len(PRIORITIES))
+}
+CHANNELS = ("email", "sms", "push", "inapp", "webhook", "system")
+
+Code = Literal[
+    "bad_encoding",
+    "bad_request",
+    "unknown_op",
+    "unknown_key",
+    "bad_value",
+    "too_large",
+    "too_many",
+    "too_deep",
+    "unknown_category",
+    "unknown_channel",
+    "unknown_template",
+    "unknown_topic",
+    "not_found",
+    "already_final",
+    "overloaded",
+    "unavailable",
+    "unsupported",
+    "internal",
+]
+
+USER_ID_BYTES_MAX = 256
+KEY_BYTES_MAX = 255
+
+
+class Error(Struct, omit_defaults=True, frozen=True):
+    """What was wrong, where, and what to do about it; the same shape everywhere an error is answered."""
+
+    code: Code
+    message: str
+    field: str | None = None
+    retry_after_ms: int | None = None
+
+
+class RequestError(Exception):
+    """Carries an ``Error`` from the place that found it to the place that answers."""
+
+    def __init__(self, code: Code, message: str, field: str | None = None, retry_after_ms: int | None = None):
+        super().__init__(message)
+        self.error = Error(code, message, field, retry_after_ms)
+
+
+# --- public: the notification and the requests ------------------------------------------------------------------
+
+
+class Notification(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """What a producer submits. Exactly one of ``user_id``, ``recipients`` and ``topic`` addresses it."""
+
+    user_id: str | None = None
+    recipients: list[str] | None = None
+    topic: str | None = None
+    category: str = "system"
+    type: Literal["info", "success", "warning", "error"] = "info"
+    priority: str | int | None = None
+    title: str | None = None
+    body: str | None = None
+    template: str | None = None
+    payload: dict[str, Any] | None = None
+    channels: Annotated[list[str], Meta(min_length=1)] | None = None
+    idempotency_key: str | None = None
+    id: str | None = None
+    send_at: str | int | None = None
+    expires_at: str | int | None = None
+    metadata: dict[str, str] | None = None
+
+
+class Route(Struct, gc=False):
+    """The only fields of a notification that the router decodes."""
+
+    user_id: str | None = None
+    recipients: list[str] | None = None
+    topic: str | None = None
+
+
+# A frame's entry: a notification as its producer encoded it, or, fanned out, the recipients of this shard with it.
+Fanned = tuple[list[str], Notification]
+Entry = Notification | Fanned
+
+
+class Submit(Struct, forbid_unknown_fields=True):
+    op: Literal["submit"]
+    notifications: Raw
+    seq: int | str | None = None
+
+
+class Request(Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """Any operation but ``submit``: the union of what they take. ``OPERATIONS`` says which takes what."""
+
+    op: str
+    seq: int | str | None = None
+    id: str | None = None
+    user_id: str | None = None
+    idempotency_key: str | None = None
+    user: dict[str, Any] | None = None
+    topic: str | None = None
+    limit: Annotated[int, Meta(ge=1, le=1000)] | None = None
+    cursor: str | int | None = None
+    ids: list[str] | None = None
+    state: Literal["seen", "read", "archived"] | None = None
+    channel: str | None = None
+    category: str | None = None
+    reason: str | None = None
+    error_class: str | None = None
+    since: str | int | None = None
+    name: str | None = None
+    parts: dict[str, Any] | None = None
+    notification: dict[str, Any] | None = None
+
+
+_DEAD_FILTERS = ("channel", "category", "reason", "error_class", "since", "user_id", "id")
+
+# op -> (what it must have, what it may have); the router checks this before anything is asked of a shard.
+OPERATIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "status": ((), ("id", "user_id", "idempotency_key")),
+    "user.put": (("user_id", "user"), ()),
+    "user.get": (("user_id",), ()),
+    "user.delete": (("user_id",), ()),
+    "inbox.list": (("user_id",), ("limit", "cursor")),
+    "inbox.mark": (("user_id", "ids", "state"), ()),
+    "dead.list": ((), (*_DEAD_FILTERS, "limit", "cursor")),
+    "dead.replay": ((), (*_DEAD_FILTERS, "limit")),
+    "dead.purge": ((), (*_DEAD_FILTERS, "limit")),
+    "stats": ((), ()),
+    "ping": ((), ()),
+}
+
+# Named in the protocol, and not built into this version.
+UNSUPPORTED = frozenset(
+    {
+        "cancel",
+        "topic.subscribe",
+        "topic.unsubscribe",
+        "template.list",
+        "template.put",
+        "channel.pause",
+        "channel.resume",
+        "config.reload",
+        "explain",
+    }
+)
+
+
+# --- internal: router, shards and collector ---------------------------------------------------------------------
+
+SUBMIT, INGEST, UNROUTABLE = 0, 1, 2  # where a frame's notifications came from
+
+
+class Data(Struct, array_like=True, tag="D", gc=False):
+    """A numbered frame, router to shard: ``body`` is an encoded list of entries, some of them ``fanned`` out.
+
+    ``at_us`` is when the router had it, in microseconds since the epoch.
+    """
+
+    epoch: int
+    gen: int
+    conn: int
+    n: int
+    source: int
+    at_us: int
+    fanned: bool
+    body: bytes
+    error: Error | None = None  # of UNROUTABLE: why; the body is then the raw message
+
+
+class Ping(Struct, array_like=True, tag="P", gc=False):
+    """Sent every 100 ms: ``hi`` is the last number sent on this connection."""
+
+    epoch: int
+    gen: int
+    conn: int
+    hi: int
+
+
+class Ask(Struct, array_like=True, tag="V", gc=False):
+    """The router asks for verdicts whose report was lost with its shard."""
+
+    epoch: int
+    gen: int
+    numbers: list[int]
+
+
+ToShard = Data | Ping | Ask
+
+
+class Duplicate(Struct, array_like=True, gc=False, frozen=True):
+    index: int
+    id: str
+    mismatch: bool
+
+
+class Rejection(Struct, array_like=True, gc=False, frozen=True):
+    index: int
+    error: Error
+
+
+class Verdict(Struct, array_like=True, gc=False, frozen=True):
+    """The exceptions of a frame, by position after fan-out; what is not named here was accepted."""
+
+    duplicates: list[Duplicate] = []
+    rejected: list[Rejection] = []
+
+
+class Report(Struct, array_like=True, tag="A", gc=False):
+    """A fact about a shard's journal: of epoch ``(epoch, gen)`` it has the frames up to ``have``.
+
+    ``resend`` makes it a request to send the window again. ``verdicts`` are ``(n, verdict)`` of frames just
+    journaled, or of frames that were asked for.
+    """
+
+    shard: int
+    incarnation: int
+    epoch: int
+    gen: int
+    conn: int
+    have: int
+    base: int
+    generation: str
+    resend: bool = False
+    verdicts: list[tuple[int, Verdict | None]] = []
+
+
+class Reply(Struct, array_like=True, tag="R", gc=False):
+    """A shard's or the collector's answer to a ``Query``: a document, or an error."""
+
+    query: int
+    shard: int
+    result: Any = None
+    error: Error | None = None
+
+
+class Publish(Struct, array_like=True, tag="S", gc=False):
+    """Documents for the stream: ``(topic, JSON)``."""
+
+    documents: list[tuple[bytes, bytes]]
+
+
+class OutboxAck(Struct, array_like=True, tag="T", gc=False):
+    """The collector has everything of this shard's generation up to ``n``."""
+
+    generation: str
+    n: int
+
+
+class Query(Struct, array_like=True, tag="Q", gc=False):
+    """An operation, router to shard or collector, on the control socket."""
+
+    query: int
+    request: Request
+
+
+class Subscriptions(Struct, array_like=True, tag="U", gc=False):
+    """The prefixes that somebody is subscribed to, so that shards publish only what is read."""
+
+    prefixes: list[bytes]
+
+
+class DeadLetter(Struct, array_like=True, gc=False):
+    """A delivery that ended for good, with all that an operator needs to judge it."""
+
+    id: str
+    user_id: str | None
+    channel: str | None
+    category: str | None
+    reason: str
+    error_class: str
+    last_error: str
+    attempts: int
+    died_at_ms: int
+    notification: bytes  # as JSON
+
+
+class DeadAdded(Struct, array_like=True, tag="a", gc=False):
+    letter: DeadLetter
+
+
+class DeadRemoved(Struct, array_like=True, tag="r", gc=False):
+    ids: list[tuple[str, str | None]]  # (id, channel)
+
+
+class Metrics(Struct, array_like=True, tag="m", gc=False):
+    """What happened in one shard since its last metrics: ``(channel, outcome, count)``."""
+
+    at_s: int
+    counts: list[tuple[str, str, int]]
+
+
+OutboxItem = DeadAdded | DeadRemoved | Metrics
+
+
+class Outbox(Struct, array_like=True, tag="O", gc=False):
+    """Numbered items ``first``, ``first + 1``, ... of a shard's outbox."""
+
+    shard: int
+    generation: str
+    first: int
+    items: list[OutboxItem]
+
+
+FromShard = Report | Reply | Publish
+ToShardControl = Query | OutboxAck | Subscriptions
+ToCollector = Outbox | Query
+
+pack = msgspec.msgpack.Encoder().encode
+
+# --- documents --------------------------------------------------------------------------------------------------
+
+_JSON_STARTS = frozenset(b"{[ \t\r\n")
+
+
+def is_json(message: bytes | Raw) -> bool:
+    """Whether the first byte announces JSON; everything else is MessagePack."""
+    view = memoryview(message)
+    return bool(view) and view[0] in _JSON_STARTS
+
+
+def hash_user(user_id: str) -> int:
+    """The 64-bit hash that decides the shard: ``xxh3_64(user_id as UTF-8)``; shard = hash mod N."""
+    return xxhash.xxh3_64_intdigest(user_id.encode())
+
+
+def make_id(generation: str, user_hash: int, seq: int, index: int) -> str:
+    """The server's id of one recipient's notification: opaque to others, URL-safe, enough to find it."""
+    return f"{generation}-{user_hash:016x}-{seq:x}-{index:x}"
+
+
+def parse_id(text: str) -> tuple[str, int, int, int]:
+    """``(generation, user hash, seq, index)``; ``RequestError`` not_found if it is not one of our ids."""
+    try:
+        generation, user_hash, seq, index = text.split("-")
+        return generation, int(user_hash, 16), int(seq, 16), int(index, 16)
+    except ValueError:
+        raise RequestError("not_found", f"{text[:80]!r} is not an id that a receipt carried", "id") from None
+
+
+def encode_answer(answer: dict[str, Any], as_json: bool) -> bytes:
+    """The answer in the encoding of the question. orjson writes all JSON that leaves the process."""
+    if as_json:
+        return orjson.dumps(answer, default=_plain)
+    return pack(answer)
+
+
+def _plain(value: object) -> Any:
+    return msgspec.to_builtins(value)
