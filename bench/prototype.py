@@ -3,9 +3,9 @@
     python -m bench.prototype [--events 1000000] [--users 10000] [--shards 2] [--batch 500]
                               [--durability power|process] [--seed 1] [--json]
 
-One producer process, a router and N journaling shards, on real sockets and a real disk, do the real work for every
-notification: routing, journal, duplicates, preferences, limits, lanes, retries, inbox rows. There are no receipts, no
-ledger, no acknowledgements, no recovery and no options: what the dispatcher adds to this is what those cost.
+One producer process, a router and N journaling shards do the real work on every notification: routing, journal,
+duplicates, preferences, limits, lanes, retries, inbox rows. There are no receipts, no ledger, no acknowledgements, no
+recovery and no options: what the dispatcher adds to this is what those cost.
 
 What made it fast, by measurement: memory that is touched while the cache still has it. So a notification's object dies
 with its frame, and a delivery refers to the frame's bytes (keeping the objects until they are sent took a sixth of the
@@ -32,7 +32,8 @@ from multiprocessing.connection import Connection, wait
 from operator import is_
 from pathlib import Path
 from time import monotonic, process_time
-from typing import Any
+from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import msgspec
 import xxhash
@@ -76,8 +77,6 @@ class ShardOf(dict[str, int]):
         self.shards = shards
 
     def __missing__(self, user: str) -> int:
-        if len(self) >= 1_000_000:
-            self.clear()
         number = self[user] = hash_user(user) % self.shards
         return number
 
@@ -96,21 +95,30 @@ class Bucket:
         self.others = tuple(lane.values())
 
 
-def produce(conn: Connection, endpoint: str, events: int, users: int, size: int, seed: int) -> None:
+class Options(NamedTuple):
+    events: int
+    users: int
+    shards: int
+    batch: int
+    durability: str
+    seed: int
+    inbox: bool
+
+
+def produce(conn: Connection, endpoint: bytes, options: Options) -> None:
     context = zmq.Context()
     push = context.socket(zmq.PUSH)
     push.sndhwm = HIGH_WATER
-    push.connect(endpoint)
+    push.connect(endpoint.decode())
     settle(conn, None)
     send = push.send
     cpu, started = process_time(), monotonic()
     for producer in range(PRODUCERS):
-        share = producer_share(events, PRODUCERS, producer)
-        for batch in batches(seed, producer, share, users, DUPLICATE_RATE, size):
+        share = producer_share(options.events, PRODUCERS, producer)
+        for batch in batches(options.seed, producer, share, options.users, DUPLICATE_RATE, options.batch):
             send(pack(batch))
     send(END)
-    context.destroy()
-    conn.send({"started": started, "cpu": process_time() - cpu})
+    finish(conn, {"started": started, "cpu": process_time() - cpu})
 
 
 def route(conn: Connection, links: list[str]) -> None:
@@ -124,7 +132,7 @@ def route(conn: Connection, links: list[str]) -> None:
         push.sndhwm = HIGH_WATER
         push.connect(link)
         pushes.append(push)
-    settle(conn, pull.last_endpoint.decode())
+    settle(conn, pull.getsockopt(zmq.LAST_ENDPOINT))
     decode_routes = msgspec.msgpack.Decoder(list[Route]).decode
     decode_raws = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
     shard_of = ShardOf(len(links))
@@ -140,42 +148,40 @@ def route(conn: Connection, links: list[str]) -> None:
                 push.send(pack(frame))
     for push in pushes:
         push.send(END)
-    context.destroy()
-    conn.send({"cpu": process_time() - cpu})
+    finish(conn, {"cpu": process_time() - cpu})
 
 
 def open_journal(path: str, durability: str) -> sqlite3.Connection:
     journal = sqlite3.connect(path, isolation_level=None)
-    journal.execute("PRAGMA page_size = 16384")
-    journal.execute("PRAGMA locking_mode = exclusive")
-    journal.execute("PRAGMA journal_mode = wal")
-    journal.execute(f"PRAGMA synchronous = {'full' if durability == 'power' else 'normal'}")
-    journal.execute("PRAGMA cache_size = -65536")
-    journal.execute("PRAGMA cache_spill = off")
-    journal.execute("PRAGMA wal_autocheckpoint = 4000")
-    journal.execute("CREATE TABLE frames (seq INTEGER PRIMARY KEY, notifications INTEGER, body BLOB)")
-    journal.execute("CREATE TABLE inbox (user_hash INTEGER, place INTEGER, PRIMARY KEY (user_hash, place)) WITHOUT ROWID")
+    journal.executescript(f"""
+        PRAGMA page_size = 16384; PRAGMA locking_mode = exclusive; PRAGMA journal_mode = wal;
+        PRAGMA synchronous = {"full" if durability == "power" else "normal"};
+        PRAGMA cache_size = -65536; PRAGMA cache_spill = off; PRAGMA wal_autocheckpoint = 4000;
+        CREATE TABLE frames (seq INTEGER PRIMARY KEY, notifications INTEGER, body BLOB);
+        CREATE TABLE inbox (user_hash INTEGER, place INTEGER, PRIMARY KEY (user_hash, place)) WITHOUT ROWID;
+    """)
     return journal
 
 
-def shard(
-    conn: Connection, number: int, shards: int, link: str, path: str, users: int, seed: int, durability: str, inbox: bool
-) -> None:
+def shard(conn: Connection, number: int, link: str, path: str, options: Options) -> None:
+    seed, inbox = options.seed, options.inbox
     lanes: dict[str, list[Lane]] = {channel: [deque() for _ in range(4)] for channel in SIMULATED}
-    queues = [(lane, [f":{channel}:{n}" for n in range(MAX_RETRIES + 2)]) for channel in lanes for lane in lanes[channel]]
+    suffixes_of = {channel: [f":{channel}:{attempt}" for attempt in range(MAX_RETRIES + 2)] for channel in SIMULATED}
+    queues = [(lane, suffixes_of[channel]) for channel in SIMULATED for lane in lanes[channel]]
     buckets: list[Bucket] = []
     enters: dict[frozenset[str], dict[str, Callable[[Any], None]]] = {}
     people: dict[str | None, Person] = {}
-    for name in map(user_id, range(users)):
-        if hash_user(name) % shards == number:
-            off = frozenset(user_document(seed, int(name.removeprefix("user-")))["preferences"]["channels"])
+    for index in range(options.users):
+        name = user_id(index)
+        if hash_user(name) % options.shards == number:
+            off = frozenset(user_document(seed, index)["preferences"]["channels"])
             if off not in enters:
                 added = {category: Bucket(category, off, lanes) for category in ROUTES}
                 enters[off] = {category: bucket.items.append for category, bucket in added.items()}
                 buckets += added.values()
             people[name] = (enters[off], hash_user(name) - (1 << 63), len(people))
     arrivals = [0.0] * len(people)  # by the user's number: the theoretical arrival time of the next email
-    journal = open_journal(path, durability)
+    journal = open_journal(path, options.durability)
     execute, executemany = journal.execute, journal.executemany
     context = zmq.Context()
     pull = context.socket(zmq.PULL)
@@ -278,17 +284,16 @@ def shard(
                         due = now + jitter() * delays[attempt]
                         heappush(heap, (due, retries, lane, (key, body, person, place, attempt + 1)))
     finished, cpu = monotonic(), process_time() - cpu
-    context.destroy()
     (events,) = execute("SELECT ifnull(sum(notifications), 0) FROM frames").fetchone()
     (stored,) = execute("SELECT count(*) FROM inbox").fetchone()
     if stored != (entered if inbox else 0) or events != len(seen) + duplicates:
         raise RuntimeError(f"the journal has {events} events, {stored} inbox rows")
     outcomes = {"delivered": delivered + entered, "suppressed": suppressed, "rate_limited": limited, "dead": dead}
     totals = {"cpu": cpu, "events": events, "duplicates": duplicates, "planned": planned, **outcomes}
-    conn.send({"finished": finished, "totals": totals})
+    finish(conn, {"finished": finished, "totals": totals})
 
 
-def settle(conn: Connection, ready: str | None) -> None:
+def settle(conn: Connection, ready: Any) -> None:
     """Say that this process is ready, wait for the start, and keep the garbage collector out of what follows."""
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -300,6 +305,12 @@ def settle(conn: Connection, ready: str | None) -> None:
     gc.disable()
 
 
+def finish(conn: Connection, result: dict[str, Any]) -> None:
+    """Report, and stay until killed: an ipc sender that closes loses what a full receiver has not read, linger or not."""
+    conn.send(result)
+    threading.Event().wait()
+
+
 def run(
     events: int, users: int, shards: int, batch: int, durability: str, seed: int, inbox: bool = True
 ) -> dict[str, Any]:
@@ -307,15 +318,16 @@ def run(
     # On the disk: /tmp is often in memory.
     directory = Path(tempfile.mkdtemp(prefix="prototype-", dir="/var/tmp" if os.path.isdir("/var/tmp") else None))
     deadline = monotonic() + 60 + events / 5_000
+    options = Options(events, users, shards, batch, durability, seed, inbox)
     spawn = multiprocessing.get_context("spawn")
     processes: list[Any] = []
-    tunables = os.environ.get("GLIBC_TUNABLES")
-    os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"  # huge pages for the children's tables: 4 %
 
     def start(target: Callable[..., None], *arguments: Any) -> Connection:
         ours, theirs = spawn.Pipe()
-        processes.append(spawn.Process(target=target, args=(theirs, *arguments), daemon=True))
-        processes[-1].start()
+        process = spawn.Process(target=target, args=(theirs, *arguments), daemon=True)
+        with patch.dict(os.environ, GLIBC_TUNABLES="glibc.malloc.hugetlb=1"):  # huge pages for big tables: 4 %
+            process.start()
+        processes.append(process)
         theirs.close()
         return ours
 
@@ -329,12 +341,9 @@ def run(
 
     try:
         links = [f"ipc://{directory}/{number}" for number in range(shards)]
-        workers = [
-            start(shard, number, shards, link, f"{directory}/{number}.db", users, seed, durability, inbox)
-            for number, link in enumerate(links)
-        ]
+        workers = [start(shard, number, link, f"{directory}/{number}.db", options) for number, link in enumerate(links)]
         router = start(route, links)
-        producer = start(produce, answer(router), events, users, batch, seed)
+        producer = start(produce, answer(router), options)
         for conn in (*workers, producer):
             answer(conn)
         for conn in (*workers, router, producer):
@@ -346,9 +355,6 @@ def run(
             process.kill()
             process.join()
         shutil.rmtree(directory, ignore_errors=True)
-        del os.environ["GLIBC_TUNABLES"]
-        if tunables is not None:
-            os.environ["GLIBC_TUNABLES"] = tunables
 
     total = {name: sum(result["totals"][name] for result in results) for name in results[0]["totals"]}
     outcomes = {name: total[name] for name in ("delivered", "suppressed", "rate_limited", "dead")}
@@ -373,12 +379,9 @@ def run(
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.prototype", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--events", type=int, default=1_000_000)
-    parser.add_argument("--users", type=int, default=10_000)
-    parser.add_argument("--shards", type=int, default=2)
-    parser.add_argument("--batch", type=int, default=500)
+    for name, default in {"events": 1_000_000, "users": 10_000, "shards": 2, "batch": 500, "seed": 1}.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--durability", choices=("power", "process"), default="power")
-    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="print exactly one JSON object")
     options = vars(parser.parse_args())
     as_json = options.pop("json")

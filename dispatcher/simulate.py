@@ -123,7 +123,8 @@ def simulate(plan: Plan, progress: Progress = lambda _: None) -> dict[str, Any]:
     try:
         with _service(plan, directory, plan.failure_rate) as service:
             _put_users(plan, service.submit)
-            summary = _run(plan, service, progress)
+            before = service.client.request("stats")
+            summary = _run(plan, service, before, progress)
             listed = dead_by_reason(service.client)
         summary["dead_letters_by_reason"] = listed
         with _service(plan, directory, 0.0) as service:
@@ -166,7 +167,7 @@ def _put_users(plan: Plan, submit: str) -> None:
         context.destroy(linger=0)
 
 
-def _run(plan: Plan, service: Service, progress: Progress) -> dict[str, Any]:
+def _run(plan: Plan, service: Service, before: dict[str, Any], progress: Progress) -> dict[str, Any]:
     step = max(1, plan.users // SAMPLED_USERS)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     stream = context.socket(zmq.SUB)
@@ -187,7 +188,7 @@ def _run(plan: Plan, service: Service, progress: Progress) -> dict[str, Any]:
             producer.wait()
             if producer.stdout:
                 producer.stdout.close()
-    return _summary(plan, stats, totals, arrivals)
+    return _summary(plan, before, stats, totals, arrivals)
 
 
 def _start_producers(plan: Plan, service: Service, step: int) -> list[subprocess.Popen[bytes]]:
@@ -297,7 +298,17 @@ def dead_by_reason(client: Client) -> dict[str, int]:
             return reasons
 
 
-def _summary(plan: Plan, stats: dict[str, Any], totals: list[Totals], arrivals: dict[str, int]) -> dict[str, Any]:
+def _cpu_s(stats: dict[str, Any]) -> dict[str, float]:
+    return {
+        "router": stats["router"]["cpu_s"],
+        "shards": sum(shard["cpu_s"] for shard in stats["shards"]),
+        "collector": stats["collector"]["cpu_s"],
+    }
+
+
+def _summary(
+    plan: Plan, before: dict[str, Any], stats: dict[str, Any], totals: list[Totals], arrivals: dict[str, int]
+) -> dict[str, Any]:
     first_us = min(total.first_us for total in totals if total.first_us)
     last_us = max(shard["changed_at_us"] for shard in stats["shards"])
     elapsed_s = (last_us - first_us) / 1e6
@@ -310,6 +321,7 @@ def _summary(plan: Plan, stats: dict[str, Any], totals: list[Totals], arrivals: 
     delivered = stats["outcomes"]["delivered"]
     outcomes = {"pending": 0, "retrying": 0, "deferred": 0, **stats["outcomes"]}
     shards = stats["shards"]
+    spent_before = _cpu_s(before)  # starting, and storing the users, is not part of the work
     return {
         "events": plan.events,
         **{
@@ -331,9 +343,7 @@ def _summary(plan: Plan, stats: dict[str, Any], totals: list[Totals], arrivals: 
         "seed": plan.seed,
         "cpu_s": {
             "producers": round(sum(total.cpu_s for total in totals), 2),
-            "router": round(stats["router"]["cpu_s"], 2),
-            "shards": round(sum(shard["cpu_s"] for shard in shards), 2),
-            "collector": round(stats["collector"]["cpu_s"], 2),
+            **{role: round(spent - spent_before[role], 2) for role, spent in _cpu_s(stats).items()},
         },
         "rss_mb": {
             "producers": max(total.rss_mb for total in totals),

@@ -25,7 +25,7 @@ import msgspec
 
 from dispatcher.collector import CollectorSettings
 from dispatcher.router import RouterSettings
-from dispatcher.settings import Settings, SettingsError
+from dispatcher.settings import Settings
 from shards.settings import ShardSettings
 from shards.units import encode_hook
 

@@ -1,21 +1,21 @@
 """The shard without its sockets, files and clocks: what happens to a notification, in order.
 
-    judge    decode, validate, drop duplicates, name the channels: one verdict each
-    admit    each planned delivery: decide, and into its lane, or leave it on disk where the lane is full
+    receive  judge each notification (``judging.py``), plan its deliveries, decide them, queue what is to be sent
     refill   deliveries from disk into lanes that have room again
-    take     what a channel may send now, the highest effective priority first
+    wake     retries that are due, back into their lanes
+    take     what a channel may start now, the highest effective priority first
     deliver, fail    what became of an attempt: an outcome, a retry, or a dead letter
 
 Everything that is to be stored gathers in ``changes``; the owner commits them in one transaction and then says
-``committed``. An attempt is only started for what is committed. In-app deliveries are the exception that proves
-the rule: they are rows of that very transaction.
+``committed``. An attempt is only started for what is committed. In-app deliveries need no attempt: they are rows of
+that very transaction.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -23,14 +23,17 @@ import orjson
 
 from shards import ledger, validation
 from shards.channels.base import RETRIED, Failure
+from shards.contents import Contents
 from shards.counters import Counters, Latencies
-from shards.dedupe import DIGEST_BYTES, NO_DIGEST, IdempotencySet
-from shards.frames import Entry, Frame, NewFrame, User
+from shards.dedupe import IdempotencySet
+from shards.frames import Entry, Frame, NewFrame
+from shards.judging import Judge, Judged
 from shards.lanes import LANES, NotificationQueue
 from shards.limiter import Limiter
-from shards.preferences import ALLOW_ALL, Choices, UserDocument
+from shards.people import Decision, People, User
+from shards.preferences import UserDocument
 from shards.retry import DueHeap
-from shards.rules import Routing, Rule
+from shards.rules import Routing
 from shards.settings import ShardSettings
 from shards.wire import (
     INGEST,
@@ -38,11 +41,8 @@ from shards.wire import (
     UNROUTABLE,
     Data,
     DeadLetter,
-    Duplicate,
     Error,
     Notification,
-    Rejection,
-    RequestError,
     Verdict,
     hash_user,
     make_id,
@@ -83,7 +83,7 @@ class Journal(Protocol):
 
     def open_frames(self, lane: int, after: int, count: int) -> list[StoredFrame]: ...
 
-    def digests(self, seq: int) -> bytes: ...
+    def content(self, seq: int) -> tuple[bytes, bool, bytes | None] | None: ...
 
 
 class Dead(NamedTuple):
@@ -106,39 +106,6 @@ class Changes:
         return bool(self.frames or self.dead or self.revived)
 
 
-class Decision:
-    """What a rule means for users who chose alike: the words of its slots, and what is to be sent."""
-
-    __slots__ = ("doomed", "effects", "mask", "rule", "sends", "settled", "template")
-
-    def __init__(self, rule: Rule, verdicts: Iterable[tuple[int, int]], limiters: Mapping[int, Limiter]) -> None:
-        words = []
-        sends: list[tuple[int, int, Limiter | None]] = []
-        doomed = []
-        self.mask = 0
-        for offset, (channel, (outcome, reason)) in enumerate(zip(rule.channels, verdicts, strict=True)):
-            words.append(ledger.word(channel, rule.priority, outcome, reason))
-            if outcome == ledger.PENDING:
-                lane = ledger.lane_of(channel, rule.priority)
-                sends.append((offset, lane, limiters.get(channel)))
-                self.mask |= ledger.lane_bit(lane)
-            elif outcome == ledger.DEAD:
-                doomed.append(offset)
-        self.rule = rule
-        self.template = array("I", words).tobytes()
-        self.sends = tuple(sends)
-        self.doomed = tuple(doomed)  # offsets of dead letters without an attempt
-        self.settled = len(words) - len(sends)
-        self.effects = tuple((ledger.channel_of(value), ledger.outcome_of(value)) for value in words)
-
-
-NO_RULE = Rule("", (), 0, False, False)  # of a duplicate or a rejection: nothing is planned
-NO_DECISION = Decision(NO_RULE, (), {})
-NOBODY = User("", 0, ALLOW_ALL, {NO_RULE: NO_DECISION})
-
-Judged = tuple[list[User], list[Rule], list[Notification], bool]
-
-
 class Core:
     """One shard's state. ``random`` draws from [0, 1); ``channel_names`` are in the order of their numbers."""
 
@@ -157,300 +124,99 @@ class Core:
         self.counters = counters
         self.idempotency = IdempotencySet(settings.secret)
         numbers = {name: number for number, name in enumerate(channel_names)}
-        self.routing = Routing(settings.categories, numbers)
         self.inapp = numbers[INAPP]
-        self.configured = frozenset(numbers[name] for name in settings.channels) | {self.inapp}
+        self.routing = Routing(settings.categories, numbers)
         self.limiters = {
             numbers[name]: Limiter(limit, settings.bounds.limiter_keys) for name, limit in settings.rate_limits.items()
         }
+        self.people = People(
+            self.routing,
+            channel_names,
+            frozenset(numbers[name] for name in settings.channels) | {self.inapp},
+            self.limiters,
+            journal.load_user,
+            settings.bounds.users,
+        )
+        self.contents = Contents(journal.content)
         self.queues = [NotificationQueue[Entry](settings.priorities.aging) for _ in channel_names]
         self.retrying: list[DueHeap[Entry | tuple[int, int]]] = [DueHeap() for _ in channel_names]
         self.in_flight = [0] * len(channel_names)
         self.behind: dict[int, int] = {}  # lane -> the last frame whose deliveries are in it; later ones are on disk
         self.frames: dict[int, Frame] = {}  # those with deliveries in memory
-        self.last = 0  # the last frame that was admitted
         self.latencies = [Latencies() for _ in channel_names]
         self.changes = Changes()
+        self.last = 0  # the last frame that was received
+        self._judge = Judge(generation, self.routing, self.people, self.idempotency, self.contents)
         self._journal = journal
         self._random = random
-        self._users: dict[str, User] = {}
-        self._alike: dict[object, tuple[Choices, dict[Rule, Decision]]] = {}  # of users who chose alike
-        self._fresh: dict[int, NewFrame] = {}  # frames that are not committed yet
+        self._inapp_mask = sum(ledger.lane_bit(ledger.lane_of(self.inapp, priority)) for priority in range(LANES))
         self._expiring = False  # something with expires_at was seen
 
-    # --- judge -------------------------------------------------------------------------------------------------
+    # --- receive -----------------------------------------------------------------------------------------------
 
-    def judge(self, data: Data, seq: int, now: Now) -> tuple[Frame, Verdict | None]:
-        """Take a frame: its verdict is final, and its deliveries are in their lanes or left on disk."""
-        duplicates: list[Duplicate] = []
-        rejected: list[Rejection] = []
-        digests: list[bytes] = []
-        if data.source == UNROUTABLE:
-            judged: Judged = ([], [], [], False)
-            self._bury_unroutable(data, seq, now)
-        else:
-            judged = self._judge_entries(data, seq, now, digests, duplicates, rejected)
-        users, rules, notifications, rare = judged
-        verdict = Verdict(duplicates, rejected) if duplicates or rejected else None
-        frame = Frame(seq, data.at_us, array("I"), bytes([rule.width for rule in rules]))
-        frame.new = NewFrame(
-            data.source,
-            data.fanned,
-            data.body,
-            b"".join(digests) if any(digest is not NO_DIGEST for digest in digests) else None,
-            pack(verdict) if verdict else None,
-            False,
-        )
-        self._fresh[seq] = frame.new
-        self._admit(frame, users, rules, notifications, rare, now)
-        self.counters.accepted += len(rules) - len(duplicates) - len(rejected)
-        self.counters.duplicates += len(duplicates)
-        self.counters.rejected += len(rejected)
+    def receive(self, data: Data, seq: int, now: Now) -> Verdict | None:
+        """Take a frame: its verdict is final (None accepts all), its deliveries are queued or left on disk."""
         self.last = seq
-        return frame, verdict
-
-    def _judge_entries(
-        self,
-        data: Data,
-        seq: int,
-        now: Now,
-        digests: list[bytes],
-        duplicates: list[Duplicate],
-        rejected: list[Rejection],
-    ) -> Judged:
-        items: list[validation.Item | validation.RejectedItem] | None = None
-        try:
-            if data.fanned:
-                raise msgspec.ValidationError  # entries of two kinds are taken one by one
-            notifications = validation.decode_plain(data.body)
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-            items = validation.decode_items(data.body, data.fanned)
-            notifications = [Notification() if type(item) is validation.RejectedItem else item[1] for item in items]  # type: ignore[index]
-        users: list[User] = []
-        rules: list[Rule] = []
-        rare = False
-        known, plain = self._users, self.routing.plain
-        tables, digest_of = self.idempotency.tables, self.idempotency.digest
-        for index, notification in enumerate(notifications):
-            try:
-                user_id = notification.user_id
-                if items is not None:
-                    item = items[index]
-                    if type(item) is validation.RejectedItem:
-                        self._reject(rejected, data, seq, index, item.error, "", bytes(item.raw), now)
-                        digests.append(NO_DIGEST)
-                        users.append(NOBODY)
-                        rules.append(NO_RULE)
-                        continue
-                    user_id = item[0]  # type: ignore[index]
-                rule = plain.get((notification.category, notification.priority))
-                if rule is None or notification.channels is not None:
-                    rule = self.routing.resolve(notification)
-                user = known.get(user_id) or self.user(user_id or "")  # type: ignore[arg-type]
-                if notification.payload is not None:
-                    validation.check_payload(notification.payload)
-                if notification.title is None and notification.body is None and not validation.has_content(notification):
-                    raise RequestError(
-                        "bad_value", "nothing to say: give at least one of title, body, template, payload.message", "title"
-                    )
-                if (
-                    notification.template is not None
-                    or notification.send_at is not None
-                    or notification.expires_at is not None
-                ):
-                    validation.check_rare(notification, now.wall_us // 1000)
-                    rare = True
-                key = notification.idempotency_key
-                if notification.id is not None:
-                    validation.check_key("id", notification.id)
-                    key = notification.id if key is None else key
-                if key is None:
-                    digests.append(NO_DIGEST)
-                else:
-                    if key is not notification.id and (not 0 < len(key) < 64 or "\0" in key):
-                        validation.check_key("idempotency_key", key)
-                    digest = digest_of(user.user_id, key)
-                    table = tables[digest[0]]
-                    original = table.get(digest)
-                    if original is not None:
-                        found = self._duplicate(index, notification, user, digest, original, seq, digests, data)
-                        if found is not None:
-                            duplicates.append(found)
-                            digests.append(NO_DIGEST)
-                            users.append(NOBODY)
-                            rules.append(NO_RULE)
-                            continue
-                    table[digest] = seq
-                    digests.append(digest)
-                users.append(user)
-                rules.append(rule)
-            except RequestError as error:
-                raw = msgspec.msgpack.encode(notification)
-                self._reject(rejected, data, seq, index, error.error, user_id or "", raw, now)
-                digests.append(NO_DIGEST)
-                users.append(NOBODY)
-                rules.append(NO_RULE)
-        return users, rules, notifications, rare
-
-    def user(self, user_id: str) -> User:
-        """The recipient, from the cache or the journal; ``RequestError`` if it is no user id."""
-        user = self._users.get(user_id)
-        if user is not None:
-            return user
-        validation.check_user_id(user_id)
-        document = self._journal.load_user(user_id)
-        if len(self._users) >= self.settings.bounds.users:
-            self._users.clear()
-            self._alike.clear()
-        choices = ALLOW_ALL if document is None else Choices(document.preferences)
-        choices, decisions = self._alike.setdefault(choices.key, (choices, {NO_RULE: NO_DECISION}))
-        user = self._users[user_id] = User(user_id, hash_user(user_id), choices, decisions)
-        return user
-
-    def forget_user(self, user_id: str) -> None:
-        self._users.pop(user_id, None)
-
-    def _duplicate(
-        self,
-        index: int,
-        notification: Notification,
-        user: User,
-        digest: bytes,
-        original: int,
-        seq: int,
-        digests: list[bytes],
-        data: Data,
-    ) -> Duplicate | None:
-        """The verdict on a repeated key; None if the original turns out to be lost, and the key with it."""
-        if original == seq:
-            place, body, fanned = digests.index(digest), data.body, data.fanned
-        else:
-            fresh = self._fresh.get(original)
-            known = fresh.digests or b"" if fresh else self._journal.digests(original)
-            place = known.find(digest)
-            while place > 0 and place % DIGEST_BYTES:
-                place = known.find(digest, place + 1)
-            if place < 0:
-                return None
-            place //= DIGEST_BYTES
-            if fresh:
-                body, fanned = fresh.body, fresh.fanned
-            else:
-                stored = self._journal.frame(original)
-                if stored is None:
-                    return None
-                body, fanned = stored.body, stored.fanned
-        first = self._original(body, fanned, place)
-        mismatch = first is None or _content(first) != _content(notification)
-        return Duplicate(index, make_id(self.generation, user.hash, original, place), mismatch)
-
-    def _original(self, body: bytes, fanned: bool, place: int) -> Notification | None:
-        try:
-            if fanned:
-                item = validation.decode_items(body, True)[place]
-                first = None if isinstance(item, validation.RejectedItem) else item[1]
-            else:
-                raw = validation.raw_entry(body, place)
-                first = validation.decode_plain((b"[%b]" if validation.is_json(raw) else b"\x91%b") % raw)[0]
-            if first is not None and first.expires_at is not None:
-                first.expires_at = validation.instant_ms("expires_at", first.expires_at)
-            return first
-        except (msgspec.MsgspecError, RequestError, IndexError):
-            return None
-
-    def _reject(
-        self,
-        rejected: list[Rejection],
-        data: Data,
-        seq: int,
-        index: int,
-        error: Error,
-        user_id: str,
-        raw: bytes,
-        now: Now,
-    ) -> None:
-        rejected.append(Rejection(index, error))
-        if data.source == INGEST:
-            self._bury_rejected(seq, index, error, user_id, raw, now)
-
-    def _bury_unroutable(self, data: Data, seq: int, now: Now) -> None:
-        self._bury_rejected(seq, 0, data.error or Error("bad_encoding", "not decodable"), "", data.body, now)
-
-    def _bury_rejected(self, seq: int, index: int, error: Error, user_id: str, raw: bytes, now: Now) -> None:
-        """Nobody waits for the answer on ``ingest``: the error is kept as a dead letter."""
-        where = f" (field {error.field})" if error.field else ""
-        letter = DeadLetter(
-            make_id(self.generation, hash_user(user_id), seq, index),
-            user_id or None,
-            None,
-            None,
-            "rejected",
-            error.code,
-            f"{error.message}{where}"[:ERROR_TEXT_MAX],
-            0,
-            now.wall_us // 1000,
-            validation.readable(raw),
-        )
-        self._bury(seq, -1 - index, letter)
-
-    def _bury(self, seq: int, slot: int, letter: DeadLetter) -> None:
-        self.changes.dead.append(Dead(seq, slot, letter))
-        reasons = self.counters.dead_letters
-        reasons[letter.reason] = reasons.get(letter.reason, 0) + 1
-
-    # --- admit and decide --------------------------------------------------------------------------------------
-
-    def _admit(
-        self,
-        frame: Frame,
-        users: list[User],
-        rules: list[Rule],
-        notifications: list[Notification],
-        rare: bool,
-        now: Now,
-    ) -> None:
-        """Plan every delivery; decide those whose lane has room, and queue what is to be sent."""
-        if rare:
-            self._expiring = True
-        if rare or self.behind:
-            self._admit_singly(frame, users, rules, notifications, now)
-        else:
-            self._admit_flowing(frame, users, rules, notifications, now)
-        assert frame.new is not None
-        frame.new.has_inbox = bool(frame.mask & self._inapp_mask())
+        frame = Frame(seq, data.at_us, array("I"), b"")
         self._changed(frame)
+        if data.source == UNROUTABLE:
+            frame.new = NewFrame(data.source, False, data.body, None, None, False)
+            error = data.error or Error("bad_encoding", "not decodable")
+            self._bury_rejected(seq, 0, error, "", data.body, now)
+            return None
+        judged = self._judge.judge(data, seq, now.wall_us // 1000)
+        verdict = judged.verdict()
+        frame.widths = bytes([decision.width for decision in judged.decisions])
+        frame.expiry = judged.expiry
+        frame.new = NewFrame(
+            data.source, data.fanned, data.body, judged.digests, pack(verdict) if verdict else None, False
+        )
+        self._admit(frame, judged, now)
+        frame.new.has_inbox = bool(frame.mask & self._inapp_mask)
+        counters = self.counters
+        counters.duplicates += len(judged.duplicates)
+        counters.rejected += len(judged.rejected)
+        counters.accepted += len(judged.decisions) - len(judged.duplicates) - len(judged.rejected)
+        if data.source == INGEST:  # nobody waits for the answer: the error is kept as a dead letter
+            for rejection in judged.rejected:
+                user_id, raw = judged.raw[rejection.index]
+                self._bury_rejected(seq, rejection.index, rejection.error, user_id, raw, now)
+        return verdict
+
+    # --- plan, decide, queue -----------------------------------------------------------------------------------
+
+    def _admit(self, frame: Frame, judged: Judged, now: Now) -> None:
+        """Plan every delivery; decide those whose lane has room, and queue what is to be sent."""
+        if frame.expiry:
+            self._expiring = True
+        if frame.expiry or self.behind:
+            self._admit_singly(frame, judged, now)
+        else:
+            self._admit_columns(frame, judged, now)
         if frame.active:
             self.frames[frame.seq] = frame
 
-    def _admit_flowing(
-        self, frame: Frame, users: list[User], rules: list[Rule], notifications: list[Notification], now: Now
-    ) -> None:
+    def _admit_columns(self, frame: Frame, judged: Judged, now: Now) -> None:
         """The hot path: no lane has deliveries on disk, and no notification needs more than its decision."""
+        users, decisions, keys, *_ = judged
         mono = now.mono
         queued: dict[int, list[Entry]] = {}
-        parts: list[bytes] = []
-        decisions: list[Decision] = []
         limited: list[tuple[int, int]] = []
         doomed: list[tuple[int, int]] = []
         slot = 0
-        decide = self._decide
-        for index, (user, rule) in enumerate(zip(users, rules, strict=True)):
-            decision = user.decisions.get(rule) or decide(user, rule)
-            decisions.append(decision)
-            parts.append(decision.template)
-            for offset, lane, limiter in decision.sends:
-                if limiter is not None and not limiter.allow(
-                    user.user_id, mono, PRIORITIES[rule.priority] in limiter.exempt
-                ):
-                    limited.append((slot + offset, lane >> 2))
+        for index, decision in enumerate(decisions):
+            for offset, lane, limiter, exempt in decision.sends:
+                user = users[index]
+                if limiter is not None and not limiter.allow(user.user_id, mono, exempt):
+                    limited.append((slot + offset, index))
                 elif lane in queued:
-                    queued[lane].append((frame, slot + offset, index, user, notifications[index]))
+                    queued[lane].append((frame, slot + offset, index, user, keys[index]))
                 else:
-                    queued[lane] = [(frame, slot + offset, index, user, notifications[index])]
+                    queued[lane] = [(frame, slot + offset, index, user, keys[index])]
             if decision.doomed:
                 doomed.extend((slot + offset, index) for offset in decision.doomed)
-            slot += rule.width
-        frame.slots.frombytes(b"".join(parts))
+            slot += decision.width
+        frame.slots.frombytes(b"".join([decision.template for decision in decisions]))
         frame.open = slot
         for decision, count in Counter(decisions).items():
             frame.mask |= decision.mask
@@ -459,47 +225,44 @@ class Core:
         for lane, entries in queued.items():
             frame.active += len(entries)
             self._enqueue(lane, entries, frame.seq, mono)
-        for place, channel in limited:
+        for place, _ in limited:
             frame.open -= 1
             self._settle(frame, place, ledger.RATE_LIMITED, ledger.REASON["limit"])
         for place, index in doomed:
-            self._bury_unconfigured(frame, place, index, users[index], notifications[index], now)
+            self._bury_unconfigured(frame, place, index, users[index], now)
 
-    def _admit_singly(
-        self, frame: Frame, users: list[User], rules: list[Rule], notifications: list[Notification], now: Now
-    ) -> None:
+    def _count_planned(self, decision: Decision, count: int) -> None:
+        for number, outcome in decision.effects:
+            channel = self.counters.channels[number]
+            channel.planned += count
+            if outcome != ledger.PENDING:
+                channel.outcomes[outcome] += count
+
+    def _admit_singly(self, frame: Frame, judged: Judged, now: Now) -> None:
         """The same, delivery by delivery: those of a lane that has others on disk stay behind them."""
         slots = frame.slots
-        for rule, count in Counter(rules).items():
-            for channel in rule.channels:
-                self.counters.channels[channel].planned += count
-                frame.mask |= ledger.lane_bit(ledger.lane_of(channel, rule.priority))
         slot = 0
-        for index, (user, rule) in enumerate(zip(users, rules, strict=True)):
+        for index, decision in enumerate(judged.decisions):
+            rule = decision.rule
             slots.extend(rule.pending)
             frame.open += rule.width
             for offset, channel in enumerate(rule.channels):
                 lane = ledger.lane_of(channel, rule.priority)
+                frame.mask |= ledger.lane_bit(lane)
+                self.counters.channels[channel].planned += 1
                 if lane not in self.behind:
-                    self._decide_singly(frame, slot + offset, index, user, notifications[index], now)
+                    entry = (frame, slot + offset, index, judged.users[index], judged.keys[index])
+                    self._decide_singly(entry, rule.category, rule.override, rule.explicit, now)
             slot += rule.width
 
-    def _decide_singly(
-        self, frame: Frame, slot: int, index: int, user: User, notification: Notification, now: Now
-    ) -> None:
+    def _decide_singly(self, entry: Entry, category: str, override: bool, explicit: bool, now: Now) -> None:
         """Decide one pending delivery, from its stored word: it may have been planned by an older configuration."""
+        frame, slot, index, user, _ = entry
         value = frame.slots[slot]
         channel, priority = ledger.channel_of(value), ledger.priority_of(value)
-        category = self.routing.categories.get(notification.category)
-        outcome, reason = self._verdict(
-            user,
-            notification.category,
-            channel,
-            category is not None and category.override_preferences,
-            notification.channels is not None or self.routing.is_configured(notification.category),
-        )
+        outcome, reason = self.people.verdict(user.choices, category, channel, override, explicit)
         limiter = self.limiters.get(channel)
-        if _expired(notification, now):
+        if _expired(frame, index, now):
             outcome, reason = ledger.EXPIRED, ledger.REASON["expires_at"]
         elif (
             outcome == ledger.PENDING
@@ -509,12 +272,12 @@ class Core:
             outcome, reason = ledger.RATE_LIMITED, ledger.REASON["limit"]
         if outcome == ledger.PENDING:
             frame.active += 1
-            self._enqueue(ledger.lane_of(channel, priority), [(frame, slot, index, user, notification)], frame.seq, now.mono)
+            self._enqueue(ledger.lane_of(channel, priority), [entry], frame.seq, now.mono)
             return
         frame.open -= 1
         self._settle(frame, slot, outcome, reason)
         if outcome == ledger.DEAD:
-            self._bury_unconfigured(frame, slot, index, user, notification, now)
+            self._bury_unconfigured(frame, slot, index, user, now)
 
     def _enqueue(self, lane: int, entries: list[Entry], seq: int, mono: float) -> None:
         """Into the lane; one that is full now leaves what comes after this frame on disk."""
@@ -523,42 +286,12 @@ class Core:
         if lane not in self.behind and queue.depth(priority) >= self.settings.bounds.lane_items:
             self.behind[lane] = seq
 
-    def _decide(self, user: User, rule: Rule) -> Decision:
-        decision = Decision(
-            rule,
-            [
-                self._verdict(user, rule.category, channel, rule.override, rule.explicit)
-                for channel in rule.channels
-            ],
-            self.limiters,
-        )
-        user.decisions[rule] = decision
-        return decision
-
-    def _verdict(self, user: User, category: str, channel: int, override: bool, explicit: bool) -> tuple[int, int]:
-        """The outcome and reason of a delivery as far as preferences and configuration go."""
-        if not override and user.choices.block(category, self.channel_names[channel]):
-            return ledger.SUPPRESSED, ledger.REASON["preference"]
-        if channel not in self.configured:
-            return ledger.DEAD if explicit else ledger.SUPPRESSED, ledger.REASON["channel_not_configured"]
-        return ledger.PENDING, 0
-
-    def _count_planned(self, decision: Decision, count: int) -> None:
-        for number, outcome in decision.effects:
-            channel = self.counters.channels[number]
-            channel.planned += count
-            if outcome != ledger.PENDING:
-                channel.outcomes[outcome] += count
-
     def _settle(self, frame: Frame, slot: int, outcome: int, reason: int) -> None:
         """Write a final outcome that took no attempt."""
         value = frame.slots[slot]
         frame.slots[slot] = value & ledger.KEEP | outcome << ledger.OUTCOME_SHIFT | reason << ledger.REASON_SHIFT
         self.counters.channels[ledger.channel_of(value)].outcomes[outcome] += 1
         self._changed(frame)
-
-    def _inapp_mask(self) -> int:
-        return sum(ledger.lane_bit(ledger.lane_of(self.inapp, priority)) for priority in range(LANES))
 
     def _changed(self, frame: Frame) -> None:
         if not frame.dirty:
@@ -596,24 +329,34 @@ class Core:
         slots = frame.slots
         if value not in slots:
             return
-        items = validation.decode_items(row.body, row.fanned)
         slot = 0
         for index, width in enumerate(frame.widths):
             for place in range(slot, slot + width):
                 if slots[place] == value:
-                    item = items[index]
-                    assert not isinstance(item, validation.RejectedItem)
-                    user_id, notification = item
-                    self._normalise(notification)
-                    self._decide_singly(frame, place, index, self.user(user_id), notification, now)
+                    entry, notification = self._entry(frame, place, index)
+                    category = self.routing.categories.get(notification.category)
+                    self._decide_singly(
+                        entry,
+                        notification.category,
+                        category is not None and category.override_preferences,
+                        notification.channels is not None or self.routing.is_configured(notification.category),
+                        now,
+                    )
             slot += width
         if frame.active:
             self.frames[frame.seq] = frame
 
-    def _normalise(self, notification: Notification) -> None:
+    def _entry(self, frame: Frame, slot: int, index: int) -> tuple[Entry, Notification]:
+        """A delivery that was on disk, as one in memory."""
+        content = self.contents.get(frame.seq)
+        assert content is not None  # a frame with open deliveries is never pruned
+        user_id, notification = content.item(index)
         if notification.expires_at is not None:
-            notification.expires_at = validation.instant_ms("expires_at", notification.expires_at)
+            frame.expiry = frame.expiry or {}
+            frame.expiry[index] = validation.instant_ms("expires_at", notification.expires_at)
             self._expiring = True
+        key = notification.idempotency_key or notification.id
+        return (frame, slot, index, self.people.user(user_id), key), notification
 
     def _frame(self, row: StoredFrame) -> Frame:
         """The frame in memory, or one made from its row."""
@@ -637,29 +380,26 @@ class Core:
             if due is None or due > now.mono:
                 continue
             for item in heap.pop_due(now.mono):
-                entry = self._entry(*item) if len(item) == 2 else item
+                entry = item if len(item) == 5 else self._reload(*item)
                 if entry is not None:
                     value = entry[0].slots[entry[1]]
                     self.queues[channel].push(entry, ledger.priority_of(value), now.mono)
 
-    def _entry(self, seq: int, slot: int) -> Entry | None:
+    def _reload(self, seq: int, slot: int) -> Entry | None:
+        """A waiting delivery of which only the place was kept; None if it has ended in the meantime."""
         row = self._journal.frame(seq)
         if row is None:
             return None
         frame = self._frame(row)
         if ledger.outcome_of(frame.slots[slot]) not in ledger.OPEN:
             return None
-        end = 0
-        for index, width in enumerate(frame.widths):
-            end += width
-            if slot < end:
-                break
-        item = validation.decode_items(row.body, row.fanned)[index]
-        assert not isinstance(item, validation.RejectedItem)
-        self._normalise(item[1])
+        index, end = 0, frame.widths[0]
+        while slot >= end:
+            index += 1
+            end += frame.widths[index]
         frame.active += 1
         self.frames[seq] = frame
-        return frame, slot, index, self.user(item[0]), item[1]
+        return self._entry(frame, slot, index)[0]
 
     def take(self, channel: int, now: Now) -> list[Entry]:
         """What the channel may start now, within its concurrency and the bound on what waits for a retry."""
@@ -687,8 +427,8 @@ class Core:
     def _drop_expired(self, entries: list[Entry], now: Now) -> list[Entry]:
         kept = []
         for entry in entries:
-            frame, slot, _, _, notification = entry
-            if _expired(notification, now):
+            frame, slot, index, _, _ = entry
+            if _expired(frame, index, now):
                 frame.open -= 1
                 frame.active -= 1
                 self._settle(frame, slot, ledger.EXPIRED, ledger.REASON["expires_at"])
@@ -749,7 +489,7 @@ class Core:
         heap = self.retrying[channel]
         for failure in failures:
             entry = failure.entry
-            frame, slot, index, user, notification = entry
+            frame, slot, index, user, _ = entry
             message = failure.message[:ERROR_TEXT_MAX]
             value = (frame.slots[slot] & ledger.KEEP) + ledger.ONE_ATTEMPT
             attempts = value >> ledger.ATTEMPTS_SHIFT
@@ -767,27 +507,15 @@ class Core:
                 frame.open -= 1
                 frame.active -= 1
                 counters.outcomes[ledger.DEAD] += 1
-                self._bury_delivery(
-                    frame, slot, index, user, notification, reason, failure.error_class, message, attempts, now
-                )
+                self._bury_delivery(frame, slot, index, user, reason, failure.error_class, message, attempts, now)
             self._changed(frame)
 
-    def _bury_unconfigured(
-        self, frame: Frame, slot: int, index: int, user: User, notification: Notification, now: Now
-    ) -> None:
+    # --- dead letters ------------------------------------------------------------------------------------------
+
+    def _bury_unconfigured(self, frame: Frame, slot: int, index: int, user: User, now: Now) -> None:
         channel = self.channel_names[ledger.channel_of(frame.slots[slot])]
-        self._bury_delivery(
-            frame,
-            slot,
-            index,
-            user,
-            notification,
-            "channel_not_configured",
-            "misconfigured",
-            f"the configuration has no [channels.{channel}]",
-            0,
-            now,
-        )
+        message = f"the configuration has no [channels.{channel}]"
+        self._bury_delivery(frame, slot, index, user, "channel_not_configured", "misconfigured", message, 0, now)
 
     def _bury_delivery(
         self,
@@ -795,13 +523,13 @@ class Core:
         slot: int,
         index: int,
         user: User,
-        notification: Notification,
         reason: str,
         error_class: str,
         message: str,
         attempts: int,
         now: Now,
     ) -> None:
+        notification = self.contents.notification(frame.seq, index)
         letter = DeadLetter(
             make_id(self.generation, user.hash, frame.seq, index),
             user.user_id,
@@ -815,6 +543,27 @@ class Core:
             orjson.dumps(msgspec.to_builtins(notification)),
         )
         self._bury(frame.seq, slot, letter)
+
+    def _bury_rejected(self, seq: int, index: int, error: Error, user_id: str, raw: bytes, now: Now) -> None:
+        where = f" (field {error.field})" if error.field else ""
+        letter = DeadLetter(
+            make_id(self.generation, hash_user(user_id), seq, index),
+            user_id or None,
+            None,
+            None,
+            "rejected",
+            error.code,
+            f"{error.message}{where}"[:ERROR_TEXT_MAX],
+            0,
+            now.wall_us // 1000,
+            validation.readable(raw),
+        )
+        self._bury(seq, -1 - index, letter)
+
+    def _bury(self, seq: int, slot: int, letter: DeadLetter) -> None:
+        self.changes.dead.append(Dead(seq, slot, letter))
+        reasons = self.counters.dead_letters
+        reasons[letter.reason] = reasons.get(letter.reason, 0) + 1
 
     def revive(self, seq: int, slot: int, letter: DeadLetter, now: Now) -> bool:
         """Try a dead letter again, from its first attempt; False if its frame is gone."""
@@ -852,7 +601,6 @@ class Core:
             frame.new = None
             if not frame.active:
                 self.frames.pop(frame.seq, None)
-        self._fresh.clear()
         self.changes = Changes()
 
     def next_due(self) -> float | None:
@@ -865,23 +613,6 @@ def decode_notes(blob: bytes | None) -> dict[int, tuple[int | None, str, str]]:
     return msgspec.msgpack.decode(blob, type=dict[int, tuple[int | None, str, str]]) if blob else {}
 
 
-def _expired(notification: Notification, now: Now) -> bool:
-    expires_at = notification.expires_at
-    return expires_at is not None and int(expires_at) * 1000 <= now.wall_us
-
-
-def _content(notification: Notification) -> tuple[object, ...]:
-    """All that makes two notifications the same to their user; addressing and keys aside."""
-    return (
-        notification.category,
-        notification.type,
-        notification.priority,
-        notification.title,
-        notification.body,
-        notification.template,
-        notification.payload,
-        notification.channels,
-        notification.send_at,
-        notification.expires_at,
-        notification.metadata,
-    )
+def _expired(frame: Frame, index: int, now: Now) -> bool:
+    expires_ms = frame.expiry.get(index) if frame.expiry else None
+    return expires_ms is not None and expires_ms * 1000 <= now.wall_us

@@ -19,29 +19,41 @@ class IdempotencySet:
 
     def __init__(self, secret: int) -> None:
         self._secret = secret
-        self.tables: list[dict[bytes, int]] = [{} for _ in range(PARTITIONS)]
+        self._tables: list[dict[bytes, int]] = [{} for _ in range(PARTITIONS)]
 
     def __len__(self) -> int:
-        return sum(map(len, self.tables))
+        return sum(map(len, self._tables))
 
     def digest(self, user_id: str, key: str) -> bytes:
         return xxhash.xxh3_128_digest(f"{user_id}\0{key}".encode(), self._secret)
 
+    def digests(self, user_ids: list[str], keys: list[str]) -> list[bytes]:
+        digest, secret = xxhash.xxh3_128_digest, self._secret
+        return [digest(f"{user_id}\0{key}".encode(), secret) for user_id, key in zip(user_ids, keys, strict=True)]
+
     def find(self, digest: bytes) -> int | None:
         """The ``seq`` of the frame that holds the original."""
-        return self.tables[digest[0]].get(digest)
+        return self._tables[digest[0]].get(digest)
+
+    def add(self, digest: bytes, seq: int) -> None:
+        self._tables[digest[0]][digest] = seq
+
+    def claim(self, digests: list[bytes], seq: int) -> list[int]:
+        """For each digest the frame that holds the original; those that are new are now of frame ``seq``."""
+        tables = self._tables
+        return [tables[digest[0]].setdefault(digest, seq) for digest in digests]
 
     def add_frame(self, seq: int, digests: bytes) -> None:
         """Learn a frame's digests, as they stand in the journal."""
         for start in range(0, len(digests), DIGEST_BYTES):
             digest = digests[start : start + DIGEST_BYTES]
             if digest != NO_DIGEST:
-                self.tables[digest[0]][digest] = seq
+                self._tables[digest[0]][digest] = seq
 
     def forget_frame(self, seq: int, digests: bytes) -> None:
         """Drop a frame's digests: its window is over, or it was not journaled after all."""
         for start in range(0, len(digests), DIGEST_BYTES):
             digest = digests[start : start + DIGEST_BYTES]
-            table = self.tables[digest[0]]
+            table = self._tables[digest[0]]
             if table.get(digest) == seq:
                 del table[digest]

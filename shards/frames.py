@@ -6,37 +6,17 @@ from array import array
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from shards.core import Decision
-    from shards.preferences import Choices
-    from shards.rules import Rule
-    from shards.wire import Notification
+    from shards.people import User
 
-# One delivery under way: its frame, its slot in the frame's ledger, the notification's position, user, content.
-Entry = tuple["Frame", int, int, "User", "Notification"]
-
-
-class User:
-    """A recipient as the shard needs them: the hash of their id, and a decision per rule."""
-
-    __slots__ = ("choices", "decisions", "hash", "signed_hash", "user_id")
-
-    def __init__(self, user_id: str, user_hash: int, choices: Choices, decisions: dict[Rule, Decision]) -> None:
-        self.user_id = user_id
-        self.hash = user_hash
-        self.signed_hash = signed(user_hash)
-        self.choices = choices
-        self.decisions = decisions  # shared, like the choices, by all users who chose alike
-
-
-def signed(user_hash: int) -> int:
-    """A 64-bit hash as SQLite and array("q") hold it."""
-    return user_hash - 2**64 if user_hash >= 2**63 else user_hash
+# One delivery under way: its frame, its slot in the frame's ledger, the notification's position, user and key. What it
+# says is not kept in memory: a channel asks ``Contents`` for it.
+Entry = tuple["Frame", int, int, "User", "str | None"]
 
 
 class Frame:
     """``slots`` holds one ledger word per planned delivery, ``widths`` how many each notification has."""
 
-    __slots__ = ("active", "at_us", "dirty", "mask", "new", "notes", "open", "seq", "slots", "widths")
+    __slots__ = ("active", "at_us", "dirty", "expiry", "mask", "new", "notes", "open", "seq", "slots", "widths")
 
     def __init__(self, seq: int, at_us: int, slots: array[int], widths: bytes) -> None:
         self.seq = seq
@@ -47,6 +27,7 @@ class Frame:
         self.active = 0  # of these, how many are in memory: in a lane, under way, or waiting for a retry
         self.mask = 0  # lanes that have deliveries which never left the journal
         self.notes: dict[int, tuple[int | None, str, str]] = {}  # slot -> (next attempt at ms, class, last error)
+        self.expiry: dict[int, int] | None = None  # position -> expires_at in ms, of those that have one
         self.new: NewFrame | None = None  # what is to be journaled with it
         self.dirty = False
 

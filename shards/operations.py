@@ -11,9 +11,9 @@ import msgspec
 
 from shards import ledger, validation
 from shards.core import Core, Now, decode_notes
-from shards.frames import User
 from shards.inbox import PLACE_SHIFT, Inbox
 from shards.journal import SqliteJournal
+from shards.people import User
 from shards.preferences import UserDocument, parse_document
 from shards.wire import PRIORITIES, Notification, Request, RequestError, hash_user, make_id, parse_id
 
@@ -97,22 +97,18 @@ class Operations:
         seq = self._core.idempotency.find(digest)
         if seq is None:
             raise RequestError("not_found", "no such key for this user; it may be older than the window", "idempotency_key")
-        digests = self._journal.digests(seq)
-        width = len(digest)
-        for index in range(len(digests) // width):
-            if digests[index * width : (index + 1) * width] == digest:
-                return seq, index
-        raise RequestError("not_found", "no such key for this user", "idempotency_key")
+        content = self._core.contents.get(seq)
+        place = content.find(digest) if content else None
+        if place is None:
+            raise RequestError("not_found", "no such key for this user", "idempotency_key")
+        return seq, place
 
     def _item(self, seq: int, index: int) -> tuple[str, Notification]:
         """The notification at a place; ``LookupError`` if there is none."""
-        row = self._journal.frame(seq)
-        if row is None:
+        content = self._core.contents.get(seq)
+        if content is None:
             raise LookupError(seq)
-        item = validation.decode_items(row.body, row.fanned)[index]
-        if isinstance(item, validation.RejectedItem):
-            raise LookupError(index)
-        return item
+        return content.item(index)
 
     # --- users -------------------------------------------------------------------------------------------------
 
@@ -128,20 +124,20 @@ class Operations:
         document = parse_document(request.user)
         self._journal.begin()
         self._journal.put_user(user_id, document)
-        self._core.forget_user(user_id)
+        self._core.people.forget(user_id)
         return {"user": _plain(document)}
 
     def _user_delete(self, request: Request) -> dict[str, Any]:
         document = self._document(request.user_id)
         self._journal.begin()
         self._journal.put_user(request.user_id or "", None)
-        self._core.forget_user(request.user_id or "")
+        self._core.people.forget(request.user_id or "")
         return {"user": _plain(document)}
 
     # --- inbox -------------------------------------------------------------------------------------------------
 
     def _inbox_list(self, request: Request) -> dict[str, Any]:
-        user = self._core.user(request.user_id or "")
+        user = self._core.people.user(request.user_id or "")
         limit = request.limit or INBOX_PAGE
         try:
             after = int(request.cursor or 0)
@@ -165,10 +161,10 @@ class Operations:
         row = self._journal.frame(seq)
         if row is None:
             return None
-        item = validation.decode_items(row.body, row.fanned)[index]
-        if isinstance(item, validation.RejectedItem) or item[0] != user.user_id:
+        user_id, notification = self._item(seq, index)
+        if user_id != user.user_id:
             return None
-        return self.item_document(user, number, place, item[1], row.at_us)
+        return self.item_document(user, number, place, notification, row.at_us)
 
     def item_document(
         self, user: User, number: int, place: int, notification: Notification, at_us: int
@@ -193,7 +189,7 @@ class Operations:
         }
 
     def _inbox_mark(self, request: Request) -> dict[str, Any]:
-        user = self._core.user(request.user_id or "")
+        user = self._core.people.user(request.user_id or "")
         places = []
         for at, text in enumerate(request.ids or ()):
             generation, user_hash, seq, index = parse_id(text)

@@ -38,11 +38,6 @@ _any_msgpack = msgspec.msgpack.Decoder()
 Item = tuple[str, Notification]  # (user id, content), the order of positions after fan-out
 
 
-def decode_plain(body: bytes) -> list[Notification]:
-    """All notifications of a frame without fan-out; raises what msgspec raises if any of them is bad."""
-    return _plain_json.decode(body) if is_json(body) else _plain_msgpack.decode(body)
-
-
 def decode_items(body: bytes, fanned: bool) -> list[Item | RejectedItem]:
     """Every entry of a frame on its own, so that a bad one spoils only itself."""
     as_json = is_json(body)
@@ -51,10 +46,8 @@ def decode_items(body: bytes, fanned: bool) -> list[Item | RejectedItem]:
         decoder = _plain_json if as_json else _plain_msgpack
     items: list[Item | RejectedItem] = []
     for raw in (_raw_json if as_json else _raw_msgpack).decode(body):
-        # a list of one, so that one decoder type serves the frame and the entry
-        one = b"[" + raw + b"]" if as_json else b"\x91" + raw
         try:
-            entry: Notification | Fanned = decoder.decode(one)[0]
+            entry: Notification | Fanned = decoder.decode(_list_of_one(raw))[0]
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             items.extend([RejectedItem(raw, decode_error(raw, error))] * _recipients(raw, fanned))
             continue
@@ -65,9 +58,23 @@ def decode_items(body: bytes, fanned: bool) -> list[Item | RejectedItem]:
     return items
 
 
-def raw_entry(body: bytes, position: int) -> bytes:
-    """One entry of a frame without fan-out, as it came."""
-    return bytes((_raw_json if is_json(body) else _raw_msgpack).decode(body)[position])
+def raw_entries(body: bytes) -> list[msgspec.Raw]:
+    """The entries of a frame without fan-out, as they came."""
+    return (_raw_json if is_json(body) else _raw_msgpack).decode(body)
+
+
+def decode_entry(raw: msgspec.Raw) -> Item:
+    """One entry of a frame without fan-out; ``LookupError`` if it was rejected as undecodable."""
+    try:
+        decoded = (_plain_json if is_json(raw) else _plain_msgpack).decode(_list_of_one(raw))[0]
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise LookupError(str(error)) from None
+    return decoded.user_id or "", decoded
+
+
+def _list_of_one(raw: msgspec.Raw) -> bytes:
+    """So that one decoder type serves the frame and the entry."""
+    return b"[" + raw + b"]" if is_json(raw) else b"\x91" + raw
 
 
 class RejectedItem:

@@ -88,6 +88,23 @@ class Notification(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=Fa
     metadata: dict[str, str] | None = None
 
 
+class Plain(Struct, forbid_unknown_fields=True, gc=False):
+    """The common kind of ``Notification``, narrow enough that decoding it is most of checking it.
+
+    Lengths are in code points, of at most 4 bytes each. Whatever does not fit is decoded as ``Notification``.
+    """
+
+    user_id: str
+    title: str
+    idempotency_key: Annotated[str, Meta(min_length=1, max_length=KEY_BYTES_MAX // 4)]
+    category: str = "system"
+    type: Literal["info", "success", "warning", "error"] = "info"
+    priority: Literal["low", "normal", "high", "critical"] | None = None
+    body: str | None = None
+    payload: dict[str, Any] | None = None
+    metadata: dict[str, str] | None = None
+
+
 class Route(Struct, gc=False):
     """The only fields of a notification that the router decodes."""
 

@@ -25,6 +25,7 @@ from shards.inbox import Inbox
 from shards.intake import Intake
 from shards.journal import SqliteJournal, State
 from shards.operations import Operations
+from shards.people import User
 from shards.process import Stop, begin_child, say_ready, usage
 from shards.settings import ShardSettings
 from shards.units import decode_hook
@@ -100,6 +101,7 @@ class Worker:
             for name, channel in settings.channels.items()
         }
         self.subscriptions: tuple[bytes, ...] = ()
+        self._followed: dict[User, bytes | None] = {}  # the topic of each user that somebody is subscribed to
         self._conn = 0  # of the newest data or ping
         self._metrics_sent = {(name, what): count for name, what, count in counters.finals(self.core.channel_names)}
         self._next_maintenance = 0.0
@@ -242,7 +244,7 @@ class Worker:
                 self._conn = message.conn
                 match intake.offer(message):
                     case "take":
-                        _, verdict = self.core.judge(message, intake.last, moment)
+                        verdict = self.core.receive(message, intake.last, moment)
                         verdicts.append((message.n, verdict))
                         self.journal.begin()
                     case "gap":
@@ -272,6 +274,7 @@ class Worker:
                 replies.append(self._reply(message, moment))
             elif isinstance(message, Subscriptions):
                 self.subscriptions = tuple(message.prefixes)
+                self._followed.clear()
             elif isinstance(message, OutboxAck) and message.generation == self.journal.generation:
                 self.journal.begin()
                 self.journal.trim_outbox(message.n)
@@ -342,21 +345,29 @@ class Worker:
     def _documents(self, entries: list[Any]) -> list[tuple[bytes, bytes]]:
         wanted = []
         counts: dict[int, int] = {}
+        followed = self._followed
         for entry in entries:
-            topic = b"inapp." + entry[3].user_id.encode() + b"\0"
-            if topic.startswith(self.subscriptions):
+            user = entry[3]
+            topic = followed.get(user, b"?")
+            if topic == b"?":
+                topic = b"inapp." + user.user_id.encode() + b"\0"
+                if len(followed) >= self.settings.bounds.users:
+                    followed.clear()
+                topic = followed[user] = topic if topic.startswith(self.subscriptions) else None
+            if topic is not None:
                 wanted.append((topic, entry))
-                counts[entry[3].signed_hash] = counts.get(entry[3].signed_hash, 0) + 1
+                counts[user.signed_hash] = counts.get(user.signed_hash, 0) + 1
         numbers = {
             (user_hash, place): number
             for user_hash, count in counts.items()
             for number, place in self.inbox.newest(user_hash, count)
         }
         documents = []
-        for topic, (frame, _, index, user, notification) in wanted:
+        for topic, (frame, _, index, user, _) in wanted:
             place = frame.seq << 16 | index
             number = numbers.get((user.signed_hash, place))
             if number is not None:
+                notification = self.core.contents.notification(frame.seq, index)
                 item = self.operations.item_document(user, number, place, notification, frame.at_us)
                 documents.append((topic, orjson.dumps(item)))
         return documents
@@ -452,7 +463,9 @@ class Worker:
             self.journal.begin()
             for seq in gone:
                 if seq >= self._window_start:
-                    self.core.idempotency.forget_frame(seq, self.journal.digests(seq))
+                    content = self.journal.content(seq)
+                    if content and content[2]:
+                        self.core.idempotency.forget_frame(seq, content[2])
             self.journal.prune(gone)
         young = rows and rows[-1][1] >= finished_us
         self._prune_after = rows[-1][0] if rows and not young else 0

@@ -26,6 +26,7 @@ class SimulatedChannel:
         self._seed = seed
         self._threshold = int(failure_rate * SCALE)
         self._latency_s = latency_s
+        self._suffixes = [f":{name}:{attempt}" for attempt in range(256)]
         self._under_way: DueHeap[Sequence[Entry]] = DueHeap()
         self._batch = 0
 
@@ -41,12 +42,17 @@ class SimulatedChannel:
             if not self._threshold:
                 delivered.extend(entries)
                 continue
-            threshold, seed, fate, name = self._threshold, self._seed, xxhash.xxh3_64_intdigest, self.name
-            for entry in entries:
-                frame, slot, _, user, notification = entry
-                attempt = frame.slots[slot] >> ledger.ATTEMPTS_SHIFT
-                key = notification.idempotency_key or notification.id or f"{frame.seq}:{slot}"
-                if fate(f"{user.user_id}\0{key}\0{name}\0{attempt}".encode(), seed) < threshold:
+            threshold, seed, fate, suffixes = self._threshold, self._seed, xxhash.xxh3_64_intdigest, self._suffixes
+            shift = ledger.ATTEMPTS_SHIFT
+            fates = [
+                fate(f"{key or frame.seq}{suffixes[frame.slots[slot] >> shift]}".encode(), seed) < threshold
+                for frame, slot, _, _, key in entries
+            ]
+            if True not in fates:
+                delivered.extend(entries)
+                continue
+            for entry, fails in zip(entries, fates, strict=True):
+                if fails:
                     failed.append(Failure(entry, "transient", "simulated failure"))
                 else:
                     delivered.append(entry)

@@ -1,0 +1,74 @@
+"""What notifications say, by their place in the journal. The last few frames are at hand, decoded as far as asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from shards import validation
+from shards.dedupe import DIGEST_BYTES
+from shards.wire import Notification
+
+FRAMES_KEPT = 64
+
+
+class Content:
+    """A frame's body and its idempotency digests, by position after fan-out."""
+
+    __slots__ = ("_items", "body", "digests", "fanned")
+
+    def __init__(self, body: bytes, fanned: bool, digests: bytes | None) -> None:
+        self.body = body
+        self.fanned = fanned
+        self.digests = digests or b""
+        self._items: list[validation.Item | validation.RejectedItem] | list[msgspec.Raw] | None = None
+
+    def item(self, index: int) -> validation.Item:
+        """``(user id, notification)`` at a position; ``LookupError`` if there is none, or it was undecodable."""
+        if self._items is None:
+            self._items = (
+                validation.decode_items(self.body, True) if self.fanned else validation.raw_entries(self.body)
+            )
+        found = self._items[index]
+        if isinstance(found, validation.RejectedItem):
+            raise LookupError(index)
+        return found if isinstance(found, tuple) else validation.decode_entry(found)
+
+    def find(self, digest: bytes) -> int | None:
+        """The position of a key."""
+        place = self.digests.find(digest)
+        while place > 0 and place % DIGEST_BYTES:
+            place = self.digests.find(digest, place + 1)
+        return place // DIGEST_BYTES if place >= 0 else None
+
+
+class Contents:
+    """Keeps the frames used last; ``read`` fetches others from the journal."""
+
+    def __init__(self, read: Callable[[int], tuple[bytes, bool, bytes | None] | None]) -> None:
+        self._read = read
+        self._kept: dict[int, Content] = {}
+
+    def add(self, seq: int, content: Content) -> None:
+        if len(self._kept) >= FRAMES_KEPT:
+            del self._kept[next(iter(self._kept))]
+        self._kept[seq] = content
+
+    def get(self, seq: int) -> Content | None:
+        """A frame's content; None if it is pruned."""
+        content = self._kept.pop(seq, None)
+        if content is None:
+            row = self._read(seq)
+            if row is None:
+                return None
+            content = Content(*row)
+        self.add(seq, content)
+        return content
+
+    def notification(self, seq: int, index: int) -> Notification:
+        """``LookupError`` if the frame is pruned."""
+        content = self.get(seq)
+        if content is None:
+            raise LookupError(seq)
+        return content.item(index)[1]

@@ -1,0 +1,254 @@
+"""The verdict on every notification of a frame: accepted, a duplicate (of which), or rejected (why).
+
+Most frames are plain: every notification has a user, a title, a key, and nothing that needs a look of its own. Their
+columns are judged by whole lists. Any other frame is judged entry by entry, with the same result.
+"""
+
+from __future__ import annotations
+
+from itertools import repeat
+from typing import NamedTuple
+
+import msgspec
+
+from shards import validation
+from shards.contents import Content, Contents
+from shards.dedupe import NO_DIGEST, IdempotencySet
+from shards.people import NO_DECISION, Decision, Decisions, People, User
+from shards.preferences import ALLOW_ALL
+from shards.rules import Routing
+from shards.wire import (
+    Data,
+    Duplicate,
+    Error,
+    Notification,
+    Plain,
+    Rejection,
+    RequestError,
+    Verdict,
+    is_json,
+    make_id,
+    pack,
+)
+
+_plain = msgspec.msgpack.Decoder(list[Plain])
+_plain_json = msgspec.json.Decoder(list[Plain])
+_SIMPLE = frozenset({str, int, bool, type(None)})
+_SIMPLE_JSON = _SIMPLE - {int}  # JSON has integers beyond 64 bits
+
+NOBODY = User("", 0, ALLOW_ALL, Decisions(lambda _key, _choices: NO_DECISION, ALLOW_ALL))
+
+
+class Judged(NamedTuple):
+    """By position after fan-out; duplicates and rejections have ``NO_DECISION``."""
+
+    users: list[User]
+    decisions: list[Decision]
+    keys: list[str | None]
+    digests: bytes | None
+    expiry: dict[int, int] | None  # position -> expires_at in ms, of those that have one
+    duplicates: list[Duplicate]
+    rejected: list[Rejection]
+    raw: dict[int, tuple[str, bytes]]  # of the rejected: user id as far as known, and the entry
+
+    def verdict(self) -> Verdict | None:
+        return Verdict(self.duplicates, self.rejected) if self.duplicates or self.rejected else None
+
+
+class Judge:
+    def __init__(
+        self, generation: str, routing: Routing, people: People, idempotency: IdempotencySet, contents: Contents
+    ) -> None:
+        self._generation = generation
+        self._routing = routing
+        self._people = people
+        self._idempotency = idempotency
+        self._contents = contents
+
+    def judge(self, data: Data, seq: int, now_ms: int) -> Judged:
+        """Judge a frame, and remember its keys; what a repeated key meant first is found through ``Contents``."""
+        judged = None if data.fanned else self._judge_columns(data.body, seq)
+        if judged is None:
+            judged = self._judge_entries(data, seq, now_ms)
+        self._contents.add(seq, Content(data.body, data.fanned, judged.digests))
+        return judged
+
+    # --- the plain frame ---------------------------------------------------------------------------------------
+
+    def _judge_columns(self, body: bytes, seq: int) -> Judged | None:
+        """None if anything in the frame needs a look of its own; nothing has been changed then."""
+        as_json = is_json(body)
+        try:
+            notifications = (_plain_json if as_json else _plain).decode(body)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+            return None
+        names = [notification.user_id for notification in notifications]
+        keys = [notification.idempotency_key for notification in notifications]
+        if "\0" in "".join(keys):
+            return None
+        simple = _SIMPLE_JSON if as_json else _SIMPLE
+        for notification in notifications:
+            payload = notification.payload
+            if payload and not simple.issuperset(map(type, payload.values())):
+                return None
+        people = self._people
+        users: list[User | None] = list(map(people.known.get, names))
+        try:
+            if None in users:
+                # the cache may be emptied on the way: what was found stays valid
+                users = [user or people.user(name) for user, name in zip(users, names, strict=True)]
+            decisions = [
+                user.decisions[notification.category, notification.priority]  # type: ignore[union-attr]
+                for user, notification in zip(users, notifications, strict=True)
+            ]
+        except (RequestError, KeyError):
+            return None
+        digests = self._idempotency.digests(names, keys)
+        duplicates: list[Duplicate] = []
+        found = self._idempotency.claim(digests, seq)
+        judged = Judged(users, decisions, keys, None, None, duplicates, [], {})  # type: ignore[arg-type]
+        if found.count(seq) != len(found) or len(set(digests)) != len(digests):
+            self._drop_repeated(judged, notifications, digests, found, body, seq)
+        return judged._replace(digests=b"".join(digests))
+
+    def _drop_repeated(
+        self,
+        judged: Judged,
+        notifications: list[Plain],
+        digests: list[bytes],
+        found: list[int],
+        body: bytes,
+        seq: int,
+    ) -> None:
+        """Verdicts for the keys that were known before, in earlier frames or earlier in this one."""
+        first: dict[bytes, int] = {}
+        for index, (digest, original) in enumerate(zip(digests, found, strict=True)):
+            if original == seq and first.setdefault(digest, index) == index:
+                continue
+            if original == seq:
+                content: Content | None = Content(body, False, b"".join(digests))
+            else:
+                content = self._contents.get(original)
+            duplicate = self._duplicate(index, notifications[index], judged.users[index], digest, original, content)
+            if duplicate is None:
+                self._idempotency.add(digest, seq)
+                continue
+            judged.duplicates.append(duplicate)
+            judged.decisions[index] = NO_DECISION
+            digests[index] = NO_DIGEST
+
+    # --- any frame ---------------------------------------------------------------------------------------------
+
+    def _judge_entries(self, data: Data, seq: int, now_ms: int) -> Judged:
+        users: list[User] = []
+        decisions: list[Decision] = []
+        keys: list[str | None] = []
+        digests: list[bytes] = []
+        expiry: dict[int, int] = {}
+        judged = Judged(users, decisions, keys, None, None, [], [], {})
+        for index, item in enumerate(validation.decode_items(data.body, data.fanned)):
+            if isinstance(item, validation.RejectedItem):
+                self._reject(judged, digests, index, item.error, "", bytes(item.raw))
+                continue
+            user_id, notification = item
+            try:
+                user, decision, key = self._check(user_id, notification, now_ms)
+            except RequestError as error:
+                self._reject(judged, digests, index, error.error, user_id, pack(notification))
+                continue
+            digest = NO_DIGEST
+            if key is not None:
+                digest = self._idempotency.digest(user_id, key)
+                original = self._idempotency.find(digest)
+                if original is not None:
+                    content = (
+                        Content(data.body, data.fanned, b"".join(digests))
+                        if original == seq
+                        else self._contents.get(original)
+                    )
+                    duplicate = self._duplicate(index, notification, user, digest, original, content)
+                    if duplicate is not None:
+                        judged.duplicates.append(duplicate)
+                        self._drop(judged, digests)
+                        continue
+                self._idempotency.add(digest, seq)
+            users.append(user)
+            decisions.append(decision)
+            keys.append(key)
+            digests.append(digest)
+            if notification.expires_at is not None:
+                expiry[index] = int(notification.expires_at)
+        keyed = any(digest is not NO_DIGEST for digest in digests)
+        return judged._replace(digests=b"".join(digests) if keyed else None, expiry=expiry or None)
+
+    def _check(
+        self, user_id: str, notification: Notification, now_ms: int
+    ) -> tuple[User, Decision, str | None]:
+        """Everything that makes a notification acceptable; raises ``RequestError``."""
+        rule = self._routing.resolve(notification)
+        user = self._people.user(user_id)
+        if notification.payload is not None:
+            validation.check_payload(notification.payload)
+        if not validation.has_content(notification):
+            raise RequestError(
+                "bad_value", "nothing to say: give at least one of title, body, template, payload.message", "title"
+            )
+        validation.check_rare(notification, now_ms)
+        key = notification.idempotency_key
+        if key is not None:
+            validation.check_key("idempotency_key", key)
+        if notification.id is not None:
+            validation.check_key("id", notification.id)
+            key = notification.id if key is None else key
+        return user, user.decisions[rule], key
+
+    def _reject(
+        self, judged: Judged, digests: list[bytes], index: int, error: Error, user_id: str, raw: bytes
+    ) -> None:
+        judged.rejected.append(Rejection(index, error))
+        judged.raw[index] = (user_id, raw)
+        self._drop(judged, digests)
+
+    @staticmethod
+    def _drop(judged: Judged, digests: list[bytes]) -> None:
+        judged.users.append(NOBODY)
+        judged.decisions.append(NO_DECISION)
+        judged.keys.append(None)
+        digests.append(NO_DIGEST)
+
+    # --- duplicates --------------------------------------------------------------------------------------------
+
+    def _duplicate(
+        self,
+        index: int,
+        notification: Notification | Plain,
+        user: User,
+        digest: bytes,
+        original: int,
+        content: Content | None,
+    ) -> Duplicate | None:
+        """The verdict on a repeated key; None if the original turns out to be lost, and the key with it."""
+        place = content.find(digest) if content else None
+        if content is None or place is None:
+            return None
+        try:
+            first = content.item(place)[1]
+            mismatch = _said(first) != _said(notification)
+        except LookupError:
+            mismatch = True
+        return Duplicate(index, make_id(self._generation, user.hash, original, place), mismatch)
+
+
+_SAID = (
+    "category", "type", "priority", "title", "body", "template", "payload", "channels", "send_at", "expires_at",
+    "metadata",
+)  # fmt: skip
+
+
+def _said(notification: Notification | Plain) -> list[object]:
+    """All that makes two notifications the same to their user; addressing and keys aside."""
+    said = list(map(getattr, repeat(notification), _SAID, repeat(None)))
+    expires_at = said[9]
+    if isinstance(expires_at, str):
+        said[9] = validation.instant_ms("expires_at", expires_at)
+    return said

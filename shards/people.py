@@ -1,0 +1,129 @@
+"""Recipients as the shard needs them: for each rule, a decision that all users who chose alike share."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Mapping
+
+from shards import ledger
+from shards.limiter import Limiter
+from shards.preferences import ALLOW_ALL, Choices, UserDocument
+from shards.rules import Routing, Rule
+from shards.validation import check_user_id
+from shards.wire import PRIORITIES, hash_user
+
+Key = Rule | tuple[str, str | int | None]  # a rule, or the (category, priority) that names a plain one
+
+
+class Decision:
+    """What a rule means for users who chose alike: the words of its slots, and what is to be sent."""
+
+    __slots__ = ("doomed", "effects", "mask", "rule", "sends", "settled", "template", "width")
+
+    def __init__(self, rule: Rule, verdicts: list[tuple[int, int]], limiters: Mapping[int, Limiter]) -> None:
+        words = []
+        sends: list[tuple[int, int, Limiter | None, bool]] = []
+        self.mask = 0
+        for offset, (channel, (outcome, reason)) in enumerate(zip(rule.channels, verdicts, strict=True)):
+            words.append(ledger.word(channel, rule.priority, outcome, reason))
+            if outcome == ledger.PENDING:
+                limiter = limiters.get(channel)
+                exempt = limiter is not None and PRIORITIES[rule.priority] in limiter.exempt
+                lane = ledger.lane_of(channel, rule.priority)
+                sends.append((offset, lane, limiter, exempt))
+                self.mask |= ledger.lane_bit(lane)
+        self.rule = rule
+        self.width = rule.width
+        self.template = array("I", words).tobytes()
+        self.sends = tuple(sends)
+        self.doomed = tuple(at for at, (outcome, _) in enumerate(verdicts) if outcome == ledger.DEAD)
+        self.settled = len(words) - len(sends)
+        self.effects = tuple((ledger.channel_of(value), ledger.outcome_of(value)) for value in words)
+
+
+NO_RULE = Rule("", (), 0, False, False)  # of a duplicate or a rejection: nothing is planned
+NO_DECISION = Decision(NO_RULE, [], {})
+
+
+class Decisions(dict[Key, Decision]):
+    """Made when first asked for; ``KeyError`` for a category or priority that is not known."""
+
+    def __init__(self, make: Callable[[Key, Choices], Decision], choices: Choices) -> None:
+        super().__init__()
+        self._make = make
+        self._choices = choices
+
+    def __missing__(self, key: Key) -> Decision:
+        decision = self[key] = self._make(key, self._choices)
+        return decision
+
+
+class User:
+    """A recipient: ``decisions`` is shared, like the choices, by all who chose alike."""
+
+    __slots__ = ("choices", "decisions", "hash", "signed_hash", "user_id")
+
+    def __init__(self, user_id: str, user_hash: int, choices: Choices, decisions: Decisions) -> None:
+        self.user_id = user_id
+        self.hash = user_hash
+        self.signed_hash = user_hash - 2**64 if user_hash >= 2**63 else user_hash  # as SQLite and array("q") hold it
+        self.choices = choices
+        self.decisions = decisions
+
+
+class People:
+    """The cache of recipients, over the documents that ``load`` reads; bounded by ``users_max``."""
+
+    def __init__(
+        self,
+        routing: Routing,
+        channel_names: list[str],
+        configured: frozenset[int],
+        limiters: Mapping[int, Limiter],
+        load: Callable[[str], UserDocument | None],
+        users_max: int,
+    ) -> None:
+        self.known: dict[str, User] = {}
+        self._routing = routing
+        self._channel_names = channel_names
+        self._configured = configured
+        self._limiters = limiters
+        self._load = load
+        self._users_max = users_max
+        self._alike: dict[object, tuple[Choices, Decisions]] = {}
+
+    def user(self, user_id: str) -> User:
+        """The recipient, from the cache or their document; ``RequestError`` if it is no user id."""
+        user = self.known.get(user_id)
+        if user is not None:
+            return user
+        check_user_id(user_id)
+        if len(self.known) >= self._users_max:
+            self.known.clear()
+            self._alike.clear()
+        document = self._load(user_id)
+        choices = ALLOW_ALL if document is None else Choices(document.preferences)
+        choices, decisions = self._alike.setdefault(choices.key, (choices, Decisions(self._decide, choices)))
+        user = self.known[user_id] = User(user_id, hash_user(user_id), choices, decisions)
+        return user
+
+    def forget(self, user_id: str) -> None:
+        """The user's document has changed."""
+        self.known.pop(user_id, None)
+
+    def _decide(self, key: Key, choices: Choices) -> Decision:
+        rule = key if isinstance(key, Rule) else self._routing.plain[key]
+        verdicts = [
+            self.verdict(choices, rule.category, channel, rule.override, rule.explicit) for channel in rule.channels
+        ]
+        return Decision(rule, verdicts, self._limiters)
+
+    def verdict(
+        self, choices: Choices, category: str, channel: int, override: bool, explicit: bool
+    ) -> tuple[int, int]:
+        """The outcome and reason of a delivery as far as preferences and configuration go."""
+        if not override and choices.block(category, self._channel_names[channel]):
+            return ledger.SUPPRESSED, ledger.REASON["preference"]
+        if channel not in self._configured:
+            return ledger.DEAD if explicit else ledger.SUPPRESSED, ledger.REASON["channel_not_configured"]
+        return ledger.PENDING, 0
