@@ -33,7 +33,6 @@ from operator import is_
 from pathlib import Path
 from time import monotonic, process_time
 from typing import Any, NamedTuple
-from unittest.mock import patch
 
 import msgspec
 import xxhash
@@ -56,7 +55,7 @@ LANES = {"security": 0, "transaction": 1, "system": 2, "marketing": 3}  # critic
 SIMULATED = ("email", "sms", "push")
 
 HIGH_WATER = 128  # messages, at either end of a link
-TURN_FRAMES = 256  # at most so many in one commit
+TURN_FRAMES = 128  # at most so many in one commit
 END = b""
 
 # A person is where to enter deliveries by category, the user's hash, and the user's number in the shard. A delivery is
@@ -306,7 +305,7 @@ def settle(conn: Connection, ready: Any) -> None:
 
 
 def finish(conn: Connection, result: dict[str, Any]) -> None:
-    """Report, and stay until killed: an ipc sender that closes loses what a full receiver has not read, linger or not."""
+    """Report, and stay until killed: a sender that closes its ipc loses what a full receiver has not read yet."""
     conn.send(result)
     threading.Event().wait()
 
@@ -325,8 +324,7 @@ def run(
     def start(target: Callable[..., None], *arguments: Any) -> Connection:
         ours, theirs = spawn.Pipe()
         process = spawn.Process(target=target, args=(theirs, *arguments), daemon=True)
-        with patch.dict(os.environ, GLIBC_TUNABLES="glibc.malloc.hugetlb=1"):  # huge pages for big tables: 4 %
-            process.start()
+        process.start()
         processes.append(process)
         theirs.close()
         return ours

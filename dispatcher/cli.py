@@ -6,6 +6,7 @@ import logging
 import signal
 import sys
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -13,6 +14,7 @@ from typing import Any, NoReturn
 import click
 import msgspec
 import orjson
+import zmq
 
 from dispatcher import __version__
 from dispatcher.client import Client, ClientError
@@ -24,23 +26,11 @@ from shards.wire import PRIORITIES
 WRONG_USAGE = 2
 
 
-class Duration(click.ParamType):
-    """An option such as "50ms"."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Seconds:
-        try:
-            return Seconds.parse(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
 class DefaultGroup(click.Group):
     """Options without a command are those of ``serve``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0].startswith("-") and args[0] not in ("--help", "--version"):
+        if args and args[0].startswith("-") and args[0] not in ("-h", "--help", "--version"):
             args = ["serve", *args]
         return super().parse_args(ctx, args)
 
@@ -58,11 +48,29 @@ def _settings(config: Path | None, **dispatcher: Any) -> Settings:
         _fail(str(error), WRONG_USAGE)
 
 
+def _duration(_context: click.Context, _parameter: click.Parameter, value: str) -> Seconds:
+    try:
+        return Seconds.parse(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 _config_option = click.option(
     "--config", type=click.Path(path_type=Path, dir_okay=False), help="A TOML file; see config/dispatcher.toml."
 )
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
-_submit_option = click.option("--submit", help="The submit endpoint of a running dispatcher.  [default: as configured]")
+
+
+def _asks(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of what asks a running dispatcher."""
+    for option in (
+        _json_option,
+        _config_option,
+        click.option("--timeout", metavar="DURATION", callback=_duration, default="10s", help="Wait so long."),
+        click.option("--submit", help="The submit endpoint of a running dispatcher.  [default: as configured]"),
+    ):
+        command = option(command)
+    return command
 
 
 @click.group(cls=DefaultGroup, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -78,10 +86,12 @@ def main() -> None:
 @click.option("--shards", type=click.IntRange(1, 256), help="Worker processes.  [default: the data directory's, or 4]")
 @_config_option
 @click.option("--data-dir", help="Where the state is kept.  [default: .dispatcher]")
-@click.option("--durability", type=click.Choice(["power", "process"]), help="What a receipt survives.  [default: power]")
+@click.option(
+    "--durability", type=click.Choice(["power", "process"]), help="What a receipt survives.  [default: power]"
+)
 def serve(shards: int | None, config: Path | None, data_dir: str | None, durability: str | None) -> None:
     """Run the service until SIGTERM or Ctrl-C; then drain, and exit 0."""
-    from dispatcher.supervisor import StartError, Supervisor
+    from dispatcher.supervisor import BrokenError, StartError, Supervisor
 
     settings = _settings(config, shards=shards, data_dir=data_dir, durability=durability)
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
@@ -99,6 +109,8 @@ def serve(shards: int | None, config: Path | None, data_dir: str | None, durabil
     signal.signal(signal.SIGINT, stop)
     try:
         supervisor.run()
+    except BrokenError as error:
+        _fail(str(error), 1)
     except StartError as error:
         _fail(str(error), WRONG_USAGE)
 
@@ -110,7 +122,9 @@ def serve(shards: int | None, config: Path | None, data_dir: str | None, durabil
 @click.option("--shards", type=click.IntRange(1, 256), default=4, help="Worker processes.")
 @click.option("--failure-rate", type=click.FloatRange(0, 1), default=0.1, help="Of simulated attempts.")
 @click.option("--duplicate-rate", type=click.FloatRange(0, 1), default=0.01, help="Of events that repeat a key.")
-@click.option("--retry-base", type=Duration(), default="50ms", help="The first retry's longest wait.")
+@click.option(
+    "--retry-base", metavar="DURATION", callback=_duration, default="50ms", help="The first retry's longest wait."
+)
 @click.option("--max-retries", type=click.IntRange(0, 250), default=3, help="Attempts after the first.")
 @click.option("--durability", type=click.Choice(["power", "process"]), default="power", help="What a receipt survives.")
 @click.option("--seed", type=int, default=1, help="Equal seeds give equal outcomes.")
@@ -121,6 +135,7 @@ def simulate(as_json: bool, **options: Any) -> None:
     from dispatcher.simulate import Plan, SimulationError
     from dispatcher.simulate import simulate as run
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # no end without stopping the service
     progress = report.Progress()
     try:
         summary = run(Plan(**options), progress.show)
@@ -144,9 +159,7 @@ def simulate(as_json: bool, **options: Any) -> None:
 @click.option("--channel", "channels", multiple=True, help="Instead of the category's channels; repeatable.")
 @click.option("--payload", help="A JSON object.")
 @click.option("--key", help="The idempotency key.  [default: a random one]")
-@_submit_option
-@_config_option
-@_json_option
+@_asks
 def send(
     user_id: str,
     title: str | None,
@@ -156,9 +169,8 @@ def send(
     channels: tuple[str, ...],
     payload: str | None,
     key: str | None,
-    submit: str | None,
-    config: Path | None,
     as_json: bool,
+    **where: Any,
 ) -> None:
     """Send one notification to USER_ID and print its id."""
     try:
@@ -176,11 +188,11 @@ def send(
         "idempotency_key": key or str(uuid.uuid4()),
     }
     given = {name: value for name, value in notification.items() if value is not None}
-    answer = _request(config, submit, "submit", notifications=[given])
+    answer = _request(where, "submit", notifications=[given])
     if answer["rejected"]:
-        error = answer["rejected"][0]["error"]
-        where = f" ({error['field']})" if error.get("field") else ""
-        _fail(f"{error['code']}{where}: {error['message']}", 1)
+        refusal = answer["rejected"][0]["error"]
+        field = f" ({refusal['field']})" if refusal.get("field") else ""
+        _fail(f"{refusal['code']}{field}: {refusal['message']}", 1)
     if as_json:
         click.echo(orjson.dumps(answer))
     else:
@@ -189,34 +201,36 @@ def send(
 
 @main.command()
 @click.argument("id")
-@_submit_option
-@_config_option
-@_json_option
-def status(id: str, submit: str | None, config: Path | None, as_json: bool) -> None:
+@_asks
+def status(id: str, as_json: bool, **where: Any) -> None:
     """Show what became of the notification ID."""
     from dispatcher import report
 
-    answer = _request(config, submit, "status", id=id)
+    answer = _request(where, "status", id=id)
     click.echo(orjson.dumps(answer) if as_json else report.status(answer))
 
 
 @main.command()
-@_submit_option
-@_config_option
-@_json_option
-def stats(submit: str | None, config: Path | None, as_json: bool) -> None:
+@_asks
+def stats(as_json: bool, **where: Any) -> None:
     """Show counters by channel and outcome, and the health of every process."""
     from dispatcher import report
 
-    answer = _request(config, submit, "stats")
+    answer = _request(where, "stats")
     click.echo(orjson.dumps(answer) if as_json else report.stats(answer))
 
 
-def _request(config: Path | None, submit: str | None, op: str, **fields: Any) -> dict[str, Any]:
-    endpoint = submit or _settings(config).dispatcher.submit
+def _request(where: dict[str, Any], op: str, **fields: Any) -> dict[str, Any]:
+    """The answer of the dispatcher that the options of ``_asks`` name."""
+    endpoint = where["submit"] or _settings(where["config"]).dispatcher.submit
     try:
-        with Client(endpoint) as client:
+        with Client(endpoint, where["timeout"]) as client:
             return client.request(op, **fields)
+    except zmq.ZMQError as error:
+        _fail(
+            f"--submit {endpoint!r}: {zmq.strerror(error.errno or 0)}; an endpoint is like tcp://127.0.0.1:7712",
+            WRONG_USAGE,
+        )
     except ClientError as error:
         _fail(str(error), 1)
     except msgspec.MsgspecError as error:

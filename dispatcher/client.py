@@ -22,7 +22,10 @@ class ClientError(Exception):
 
 
 class Client:
-    """Requests one after the other, each with a timeout in seconds. A context manager; not for several threads."""
+    """Requests one after the other, each with a timeout in seconds. A context manager; not for several threads.
+
+    Raises ``zmq.ZMQError`` if ``submit`` is not an endpoint.
+    """
 
     def __init__(self, submit: str = "tcp://127.0.0.1:7712", timeout_s: float = 10.0) -> None:
         self.submit_endpoint = submit
@@ -30,7 +33,11 @@ class Client:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.set(zmq.LINGER, 0)
-        self._socket.connect(submit)
+        try:
+            self._socket.connect(submit)
+        except zmq.ZMQError:
+            self.close()
+            raise
         self._numbers = itertools.count(1)
 
     def request(self, op: str, **fields: Any) -> dict[str, Any]:

@@ -91,7 +91,9 @@ class Link(Generic[T]):
         Raises ``SupersededError`` where the shard serves a newer router.
         """
         if report.epoch > self.epoch:
-            raise SupersededError(f"shard {self.shard} serves router epoch {report.epoch}, and this one is {self.epoch}")
+            raise SupersededError(
+                f"shard {self.shard} serves router epoch {report.epoch}, and this one is {self.epoch}"
+            )
         self.generation = report.generation
         ours = report.epoch == self.epoch and report.gen == self.gen
         released = self._release(report.have, report.base) if ours else []

@@ -94,7 +94,10 @@ def stats(answer: dict[str, Any]) -> str:
         (
             name,
             channel["planned"],
-            *(channel["outcomes"][outcome] for outcome in ("delivered", "suppressed", "rate_limited", "expired", "dead")),
+            *(
+                channel["outcomes"][outcome]
+                for outcome in ("delivered", "suppressed", "rate_limited", "expired", "dead")
+            ),
             channel["queued"] + channel["in_flight"],
             channel["retrying"],
             channel["failed_attempts"],
@@ -118,7 +121,8 @@ def stats(answer: dict[str, Any]) -> str:
     ]
     head = (
         f"accepted {answer['accepted']:,}  duplicates {answer['duplicates']:,}  rejected {answer['rejected']:,}  "
-        f"planned {answer['planned']:,}  pending {answer['pending']:,}  conserved {'yes' if answer['conserved'] else 'NO'}\n"
+        f"planned {answer['planned']:,}  pending {answer['pending']:,}  "
+        f"conserved {'yes' if answer['conserved'] else 'NO'}\n"
         f"dead letters {answer['dead_letters'] or 'none'}  idempotency window {answer['idempotency_window_s']:,.0f} s"
     )
     return "\n\n".join(

@@ -19,8 +19,11 @@ from dispatcher import __version__
 from dispatcher.link import Link, Released, SupersededError
 from dispatcher.queries import Queries
 from dispatcher.receipts import Receipt, frame_ids
+from dispatcher.repair import repair
 from dispatcher.splitter import Frame, Gatherer, Part, Split, split
 from shards.process import Stop, begin_child, say_ready
+from shards.rules import unknown
+from shards.validation import INTEGER_MAX, bad_text
 from shards.wire import (
     INGEST,
     OPERATIONS,
@@ -43,7 +46,6 @@ from shards.wire import (
     is_json,
     pack,
 )
-from shards.rules import unknown
 
 log = logging.getLogger("router")
 
@@ -61,8 +63,17 @@ RETRY_AFTER_MS = 100
 DRAIN_S = 10.0
 SUBSCRIPTIONS_MAX = 4_096  # beyond, shards publish for everybody
 
+
+class Numbered(msgspec.Struct):
+    """What is read of a request that is refused."""
+
+    seq: int | str | None = None
+
+
 _submit_msgpack = msgspec.msgpack.Decoder(Submit)
 _submit_json = msgspec.json.Decoder(Submit)
+_numbered_msgpack = msgspec.msgpack.Decoder(Numbered)
+_numbered_json = msgspec.json.Decoder(Numbered)
 _from_shard = msgspec.msgpack.Decoder(FromShard)
 
 
@@ -113,10 +124,10 @@ class Router:
     def _open_sockets(self) -> None:
         settings = self.settings
         self.context = zmq.Context(2)
-        self.reports = self._bind(zmq.PULL, "ipc://run/router", CONTROL_HWM)
-        self.ingest = self._bind(zmq.PULL, settings.ingest, PUBLIC_HWM)
-        self.submit = self._bind(zmq.ROUTER, settings.submit, PUBLIC_HWM)
-        self.stream = self._bind(zmq.XPUB, settings.stream, PUBLIC_HWM)
+        self.reports = self._bind("reports", zmq.PULL, "ipc://run/router", CONTROL_HWM)
+        self.ingest = self._bind("ingest", zmq.PULL, settings.ingest, PUBLIC_HWM)
+        self.submit = self._bind("submit", zmq.ROUTER, settings.submit, PUBLIC_HWM)
+        self.stream = self._bind("stream", zmq.XPUB, settings.stream, PUBLIC_HWM)
         self.controls = [self._connect(f"ipc://run/control-{shard}", CONTROL_HWM) for shard in range(settings.shards)]
         self.collector = self._connect("ipc://run/collector", CONTROL_HWM)
         self.data = [self._connect(f"ipc://run/shard-{shard}", DATA_HWM) for shard in range(settings.shards)]
@@ -124,7 +135,7 @@ class Router:
         for socket in (self.reports, self.ingest, self.submit, self.stream):
             self.poller.register(socket, zmq.POLLIN)
 
-    def _bind(self, kind: int, endpoint: str, hwm: int) -> zmq.Socket[bytes]:
+    def _bind(self, name: str, kind: int, endpoint: str, hwm: int) -> zmq.Socket[bytes]:
         socket = self.context.socket(kind)
         socket.set(zmq.SNDHWM, hwm)
         socket.set(zmq.RCVHWM, hwm)
@@ -133,7 +144,10 @@ class Router:
         try:
             socket.bind(endpoint)
         except zmq.ZMQError as error:
-            raise SystemExit(f"cannot bind {endpoint}: {error.strerror}; is another instance running?") from None
+            raise SystemExit(
+                f"router: cannot bind {name} to {endpoint}: {zmq.strerror(error.errno or 0)}; "
+                f"stop what listens there, or set dispatcher.{name} to another address"
+            ) from None
         return socket
 
     def _connect(self, endpoint: str, hwm: int) -> zmq.Socket[bytes]:
@@ -200,11 +214,20 @@ class Router:
                     self._answer(parts, as_json, None, Error("bad_request", "send an empty part before the request"))
                     continue
                 try:
-                    self._on_request(parts, body, as_json, now)
+                    self._on_repaired(parts, body, as_json, now)
                 except RequestError as error:
                     self._answer(parts, as_json, _seq_of(body), error.error)
         except zmq.Again:
             pass
+
+    def _on_repaired(self, envelope: list[bytes], body: bytes, as_json: bool, now: float) -> None:
+        try:
+            self._on_request(envelope, body, as_json, now)
+        except RequestError as refused:
+            repaired = repair(body) if refused.error.code == "bad_encoding" else body
+            if repaired == body:
+                raise
+            self._on_request(envelope, repaired, as_json, now)
 
     def _on_request(self, envelope: list[bytes], body: bytes, as_json: bool, now: float) -> None:
         if len(body) > self.settings.message_bytes:
@@ -218,6 +241,7 @@ class Router:
             raise RequestError("bad_encoding", f"neither JSON nor MessagePack: {error}"[:300]) from None
         except RecursionError:
             raise RequestError("too_deep", "the request is nested too deeply") from None
+        _check_integers(request.seq, "seq")
         self._on_submit(envelope, request, as_json, now)
 
     def _on_submit(self, envelope: list[bytes], request: Submit, as_json: bool, now: float) -> None:
@@ -310,13 +334,22 @@ class Router:
         try:
             if len(body) > self.settings.message_bytes:
                 raise RequestError("too_large", f"{len(body)} bytes; at most {self.settings.message_bytes}")
-            found = split(_as_list(body, as_json), self.settings.shards, self.settings.batch)
-        except RequestError as error:
-            self._bury(error.error, body)
+            found = self._split_repaired(body, as_json)
+        except RequestError as refused:
+            self._bury(refused.error, body)
             return
         self._gather(found, as_json, INGEST, None)
         for _, error, raw in found.errors:
             self._bury(error, raw)
+
+    def _split_repaired(self, body: bytes, as_json: bool) -> Split:
+        try:
+            return split(_as_list(body, as_json), self.settings.shards, self.settings.batch)
+        except RequestError as refused:
+            repaired = repair(body) if refused.error.code == "bad_encoding" else body
+            if repaired == body:
+                raise
+            return split(_as_list(repaired, as_json), self.settings.shards, self.settings.batch)
 
     def _bury(self, error: Error, raw: bytes) -> None:
         self.links[0].add(UNROUTABLE, time.time_ns() // 1000, False, raw, [], error)
@@ -460,7 +493,12 @@ def _decode_request(body: bytes, as_json: bool) -> Request:
     codec: Any = msgspec.json if as_json else msgspec.msgpack
     try:
         document = codec.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except msgspec.ValidationError as error:
+        raise _bad_value(error) from None
+    except UnicodeDecodeError as error:
+        found = bad_text(error)
+        raise RequestError(found.code, found.message) from None
+    except msgspec.MsgspecError as error:
         raise RequestError("bad_encoding", f"neither JSON nor MessagePack: {error}"[:300]) from None
     except RecursionError:
         raise RequestError("too_deep", "the request is nested too deeply") from None
@@ -483,23 +521,51 @@ def _decode_request(body: bytes, as_json: bool) -> Request:
             raise RequestError("bad_request", f"{op} needs {key}", key)
     if op == "status" and not (document.get("id") or (document.get("user_id") and document.get("idempotency_key"))):
         raise RequestError("bad_request", "status needs id, or user_id and idempotency_key", "id")
+    if op == "submit":  # whatever else is wrong with one: its list is looked at elsewhere
+        del document["notifications"]
     try:
-        return msgspec.convert(document, Request)
+        request = msgspec.convert(document, Request)
     except msgspec.ValidationError as error:
-        what, _, where = str(error).partition(" - at `$")
-        raise RequestError("bad_value", f"{what[0].lower()}{what[1:]}", where.rstrip("`").lstrip(".") or None) from None
+        raise _bad_value(error) from None
+    if request.cursor is not None and not _is_place(request.cursor):
+        raise RequestError("bad_value", f"cursor is not one that {op} answered", "cursor")
+    _check_integers(request.seq, "seq")
+    _check_integers(request)
+    return request
+
+
+def _bad_value(error: msgspec.ValidationError) -> RequestError:
+    what, _, where = str(error).partition(" - at `$")
+    field = where.rstrip("`").lstrip(".").partition("[")[0]
+    return RequestError("bad_value", f"{what[0].lower()}{what[1:]}", field or None)
+
+
+def _check_integers(value: object, field: str | None = None) -> None:
+    """JSON has integers that neither a shard nor an answer can be sent."""
+    try:
+        pack(value)
+    except OverflowError:
+        raise RequestError("bad_value", "an integer has more than 64 bits; send it as text", field) from None
+
+
+def _is_place(cursor: str | int) -> bool:
+    try:
+        return 0 <= int(cursor) <= INTEGER_MAX
+    except ValueError:
+        return False
 
 
 def _seq_of(body: bytes) -> int | str | None:
     """The request's ``seq``, if so much of it can be read."""
-
-    class Numbered(msgspec.Struct):
-        seq: int | str | None = None
-
     try:
-        return (msgspec.json if is_json(body) else msgspec.msgpack).decode(body, type=Numbered).seq
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        seq = (_numbered_json if is_json(body) else _numbered_msgpack).decode(body).seq
+        _check_integers(seq, "seq")
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        repaired = repair(body)
+        return _seq_of(repaired) if repaired != body else None
+    except (RecursionError, RequestError):
         return None
+    return seq
 
 
 def main() -> None:

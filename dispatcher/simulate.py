@@ -109,11 +109,10 @@ def _config(plan: Plan, directory: Path, submit: str, stream: str, failure_rate:
 def on_tmpfs(directory: Path) -> bool:
     """Whether the directory is in memory, where a measurement of durability says nothing."""
     best, kind = "", ""
-    with open("/proc/mounts") as mounts:
-        for line in mounts:
-            _, point, found = line.split()[:3]
-            if str(directory.resolve()).startswith(point) and len(point) > len(best):
-                best, kind = point, found
+    for line in Path("/proc/mounts").read_text().splitlines():
+        _, point, found = line.split()[:3]
+        if str(directory.resolve()).startswith(point) and len(point) > len(best):
+            best, kind = point, found
     return kind in ("tmpfs", "ramfs")
 
 
@@ -277,9 +276,11 @@ def _replay(service: Service, progress: Progress) -> int:
     while service.client.request("dead.replay", limit=1_000)["count"]:
         pass
     deadline = time.monotonic() + STALLED_S
-    while time.monotonic() < deadline:
+    while True:
         stats = service.client.request("stats")
         if not stats["pending"] and stats["collector"]["dead_letters"] == sum(stats["dead_letters"].values()):
+            break
+        if time.monotonic() > deadline:
             break
         time.sleep(0.05)
     return int(before - sum(stats["dead_letters"].values()))

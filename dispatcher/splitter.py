@@ -13,6 +13,7 @@ import msgspec
 import xxhash
 
 from dispatcher.receipts import Receipt
+from shards.validation import bad_text
 from shards.wire import Error, RequestError, Route, is_json, pack
 
 FRAME_NOTIFICATIONS = 500  # a gathered frame is sent when it has so many, and at the end of the turn
@@ -77,9 +78,9 @@ def split(notifications: bytes | msgspec.Raw, shards: int, batch_max: int) -> Sp
         for route in routes:
             if route.recipients is not None or route.topic is not None:
                 raise AttributeError
-    except (msgspec.ValidationError, AttributeError):
+    except (msgspec.ValidationError, UnicodeDecodeError, AttributeError):
         return _split_singly(notifications, as_json, shards, batch_max)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except msgspec.MsgspecError as error:
         raise RequestError("bad_encoding", f"not a valid list of notifications: {error}"[:300]) from None
     except RecursionError:
         raise RequestError("too_deep", "the message is nested too deeply") from None
@@ -208,6 +209,8 @@ def _recipients(route: Route, room: int) -> tuple[list[str], bool]:
 def _routing_error(error: Exception) -> Error:
     if isinstance(error, RecursionError):
         return Error("too_deep", "the notification is nested too deeply")
+    if isinstance(error, UnicodeDecodeError):
+        return bad_text(error)
     if not isinstance(error, msgspec.ValidationError):
         return Error("bad_encoding", f"not a valid document: {error}"[:300])
     what, _, where = str(error).partition(" - at `$")

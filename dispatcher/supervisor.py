@@ -47,6 +47,10 @@ class StartError(Exception):
     """The service cannot run: the message says why, and what to do."""
 
 
+class BrokenError(StartError):
+    """A process of the service does not start, or does not stay."""
+
+
 class Identity(msgspec.Struct):
     """What an installation keeps for life, in ``identity.json`` of the data directory."""
 
@@ -167,7 +171,9 @@ class Supervisor:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise StartError(f"{directory} is in use by another instance; stop it, or use another data_dir") from None
+                raise StartError(
+                    f"{directory} is in use by another instance; stop it, or use another data_dir"
+                ) from None
             yield
         finally:
             os.close(descriptor)
@@ -273,10 +279,10 @@ class Supervisor:
                 self._see_ready(group, CHECK_S)
                 for child in group:
                     if child.died() is not None:
-                        raise StartError(f"the {child.name} does not start; its message is above")
+                        raise BrokenError(f"the {child.name} does not start; its message is above")
                 if time.monotonic() > deadline:
                     waits = ", ".join(child.name for child in group if not child.ready)
-                    raise StartError(f"not ready within {READY_S:.0f} s: {waits}")
+                    raise BrokenError(f"not ready within {READY_S:.0f} s: {waits}")
 
     def _see_ready(self, children: list[Child], seconds: float) -> None:
         with selectors.DefaultSelector() as selector:
@@ -288,9 +294,8 @@ class Supervisor:
             for key, _ in selector.select(seconds) if selector.get_map() else ():
                 if key.data.output.readline() == b"ready\n":
                     key.data.ready = True
-                else:
-                    time.sleep(0)  # its pipe is closed: it has died, which the caller sees
-                    key.data.died() or time.sleep(seconds)
+                elif key.data.died() is None:
+                    time.sleep(seconds)  # its pipe is closed: it dies, which the caller will see
 
     def _watch(self) -> None:
         while not self._stopping:
@@ -303,7 +308,7 @@ class Supervisor:
                     child.process = None
                     child.schedule_restart(now)
                     if child.failures > CRASH_LOOP:
-                        raise StartError(f"the {child.name} died {CRASH_LOOP} times in a row; giving up")
+                        raise BrokenError(f"the {child.name} died {CRASH_LOOP} times in a row; giving up")
                     log.warning("%s died (%s); restarting", child.name, describe_exit(code))
                 if child.process is None and now >= child.restart_at:
                     child.start()
@@ -333,7 +338,7 @@ def write_durably(path: Path, content: bytes) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    os.replace(temporary, path)
+    temporary.replace(path)
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)

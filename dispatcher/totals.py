@@ -13,7 +13,9 @@ QUANTILES = {"p50": 0.5, "p99": 0.99}
 def merge_stats(shards: list[dict[str, Any]], collector: dict[str, Any], router: dict[str, float]) -> dict[str, Any]:
     """One document for operators and programs: totals, by channel, by process."""
     names = list(dict.fromkeys(name for shard in shards for name in shard["channels"]))
-    channels = {name: _channel([shard["channels"][name] for shard in shards if name in shard["channels"]]) for name in names}
+    channels = {
+        name: _channel([shard["channels"][name] for shard in shards if name in shard["channels"]]) for name in names
+    }
     outcomes: Counter[str] = Counter({OUTCOMES[final]: 0 for final in FINAL})
     for channel in channels.values():
         outcomes.update(channel["outcomes"])
@@ -31,7 +33,9 @@ def merge_stats(shards: list[dict[str, Any]], collector: dict[str, Any], router:
         "failed_attempts": sum(channel["failed_attempts"] for channel in channels.values()),
         "conserved": planned == outcomes.total() + pending,
         "dead_letters": dict(dead_letters),
-        "latency_ms": latency_ms([shard["channels"][name]["latency"] for shard in shards for name in shard["channels"]]),
+        "latency_ms": latency_ms(
+            [shard["channels"][name]["latency"] for shard in shards for name in shard["channels"]]
+        ),
         "idempotency_window_s": min(shard["idempotency_window_s"] for shard in shards),
         "channels": channels,
         "shards": [_shard(shard) for shard in shards],

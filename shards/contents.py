@@ -27,13 +27,19 @@ class Content:
     def item(self, index: int) -> validation.Item:
         """``(user id, notification)`` at a position; ``LookupError`` if there is none, or it was undecodable."""
         if self._items is None:
-            self._items = (
-                validation.decode_items(self.body, True) if self.fanned else validation.raw_entries(self.body)
-            )
+            self._items = validation.decode_items(self.body, True) if self.fanned else validation.raw_entries(self.body)
         found = self._items[index]
         if isinstance(found, validation.RejectedItem):
             raise LookupError(index)
         return found if isinstance(found, tuple) else validation.decode_entry(found)
+
+    def raw(self, index: int) -> msgspec.Raw:
+        """An entry as it came, of a frame without fan-out."""
+        if self._items is None:
+            self._items = validation.raw_entries(self.body)
+        found = self._items[index]
+        assert isinstance(found, msgspec.Raw)
+        return found
 
     def find(self, digest: bytes) -> int | None:
         """The position of a key."""

@@ -13,6 +13,7 @@ that very transaction.
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections import Counter
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from shards.channels.base import RETRIED, Failure
 from shards.contents import Contents
 from shards.counters import Counters, Latencies
 from shards.dedupe import IdempotencySet
-from shards.frames import Entry, Frame, NewFrame
+from shards.frames import Entry, Frame, NewFrame, Run, one
 from shards.judging import Judge, Judged
 from shards.lanes import LANES, NotificationQueue
 from shards.limiter import Limiter
@@ -100,7 +101,7 @@ class Changes:
         self.dead: list[Dead] = []
         self.revived: list[tuple[int, int]] = []  # (seq, slot) of dead letters that are none any more
         self.inbox = array("q")  # user hash, place, user hash, place, ...
-        self.inbox_entries: list[Entry] = []
+        self.inbox_runs: list[Run] = []
 
     def __bool__(self) -> bool:
         return bool(self.frames or self.dead or self.revived)
@@ -138,7 +139,8 @@ class Core:
             settings.bounds.users,
         )
         self.contents = Contents(journal.content)
-        self.queues = [NotificationQueue[Entry](settings.priorities.aging) for _ in channel_names]
+        self.queues = [NotificationQueue[Run](settings.priorities.aging) for _ in channel_names]
+        self.queued = [0] * (len(channel_names) * LANES)  # deliveries in each lane
         self.retrying: list[DueHeap[Entry | tuple[int, int]]] = [DueHeap() for _ in channel_names]
         self.in_flight = [0] * len(channel_names)
         self.behind: dict[int, int] = {}  # lane -> the last frame whose deliveries are in it; later ones are on disk
@@ -150,7 +152,6 @@ class Core:
         self._journal = journal
         self._random = random
         self._inapp_mask = sum(ledger.lane_bit(ledger.lane_of(self.inapp, priority)) for priority in range(LANES))
-        self._expiring = False  # something with expires_at was seen
 
     # --- receive -----------------------------------------------------------------------------------------------
 
@@ -187,8 +188,6 @@ class Core:
 
     def _admit(self, frame: Frame, judged: Judged, now: Now) -> None:
         """Plan every delivery; decide those whose lane has room, and queue what is to be sent."""
-        if frame.expiry:
-            self._expiring = True
         if frame.expiry or self.behind:
             self._admit_singly(frame, judged, now)
         else:
@@ -200,19 +199,20 @@ class Core:
         """The hot path: no lane has deliveries on disk, and no notification needs more than its decision."""
         users, decisions, keys, *_ = judged
         mono = now.mono
-        queued: dict[int, list[Entry]] = {}
-        limited: list[tuple[int, int]] = []
+        runs: dict[int, tuple[list[int], list[int]]] = {}  # lane -> slots, positions
+        limited: list[int] = []
         doomed: list[tuple[int, int]] = []
         slot = 0
         for index, decision in enumerate(decisions):
             for offset, lane, limiter, exempt in decision.sends:
-                user = users[index]
-                if limiter is not None and not limiter.allow(user.user_id, mono, exempt):
-                    limited.append((slot + offset, index))
-                elif lane in queued:
-                    queued[lane].append((frame, slot + offset, index, user, keys[index]))
+                if limiter is not None and not limiter.allow(users[index].user_id, mono, exempt):
+                    limited.append(slot + offset)
+                elif lane in runs:
+                    slots, indexes = runs[lane]
+                    slots.append(slot + offset)
+                    indexes.append(index)
                 else:
-                    queued[lane] = [(frame, slot + offset, index, user, keys[index])]
+                    runs[lane] = [slot + offset], [index]
             if decision.doomed:
                 doomed.extend((slot + offset, index) for offset in decision.doomed)
             slot += decision.width
@@ -222,10 +222,11 @@ class Core:
             frame.mask |= decision.mask
             frame.open -= decision.settled * count
             self._count_planned(decision, count)
-        for lane, entries in queued.items():
-            frame.active += len(entries)
-            self._enqueue(lane, entries, frame.seq, mono)
-        for place, _ in limited:
+        for lane, (slots, indexes) in runs.items():
+            run = Run(frame, slots, indexes, [users[index] for index in indexes], [keys[index] for index in indexes])
+            frame.active += len(slots)
+            self._enqueue(lane, run, mono)
+        for place in limited:
             frame.open -= 1
             self._settle(frame, place, ledger.RATE_LIMITED, ledger.REASON["limit"])
         for place, index in doomed:
@@ -272,19 +273,19 @@ class Core:
             outcome, reason = ledger.RATE_LIMITED, ledger.REASON["limit"]
         if outcome == ledger.PENDING:
             frame.active += 1
-            self._enqueue(ledger.lane_of(channel, priority), [entry], frame.seq, now.mono)
+            self._enqueue(ledger.lane_of(channel, priority), one(entry), now.mono)
             return
         frame.open -= 1
         self._settle(frame, slot, outcome, reason)
         if outcome == ledger.DEAD:
             self._bury_unconfigured(frame, slot, index, user, now)
 
-    def _enqueue(self, lane: int, entries: list[Entry], seq: int, mono: float) -> None:
+    def _enqueue(self, lane: int, run: Run, mono: float) -> None:
         """Into the lane; one that is full now leaves what comes after this frame on disk."""
-        queue, priority = self.queues[lane >> 2], lane & 3
-        queue.push_many(entries, priority, mono)
-        if lane not in self.behind and queue.depth(priority) >= self.settings.bounds.lane_items:
-            self.behind[lane] = seq
+        self.queues[lane >> 2].push(run, lane & 3, mono)
+        self.queued[lane] += len(run)
+        if self.queued[lane] >= self.settings.bounds.lane_items and lane not in self.behind:
+            self.behind[lane] = run.frame.seq
 
     def _settle(self, frame: Frame, slot: int, outcome: int, reason: int) -> None:
         """Write a final outcome that took no attempt."""
@@ -308,14 +309,13 @@ class Core:
         more = False
         room = self.settings.bounds.lane_items // 2
         for lane, after in list(self.behind.items()):
-            queue, priority = self.queues[lane >> 2], lane & 3
-            if queue.depth(priority) > room:
+            if self.queued[lane] > room:
                 continue
             stored = self._journal.open_frames(lane, after, FRAMES_PER_REFILL)
             for row in stored:
                 self.behind[lane] = row.seq
                 self._expand(row, lane, now)
-                if queue.depth(priority) >= self.settings.bounds.lane_items:
+                if self.queued[lane] >= self.settings.bounds.lane_items:
                     break
             if not stored:
                 del self.behind[lane]
@@ -354,7 +354,6 @@ class Core:
         if notification.expires_at is not None:
             frame.expiry = frame.expiry or {}
             frame.expiry[index] = validation.instant_ms("expires_at", notification.expires_at)
-            self._expiring = True
         key = notification.idempotency_key or notification.id
         return (frame, slot, index, self.people.user(user_id), key), notification
 
@@ -379,11 +378,19 @@ class Core:
             due = heap.next_due()
             if due is None or due > now.mono:
                 continue
+            runs: dict[tuple[Frame, int], Run] = {}
             for item in heap.pop_due(now.mono):
                 entry = item if len(item) == 5 else self._reload(*item)
-                if entry is not None:
-                    value = entry[0].slots[entry[1]]
-                    self.queues[channel].push(entry, ledger.priority_of(value), now.mono)
+                if entry is None:
+                    continue
+                key = entry[0], ledger.priority_of(entry[0].slots[entry[1]])
+                if key in runs:
+                    runs[key].add(entry)
+                else:
+                    runs[key] = one(entry)
+            for (_, priority), run in runs.items():
+                self.queues[channel].push(run, priority, now.mono)
+                self.queued[ledger.lane_of(channel, priority)] += len(run)
 
     def _reload(self, seq: int, slot: int) -> Entry | None:
         """A waiting delivery of which only the place was kept; None if it has ended in the meantime."""
@@ -401,83 +408,79 @@ class Core:
         self.frames[seq] = frame
         return self._entry(frame, slot, index)[0]
 
-    def take(self, channel: int, now: Now) -> list[Entry]:
+    def take(self, channel: int, now: Now) -> list[Run]:
         """What the channel may start now, within its concurrency and the bound on what waits for a retry."""
-        queue = self.queues[channel]
-        if not queue:
-            return []
-        if channel == self.inapp:
-            count = len(queue)
-        else:
-            in_flight = self.in_flight[channel]
-            settings = self.settings.channels[self.channel_names[channel]]
-            count = min(
-                settings.concurrency - in_flight,
-                self.settings.bounds.retrying - len(self.retrying[channel]) - in_flight,
-            )
-            if count <= 0:
-                return []
-        entries = queue.pop_many(count, now.mono)
-        if self._expiring:
-            entries = self._drop_expired(entries, now)
-        if channel != self.inapp:
-            self.in_flight[channel] += len(entries)
-        return entries
+        settings = self.settings.channels[self.channel_names[channel]]
+        in_flight = self.in_flight[channel]
+        count = min(
+            settings.concurrency - in_flight,
+            self.settings.bounds.retrying - len(self.retrying[channel]) - in_flight,
+        )
+        runs = self._pop(channel, count, now)
+        self.in_flight[channel] += sum(map(len, runs))
+        return runs
 
-    def _drop_expired(self, entries: list[Entry], now: Now) -> list[Entry]:
-        kept = []
-        for entry in entries:
-            frame, slot, index, _, _ = entry
-            if _expired(frame, index, now):
-                frame.open -= 1
-                frame.active -= 1
-                self._settle(frame, slot, ledger.EXPIRED, ledger.REASON["expires_at"])
-            else:
-                kept.append(entry)
-        return kept
+    def _pop(self, channel: int, count: int, now: Now) -> list[Run]:
+        """At most ``count`` deliveries from the channel's lanes, in the order in which they are due."""
+        queue = self.queues[channel]
+        runs: list[Run] = []
+        while count > 0 and (run := queue.pop(now.mono)) is not None:
+            priority = ledger.priority_of(run.frame.slots[run.slots[0]])
+            if len(run) > count:
+                rest, run = run, run.split(count)
+                queue.put_back(rest, priority)
+            count -= len(run)
+            self.queued[ledger.lane_of(channel, priority)] -= len(run)
+            if run.frame.expiry:
+                run = self._drop_expired(run, now)
+            if len(run):
+                runs.append(run)
+        return runs
+
+    def _drop_expired(self, run: Run, now: Now) -> Run:
+        frame = run.frame
+        expired = {at for at, index in enumerate(run.indexes) if _expired(frame, index, now)}
+        for at in expired:
+            frame.open -= 1
+            frame.active -= 1
+            self._settle(frame, run.slots[at], ledger.EXPIRED, ledger.REASON["expires_at"])
+        return run.without(expired) if expired else run
 
     def deliver_inapp(self, now: Now) -> None:
         """In-app deliveries end as rows of this turn's transaction."""
-        entries = self.take(self.inapp, now)
-        if entries:
-            inbox = self.changes.inbox
-            for frame, _, index, user, _ in entries:
-                inbox.append(user.signed_hash)
-                inbox.append(frame.seq << 16 | index)
-            self.changes.inbox_entries.extend(entries)
-            self._delivered(self.inapp, entries, now)
+        runs = self._pop(self.inapp, sys.maxsize, now)
+        for run in runs:
+            base = run.frame.seq << 16
+            rows = array("q", bytes(16 * len(run)))
+            rows[0::2] = array("q", [user.signed_hash for user in run.users])
+            rows[1::2] = array("q", [base | index for index in run.indexes])
+            self.changes.inbox.extend(rows)
+        self.changes.inbox_runs += runs
+        self._delivered(self.inapp, runs, now)
 
-    def deliver(self, channel: int, entries: list[Entry], now: Now) -> None:
+    def deliver(self, channel: int, runs: list[Run], now: Now) -> None:
         """Attempts that succeeded."""
-        self.in_flight[channel] -= len(entries)
-        self._delivered(channel, entries, now)
+        self.in_flight[channel] -= sum(map(len, runs))
+        self._delivered(channel, runs, now)
 
-    def _delivered(self, channel: int, entries: list[Entry], now: Now) -> None:
+    def _delivered(self, channel: int, runs: list[Run], now: Now) -> None:
         latencies = self.latencies[channel]
-        counters = self.counters.channels[channel]
-        counters.attempts += len(entries)
-        counters.outcomes[ledger.DELIVERED] += len(entries)
-        frame, run = entries[0][0] if entries else None, 0
-        slots = frame.slots if frame else array("I")
         keep, done = ledger.KEEP, ledger.DELIVERED_AT_ATTEMPT
-        for entry in entries:
-            if entry[0] is not frame:
-                if frame is not None:
-                    self._ran(frame, run, latencies, now)
-                frame, run = entry[0], 0
-                slots = frame.slots
-            slot = entry[1]
-            slots[slot] = (slots[slot] & keep) + done
-            run += 1
-        if frame is not None:
-            self._ran(frame, run, latencies, now)
-
-    def _ran(self, frame: Frame, count: int, latencies: Latencies, now: Now) -> None:
-        """``count`` deliveries of a frame are delivered."""
-        frame.open -= count
-        frame.active -= count
-        latencies.add(now.wall_us - frame.at_us, count)
-        self._changed(frame)
+        total = 0
+        for run in runs:
+            frame, slots = run.frame, run.slots
+            words = frame.slots
+            for slot in slots:
+                words[slot] = (words[slot] & keep) + done
+            count = len(slots)
+            total += count
+            frame.open -= count
+            frame.active -= count
+            latencies.add(now.wall_us - frame.at_us, count)
+            self._changed(frame)
+        counters = self.counters.channels[channel]
+        counters.attempts += total
+        counters.outcomes[ledger.DELIVERED] += total
 
     def fail(self, channel: int, failures: list[Failure], now: Now) -> None:
         """Attempts that failed: each waits for its retry, or becomes a dead letter."""

@@ -8,9 +8,64 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from shards.people import User
 
-# One delivery under way: its frame, its slot in the frame's ledger, the notification's position, user and key. What it
-# says is not kept in memory: a channel asks ``Contents`` for it.
+# One delivery: its frame, its slot in the frame's ledger, the notification's position, user and key. What it says is
+# not kept in memory: a channel asks ``Contents`` for it.
 Entry = tuple["Frame", int, int, "User", "str | None"]
+
+
+class Run:
+    """Deliveries of one frame on one channel and of one priority, as columns: the unit that lanes and channels move."""
+
+    __slots__ = ("frame", "indexes", "keys", "slots", "users")
+
+    def __init__(
+        self, frame: Frame, slots: list[int], indexes: list[int], users: list[User], keys: list[str | None]
+    ) -> None:
+        self.frame = frame
+        self.slots = slots
+        self.indexes = indexes
+        self.users = users
+        self.keys = keys
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    def entry(self, at: int) -> Entry:
+        return self.frame, self.slots[at], self.indexes[at], self.users[at], self.keys[at]
+
+    def add(self, entry: Entry) -> None:
+        """Append a delivery of the same frame."""
+        _, slot, index, user, key = entry
+        self.slots.append(slot)
+        self.indexes.append(index)
+        self.users.append(user)
+        self.keys.append(key)
+
+    def split(self, count: int) -> Run:
+        """Cut off the first ``count`` deliveries, which are answered; the rest stays."""
+        first = Run(
+            self.frame, self.slots[:count], self.indexes[:count], self.users[:count], self.keys[:count]
+        )
+        for column in (self.slots, self.indexes, self.users, self.keys):
+            del column[:count]
+        return first
+
+    def without(self, positions: set[int]) -> Run:
+        """The deliveries at all other positions."""
+        kept = [at for at in range(len(self.slots)) if at not in positions]
+        return Run(
+            self.frame,
+            [self.slots[at] for at in kept],
+            [self.indexes[at] for at in kept],
+            [self.users[at] for at in kept],
+            [self.keys[at] for at in kept],
+        )
+
+
+def one(entry: Entry) -> Run:
+    """A run of one delivery."""
+    frame, slot, index, user, key = entry
+    return Run(frame, [slot], [index], [user], [key])
 
 
 class Frame:

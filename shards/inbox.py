@@ -64,12 +64,6 @@ class Inbox:
     def last_number(self, user_hash: int) -> int:
         return self._stored(user_hash) + len(self._tail_index().get(user_hash, ()))
 
-    def newest(self, user_hash: int, count: int) -> list[tuple[int, int]]:
-        """``(number, place)`` of the last ``count`` entries of the tail, as they were just appended."""
-        places = self._tail_index().get(user_hash, array("q"))[-count:]
-        last = self.last_number(user_hash)
-        return [(last - len(places) + 1 + at, place) for at, place in enumerate(places)]
-
     def places(self, user_hash: int, after: int, count: int) -> list[tuple[int, int]]:
         """``(number, place)`` of at most ``count`` entries with a number above ``after``, in order."""
         found: list[tuple[int, int]] = []

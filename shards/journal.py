@@ -40,7 +40,8 @@ CREATE INDEX open_frames ON ledger(seq, mask) WHERE open > 0;
 CREATE TABLE users(user_id TEXT PRIMARY KEY, document BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE dead(
     seq INTEGER, slot INTEGER, id TEXT NOT NULL, user_id TEXT, channel TEXT, category TEXT, reason TEXT NOT NULL,
-    error_class TEXT NOT NULL, died_at_ms INTEGER NOT NULL, letter BLOB NOT NULL, PRIMARY KEY (seq, slot)) WITHOUT ROWID;
+    error_class TEXT NOT NULL, died_at_ms INTEGER NOT NULL, letter BLOB NOT NULL,
+    PRIMARY KEY (seq, slot)) WITHOUT ROWID;
 CREATE TABLE outbox(n INTEGER PRIMARY KEY, item BLOB NOT NULL);
 CREATE TABLE inbox_tail(id INTEGER PRIMARY KEY, entries BLOB NOT NULL);
 CREATE TABLE inbox(
@@ -111,7 +112,9 @@ class SqliteJournal:
     def _check(self, shard: int, shards: int) -> None:
         found = self._meta("format")
         if found != FORMAT:
-            raise JournalError(f"{self.path} has format {found}; this version reads {FORMAT}. Use the version that wrote it")
+            raise JournalError(
+                f"{self.path} has format {found}; this version reads {FORMAT}. Use the version that wrote it"
+            )
         if (self._meta("shard"), self._meta("shards")) != (shard, shards):
             raise JournalError(
                 f"{self.path} is of shard {self._meta('shard')} of {self._meta('shards')}, not {shard} of {shards}"

@@ -122,6 +122,7 @@ class Judge:
     ) -> None:
         """Verdicts for the keys that were known before, in earlier frames or earlier in this one."""
         first: dict[bytes, int] = {}
+        here = Content(body, False, None)
         for index, (digest, original) in enumerate(zip(digests, found, strict=True)):
             if original == seq and first.setdefault(digest, index) == index:
                 continue
@@ -129,7 +130,10 @@ class Judge:
                 content: Content | None = Content(body, False, b"".join(digests))
             else:
                 content = self._contents.get(original)
-            duplicate = self._duplicate(index, notifications[index], judged.users[index], digest, original, content)
+            same = content is not None and bytes(here.raw(index)) in content.body  # it repeats the original's bytes
+            duplicate = self._duplicate(
+                index, None if same else notifications[index], judged.users[index], digest, original, content
+            )
             if duplicate is None:
                 self._idempotency.add(digest, seq)
                 continue
@@ -181,9 +185,7 @@ class Judge:
         keyed = any(digest is not NO_DIGEST for digest in digests)
         return judged._replace(digests=b"".join(digests) if keyed else None, expiry=expiry or None)
 
-    def _check(
-        self, user_id: str, notification: Notification, now_ms: int
-    ) -> tuple[User, Decision, str | None]:
+    def _check(self, user_id: str, notification: Notification, now_ms: int) -> tuple[User, Decision, str | None]:
         """Everything that makes a notification acceptable; raises ``RequestError``."""
         rule = self._routing.resolve(notification)
         user = self._people.user(user_id)
@@ -202,9 +204,7 @@ class Judge:
             key = notification.id if key is None else key
         return user, user.decisions[rule], key
 
-    def _reject(
-        self, judged: Judged, digests: list[bytes], index: int, error: Error, user_id: str, raw: bytes
-    ) -> None:
+    def _reject(self, judged: Judged, digests: list[bytes], index: int, error: Error, user_id: str, raw: bytes) -> None:
         judged.rejected.append(Rejection(index, error))
         judged.raw[index] = (user_id, raw)
         self._drop(judged, digests)
@@ -221,19 +221,21 @@ class Judge:
     def _duplicate(
         self,
         index: int,
-        notification: Notification | Plain,
+        notification: Notification | Plain | None,
         user: User,
         digest: bytes,
         original: int,
         content: Content | None,
     ) -> Duplicate | None:
-        """The verdict on a repeated key; None if the original turns out to be lost, and the key with it."""
+        """The verdict on a repeated key; None if the original turns out to be lost, and the key with it.
+
+        ``notification`` None is known to say the same as the original.
+        """
         place = content.find(digest) if content else None
         if content is None or place is None:
             return None
         try:
-            first = content.item(place)[1]
-            mismatch = _said(first) != _said(notification)
+            mismatch = notification is not None and _said(content.item(place)[1]) != _said(notification)
         except LookupError:
             mismatch = True
         return Duplicate(index, make_id(self._generation, user.hash, original, place), mismatch)

@@ -65,6 +65,12 @@ class NotificationQueue(Generic[T]):
             self._mark(now)
         self._lanes[priority].items.extend(items)
 
+    def put_back(self, item: T, priority: int) -> None:
+        """Return the item that was popped last to the head of its lane."""
+        lane = self._lanes[priority]
+        lane.popped -= 1
+        lane.items.appendleft(item)
+
     def pop(self, now: float) -> T | None:
         if now < self._next_rise:
             for lane in self._descending:
@@ -114,7 +120,7 @@ class NotificationQueue(Generic[T]):
         for priority, lane in enumerate(self._lanes):
             if not lane.items:
                 continue
-            ordinal, came = lane.head_mark()
+            _, came = lane.head_mark()
             steps = int((now - came) / self._aging_s)
             effective = min(LANES - 1, priority + steps)
             if priority < LANES - 1:

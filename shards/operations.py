@@ -18,6 +18,7 @@ from shards.preferences import UserDocument, parse_document
 from shards.wire import PRIORITIES, Notification, Request, RequestError, hash_user, make_id, parse_id
 
 INBOX_PAGE = 50
+SEQ_MAX = 2**47  # far beyond any; a place must fit SQLite's integers
 DEAD_MAX = 1_000  # per call of dead.replay and dead.purge; the caller repeats
 
 
@@ -84,6 +85,8 @@ class Operations:
         generation, user_hash, seq, index = parse_id(text)
         if generation != self._core.generation:
             raise RequestError("not_found", "the id is of a journal that is no more", "id")
+        if seq > SEQ_MAX:
+            raise RequestError("not_found", "no such notification", "id")
         try:
             user_id, _ = self._item(seq, index)
         except LookupError:
@@ -93,10 +96,13 @@ class Operations:
         return seq, index
 
     def _place_by_key(self, request: Request) -> tuple[int, int]:
+        validation.check_user_id(request.user_id or "")
         digest = self._core.idempotency.digest(request.user_id or "", request.idempotency_key or "")
         seq = self._core.idempotency.find(digest)
         if seq is None:
-            raise RequestError("not_found", "no such key for this user; it may be older than the window", "idempotency_key")
+            raise RequestError(
+                "not_found", "no such key for this user; it may be older than the window", "idempotency_key"
+            )
         content = self._core.contents.get(seq)
         place = content.find(digest) if content else None
         if place is None:
@@ -113,6 +119,7 @@ class Operations:
     # --- users -------------------------------------------------------------------------------------------------
 
     def _document(self, user_id: str | None) -> UserDocument:
+        validation.check_user_id(user_id or "")
         document = self._journal.load_user(user_id or "")
         if document is None:
             raise RequestError("not_found", f"no document is stored for {user_id!r:.80}", "user_id")
@@ -171,9 +178,7 @@ class Operations:
     ) -> dict[str, Any]:
         rule = self._core.routing.resolve(notification)
         return {
-            "id": make_id(
-                self._core.generation, user.hash, place >> PLACE_SHIFT, place & (1 << PLACE_SHIFT) - 1
-            ),
+            "id": make_id(self._core.generation, user.hash, place >> PLACE_SHIFT, place & (1 << PLACE_SHIFT) - 1),
             "cursor": number,
             "user_id": user.user_id,
             "category": notification.category,
@@ -190,18 +195,20 @@ class Operations:
 
     def _inbox_mark(self, request: Request) -> dict[str, Any]:
         user = self._core.people.user(request.user_id or "")
-        places = []
+        entries = {place: number for number, place in self._inbox.places(user.signed_hash, 0, 2**62)}
+        places = set()
         for at, text in enumerate(request.ids or ()):
-            generation, user_hash, seq, index = parse_id(text)
-            if generation != self._core.generation or user_hash != user.hash:
+            generation, _, seq, index = parse_id(text)
+            place = seq << PLACE_SHIFT | index
+            if generation != self._core.generation or place not in entries:
                 raise RequestError("not_found", f"{text!r:.80} is not in this user's inbox", f"ids[{at}]")
-            places.append(seq << PLACE_SHIFT | index)
+            places.add(place)
         self._journal.begin()
         for place in places:
             self._inbox.mark(user.signed_hash, place, request.state or "seen")
         items = [
             item
-            for number, place in self._inbox.places(user.signed_hash, 0, 2**62)
+            for place, number in entries.items()
             if place in places and (item := self.inbox_item(user, number, place))
         ]
         return {"items": items, "next": None, "unread": self._inbox.unread(user.signed_hash, self._oldest())}

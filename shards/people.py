@@ -118,9 +118,7 @@ class People:
         ]
         return Decision(rule, verdicts, self._limiters)
 
-    def verdict(
-        self, choices: Choices, category: str, channel: int, override: bool, explicit: bool
-    ) -> tuple[int, int]:
+    def verdict(self, choices: Choices, category: str, channel: int, override: bool, explicit: bool) -> tuple[int, int]:
         """The outcome and reason of a delivery as far as preferences and configuration go."""
         if not override and choices.block(category, self._channel_names[channel]):
             return ledger.SUPPRESSED, ledger.REASON["preference"]

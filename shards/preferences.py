@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from shards.wire import RequestError
@@ -68,13 +70,17 @@ def parse_document(document: object) -> UserDocument:
     if isinstance(preferences, dict):
         for key in ("quiet_hours", "topics"):
             if key in preferences:
-                raise RequestError("unsupported", f"preferences.{key} is not in this version", f"user.preferences.{key}")
+                raise RequestError(
+                    "unsupported", f"preferences.{key} is not in this version", f"user.preferences.{key}"
+                )
     try:
         parsed = msgspec.convert(document, UserDocument)
     except msgspec.ValidationError as error:
         text, _, path = str(error).partition(" - at `$")
-        code = "unknown_key" if "unknown field" in text else "bad_value"
-        raise RequestError(code, text, f"user{path.rstrip('`')}") from None
+        field = f"user{path.rstrip('`')}"
+        if found := re.search(r"unknown field `(.*)`", text, re.DOTALL):
+            raise RequestError("unknown_key", f"unknown key {found[1][:80]!r}", f"{field}.{found[1][:80]}") from None
+        raise RequestError("bad_value", f"{text[0].lower()}{text[1:]}", field) from None
     if len(msgspec.msgpack.encode(parsed)) > DOCUMENT_BYTES_MAX:
         raise RequestError("too_large", f"the document is over {DOCUMENT_BYTES_MAX} bytes", "user")
     return parsed

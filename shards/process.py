@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 
 PR_SET_PDEATHSIG = 1
@@ -51,8 +52,7 @@ def say_ready() -> None:
 def usage() -> dict[str, float]:
     """CPU seconds and resident memory of this process."""
     times = resource.getrusage(resource.RUSAGE_SELF)
-    with open("/proc/self/statm") as statm:
-        pages = int(statm.read().split()[1])
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
     return {
         "pid": os.getpid(),
         "cpu_s": round(times.ru_utime + times.ru_stime, 3),

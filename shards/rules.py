@@ -40,9 +40,7 @@ class Rule:
 
     __slots__ = ("category", "channels", "explicit", "override", "pending", "priority", "width")
 
-    def __init__(
-        self, category: str, channels: tuple[int, ...], priority: int, override: bool, explicit: bool
-    ) -> None:
+    def __init__(self, category: str, channels: tuple[int, ...], priority: int, override: bool, explicit: bool) -> None:
         self.category = category
         self.channels = channels
         self.priority = priority

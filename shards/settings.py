@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -10,6 +10,8 @@ from shards.limiter import RateLimit
 from shards.retry import RetryPolicy
 from shards.rules import Category
 from shards.units import Seconds
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class ChannelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,7 +43,7 @@ class Idempotency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Per shard: the window, and the entries that may shorten it."""
 
     window: Seconds = Seconds(86_400.0)
-    max_entries: int = 10_000_000
+    max_entries: Count = 10_000_000
 
 
 class Retention(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -49,17 +51,17 @@ class Retention(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     finished: Seconds = Seconds(86_400.0)
     inbox: Seconds = Seconds(30 * 86_400.0)
-    max_bytes: int = 20 * 2**30
+    max_bytes: Count = 20 * 2**30
 
 
 class Bounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a shard holds in memory at the most; what is over waits on disk, or is answered as the field says."""
 
-    lane_items: int = 10_000  # per channel and priority; more waits in the journal
-    retrying: int = 50_000  # per channel; more waits in its lane
-    users: int = 100_000  # cached preferences
-    limiter_keys: int = 1_000_000  # per limit; a new user beyond as many active ones is rate_limited
-    turn_notifications: int = 8_192  # judged and journaled in one transaction
+    lane_items: Count = 10_000  # per channel and priority; more waits in the journal
+    retrying: Count = 50_000  # per channel; more waits in its lane
+    users: Count = 100_000  # cached preferences
+    limiter_keys: Count = 1_000_000  # per limit; a new user beyond as many active ones is rate_limited
+    turn_notifications: Count = 8_192  # judged and journaled in one transaction
 
 
 class ShardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

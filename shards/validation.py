@@ -105,6 +105,8 @@ def decode_error(raw: bytes | msgspec.Raw, error: Exception) -> Error:
     """What the decoder found, in the protocol's terms: the code, the key, and the nearest known key."""
     if isinstance(error, RecursionError):
         return Error("too_deep", f"nested deeper than {PAYLOAD_DEPTH_MAX} levels; flatten it", "payload")
+    if isinstance(error, UnicodeDecodeError):
+        return bad_text(error)
     if not isinstance(error, msgspec.ValidationError):
         return Error("bad_encoding", f"not a valid document: {error}"[:300])
     match = _PATH.match(str(error))
@@ -113,6 +115,14 @@ def decode_error(raw: bytes | msgspec.Raw, error: Exception) -> Error:
     if found := re.search(r"unknown field `(.*)`", what, re.DOTALL):
         return Error("unknown_key", unknown("key", found[1], NOTIFICATION_KEYS), found[1][:80])
     return Error("bad_value", f"{what[0].lower()}{what[1:]}"[:300], field[:80] or None)
+
+
+def bad_text(error: UnicodeDecodeError) -> Error:
+    """A text that is not UTF-8. A lone surrogate, which some encoders let pass, is a value that no text has."""
+    following = error.object[error.start : error.start + 2]
+    if following[:1] == b"\xed" and following[1:] >= b"\xa0":
+        return Error("bad_value", "a text has a lone surrogate, which UTF-8 cannot say; remove it")
+    return Error("bad_encoding", f"a text is not UTF-8: {error.reason} at byte {error.start} of it")
 
 
 def check_user_id(user_id: str) -> None:
@@ -145,7 +155,7 @@ def check_payload(payload: dict[str, Any]) -> None:
             if kind is str or kind is bool or value is None:
                 continue
             if kind is int:
-                if not -INTEGER_MAX <= value <= INTEGER_MAX:
+                if not ~INTEGER_MAX <= value <= INTEGER_MAX:
                     raise RequestError("bad_value", "payload has an integer beyond 64 bits; send it as text", "payload")
             elif kind is float:
                 if not math.isfinite(value):
@@ -179,9 +189,8 @@ def check_rare(notification: Notification, now_ms: int) -> None:
     """The keys that most notifications do not have; makes ``expires_at`` a number of milliseconds."""
     if notification.template is not None:
         raise RequestError("unknown_template", unknown("template", notification.template, ()), "template")
-    if notification.send_at is not None:
-        if instant_ms("send_at", notification.send_at) > now_ms:
-            raise RequestError("unsupported", "schedules are not in this version; send_at must be past", "send_at")
+    if notification.send_at is not None and instant_ms("send_at", notification.send_at) > now_ms:
+        raise RequestError("unsupported", "schedules are not in this version; send_at must be past", "send_at")
     if notification.expires_at is not None:
         notification.expires_at = instant_ms("expires_at", notification.expires_at)
 

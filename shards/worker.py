@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from shards.channels.base import Channel
 from shards.channels.simulated import SimulatedChannel
 from shards.core import Core, Now
 from shards.counters import ChannelCounters
-from shards.inbox import Inbox
+from shards.frames import Run
+from shards.inbox import PLACE_SHIFT, Inbox
 from shards.intake import Intake
 from shards.journal import SqliteJournal, State
 from shards.operations import Operations
@@ -101,7 +103,8 @@ class Worker:
             for name, channel in settings.channels.items()
         }
         self.subscriptions: tuple[bytes, ...] = ()
-        self._followed: dict[User, bytes | None] = {}  # the topic of each user that somebody is subscribed to
+        self._topics: dict[User, bytes | None] = {}  # of the users seen since the subscriptions changed
+        self._numbers: dict[User, int] = {}  # of those that are followed: the number of their last inbox entry
         self._conn = 0  # of the newest data or ping
         self._metrics_sent = {(name, what): count for name, what, count in counters.finals(self.core.channel_names)}
         self._next_maintenance = 0.0
@@ -274,7 +277,8 @@ class Worker:
                 replies.append(self._reply(message, moment))
             elif isinstance(message, Subscriptions):
                 self.subscriptions = tuple(message.prefixes)
-                self._followed.clear()
+                self._topics.clear()
+                self._numbers.clear()
             elif isinstance(message, OutboxAck) and message.generation == self.journal.generation:
                 self.journal.begin()
                 self.journal.trim_outbox(message.n)
@@ -303,9 +307,9 @@ class Worker:
 
     def _start(self, moment: Now) -> None:
         for number, channel in self.channels.items():
-            entries = self.core.take(number, moment)
-            if entries:
-                channel.start(entries, moment.mono)
+            runs = self.core.take(number, moment)
+            if runs:
+                channel.start(runs, moment.mono)
         if self.core.changes:
             self._lagging = True  # something expired: store it
 
@@ -327,7 +331,7 @@ class Worker:
         (self.state.epoch, self.state.gen), self.state.base = self.intake.epoch, self.intake.base
         journal.save_state()
         journal.commit()
-        published = self._documents(changes.inbox_entries) if self.subscriptions else []
+        published = self._documents(changes.inbox_runs) if self.subscriptions else []
         core.committed()
         return published
 
@@ -342,35 +346,36 @@ class Worker:
             self.journal.begin()
             self.journal.post([Metrics(moment.wall_us // 1_000_000, counts)])
 
-    def _documents(self, entries: list[Any]) -> list[tuple[bytes, bytes]]:
-        wanted = []
-        counts: dict[int, int] = {}
-        followed = self._followed
-        for entry in entries:
-            user = entry[3]
-            topic = followed.get(user, b"?")
-            if topic == b"?":
-                topic = b"inapp." + user.user_id.encode() + b"\0"
-                if len(followed) >= self.settings.bounds.users:
-                    followed.clear()
-                topic = followed[user] = topic if topic.startswith(self.subscriptions) else None
-            if topic is not None:
-                wanted.append((topic, entry))
-                counts[user.signed_hash] = counts.get(user.signed_hash, 0) + 1
-        numbers = {
-            (user_hash, place): number
-            for user_hash, count in counts.items()
-            for number, place in self.inbox.newest(user_hash, count)
-        }
+    def _documents(self, runs: list[Run]) -> list[tuple[bytes, bytes]]:
+        """What was delivered in-app to users that somebody follows."""
+        wanted = [
+            (topic, user, run.frame, run.indexes[at])
+            for run in runs
+            for at, user in enumerate(run.users)
+            if (topic := self._topic(user)) is not None
+        ]
+        for user, count in Counter(user for _, user, _, _ in wanted).items():
+            if user not in self._numbers:
+                self._numbers[user] = self.inbox.last_number(user.signed_hash) - count
         documents = []
-        for topic, (frame, _, index, user, _) in wanted:
-            place = frame.seq << 16 | index
-            number = numbers.get((user.signed_hash, place))
-            if number is not None:
-                notification = self.core.contents.notification(frame.seq, index)
-                item = self.operations.item_document(user, number, place, notification, frame.at_us)
-                documents.append((topic, orjson.dumps(item)))
+        for topic, user, frame, index in wanted:
+            number = self._numbers[user] = self._numbers[user] + 1
+            notification = self.core.contents.notification(frame.seq, index)
+            place = frame.seq << PLACE_SHIFT | index
+            item = self.operations.item_document(user, number, place, notification, frame.at_us)
+            documents.append((topic, orjson.dumps(item)))
         return documents
+
+    def _topic(self, user: User) -> bytes | None:
+        """The user's topic, if somebody is subscribed to it."""
+        topic = self._topics.get(user, b"")
+        if topic == b"":
+            topic = b"inapp." + user.user_id.encode() + b"\0"
+            if len(self._topics) >= self.settings.bounds.users:
+                self._topics.clear()
+                self._numbers.clear()
+            topic = self._topics[user] = topic if topic.startswith(self.subscriptions) else None
+        return topic
 
     # --- upstream and the collector ----------------------------------------------------------------------------
 
@@ -482,7 +487,7 @@ class Worker:
                 "attempts": counters.attempts,
                 "failed_attempts": counters.failed_attempts,
                 "outcomes": {ledger.OUTCOMES[final]: counters.outcomes[final] for final in ledger.FINAL},
-                "queued": len(core.queues[number]),
+                "queued": sum(core.queued[4 * number : 4 * number + 4]),
                 "in_flight": core.in_flight[number],
                 "retrying": len(core.retrying[number]),
                 "latency": {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol
 
-from shards.frames import Entry
+from shards.frames import Entry, Run
 
 ErrorClass = Literal["transient", "throttled", "ambiguous", "permanent", "bad_address", "misconfigured"]
 RETRIED: frozenset[ErrorClass] = frozenset({"transient", "throttled", "ambiguous", "misconfigured"})
@@ -20,7 +20,7 @@ class Failure(NamedTuple):
 
 
 class Results(NamedTuple):
-    delivered: list[Entry]
+    delivered: list[Run]
     failed: list[Failure]
 
 
@@ -29,8 +29,8 @@ class Channel(Protocol):
 
     name: str
 
-    def start(self, entries: Sequence[Entry], now: float) -> None:
-        """Begin one attempt for each entry."""
+    def start(self, runs: Sequence[Run], now: float) -> None:
+        """Begin one attempt for each delivery."""
 
     def collect(self, now: float) -> Results:
         """What has ended since the last call."""

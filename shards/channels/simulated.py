@@ -8,7 +8,7 @@ import xxhash
 
 from shards import ledger
 from shards.channels.base import Failure, Results
-from shards.frames import Entry
+from shards.frames import Run
 from shards.retry import DueHeap
 
 SCALE = 2**64
@@ -27,36 +27,39 @@ class SimulatedChannel:
         self._threshold = int(failure_rate * SCALE)
         self._latency_s = latency_s
         self._suffixes = [f":{name}:{attempt}" for attempt in range(256)]
-        self._under_way: DueHeap[Sequence[Entry]] = DueHeap()
+        self._under_way: DueHeap[Sequence[Run]] = DueHeap()
         self._batch = 0
 
-    def start(self, entries: Sequence[Entry], now: float) -> None:
+    def start(self, runs: Sequence[Run], now: float) -> None:
         self._batch += 1
         draw = xxhash.xxh3_64_intdigest(f"{self.name}\0{self._batch}".encode(), self._seed) / SCALE
-        self._under_way.push(now + 2 * draw * self._latency_s, entries)
+        self._under_way.push(now + 2 * draw * self._latency_s, runs)
 
     def collect(self, now: float) -> Results:
-        delivered: list[Entry] = []
+        delivered: list[Run] = []
         failed: list[Failure] = []
-        for entries in self._under_way.pop_due(now):
+        for runs in self._under_way.pop_due(now):
             if not self._threshold:
-                delivered.extend(entries)
+                delivered.extend(runs)
                 continue
-            threshold, seed, fate, suffixes = self._threshold, self._seed, xxhash.xxh3_64_intdigest, self._suffixes
-            shift = ledger.ATTEMPTS_SHIFT
-            fates = [
-                fate(f"{key or frame.seq}{suffixes[frame.slots[slot] >> shift]}".encode(), seed) < threshold
-                for frame, slot, _, _, key in entries
-            ]
-            if True not in fates:
-                delivered.extend(entries)
-                continue
-            for entry, fails in zip(entries, fates, strict=True):
+            for run in runs:
+                fails = self._fails(run)
                 if fails:
-                    failed.append(Failure(entry, "transient", "simulated failure"))
-                else:
-                    delivered.append(entry)
+                    failed += [Failure(run.entry(at), "transient", "simulated failure") for at in fails]
+                    run = run.without(set(fails))
+                if len(run):
+                    delivered.append(run)
         return Results(delivered, failed)
+
+    def _fails(self, run: Run) -> list[int]:
+        """The positions whose attempt fails."""
+        threshold, seed, fate, suffixes = self._threshold, self._seed, xxhash.xxh3_64_intdigest, self._suffixes
+        words, shift, unkeyed = run.frame.slots, ledger.ATTEMPTS_SHIFT, run.frame.seq
+        return [
+            at
+            for at, (slot, key) in enumerate(zip(run.slots, run.keys, strict=True))
+            if fate(f"{key or unkeyed}{suffixes[words[slot] >> shift]}".encode(), seed) < threshold
+        ]
 
     def next_due(self) -> float | None:
         return self._under_way.next_due()

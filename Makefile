@@ -1,0 +1,58 @@
+# Needs make and Python 3.11 or newer; `make PYTHON=python3.12 test` takes another one than python3.
+# Everything else is installed into .venv, which is made anew when requirements.txt or pyproject.toml changes.
+
+PYTHON ?= python3
+VENV := .venv
+STAMP := $(VENV)/.installed
+RUN := $(VENV)/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint chaos bench clients venv lock clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
+
+demo: $(STAMP) ## put a million notifications through a service of its own, and account for every delivery
+	$(RUN) -m dispatcher simulate
+
+test: $(STAMP) ## run the tests; those that are left out are listed at the end, with the reason
+	$(RUN) -m pytest $(ARGS)
+
+lint: $(STAMP) ## check style, format and types
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+chaos: $(STAMP) ## kill processes at random under load, and account for every notification
+	$(RUN) -m tests.chaos --kills 300
+
+bench: $(STAMP) ## run the benchmarks, each beside its floor
+	$(RUN) -m bench.all
+
+clients: $(STAMP) ## try the example clients in other languages that this machine can run
+	$(RUN) -m pytest -k clients $(ARGS)
+
+venv: $(STAMP)
+
+$(STAMP): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "error: Python 3.11 or newer is needed, and $(PYTHON) is $$($(PYTHON) --version 2>&1 || true);" \
+	    "name another one, as in: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "error: $(PYTHON) cannot make virtual environments; on Debian: apt-get install" \
+	    "python$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv" >&2; exit 1; }
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(STAMP)
+
+lock: ## write requirements.txt anew from pyproject.toml (needs uv)
+	{ echo "# Locked for Python 3.11 and newer, by \`make lock\`: what the dispatcher, its tests and its linters need."; \
+	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	    --no-emit-index-url --no-emit-find-links --extra test --extra dev pyproject.toml; } > requirements.txt.new
+	mv requirements.txt.new requirements.txt
+
+clean: ## remove what was installed and generated
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -not -path '*/node_modules/*' -exec rm -rf {} +

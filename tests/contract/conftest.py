@@ -1,0 +1,46 @@
+"""One running dispatcher for the whole contract suite. Tests share it, so each uses users of its own."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.support.service import RunningDispatcher
+
+# email and system work, webhook always fails, push and sms are not configured; billing names one of those
+CONFIG = """
+[retry]
+max_retries = 0
+[categories.billing]
+channels = ["sms"]
+[channels.email]
+provider = "simulated"
+[channels.webhook]
+provider = "simulated"
+failure_rate = 1.0
+[channels.system]
+provider = "simulated"
+[rate_limits]
+system = "2/hour"
+"""
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def service() -> Iterator[RunningDispatcher]:
+    with RunningDispatcher(CONFIG, shards=2) as running:
+        yield running
+
+
+@pytest.fixture
+def new_user() -> Callable[[], str]:
+    """User ids that no other test has."""
+    return lambda: f"user-{next(_numbers)}"
+
+
+@pytest.fixture
+def user(new_user: Callable[[], str]) -> str:
+    return new_user()

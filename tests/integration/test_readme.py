@@ -1,0 +1,71 @@
+"""What README.md tells people to do works as it stands there."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from dispatcher.cli import main
+from dispatcher.settings import Settings, load
+from tests.support.service import ROOT, RunningDispatcher
+
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"(?ms)^```{language}\n(.*?)^```$", README)
+
+
+@pytest.fixture(scope="module")
+def dispatcher() -> Iterator[RunningDispatcher]:
+    with RunningDispatcher(shards=2) as running:
+        yield running
+
+
+def test_the_python_example(dispatcher: RunningDispatcher) -> None:
+    (program,) = blocks("python")
+    assert Settings().dispatcher.submit in program
+    program = program.replace(Settings().dispatcher.submit, dispatcher.submit)
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
+    receipt, status = map(ast.literal_eval, ended.stdout.splitlines())
+    (shown,) = map(ast.literal_eval, re.findall(r"(?m)^\{'ok'.*\}$", README))
+    assert receipt | {"ids": []} == shown | {"ids": []}
+    assert status["id"] == receipt["ids"][0]
+    assert [delivery["channel"] for delivery in status["deliveries"]] == ["email", "push", "inapp"]
+
+
+def test_the_shell_lines(dispatcher: RunningDispatcher) -> None:
+    lines = [shlex.split(line, comments=True) for block in blocks("sh") for line in block.splitlines()]
+    commands = [words[1:] for words in lines if words[0] == "dispatcher"]
+    assert [words[0] for words in commands] == ["send", "status", "stats"]
+    id = ""
+    for words in commands:
+        args = [id if re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]{16}-\w+-\w+", word) else word for word in words]
+        ended = CliRunner().invoke(main, [*args, "--submit", dispatcher.submit])
+        assert ended.exit_code == 0, ended.output
+        id = id or ended.stdout.strip()
+
+
+def test_the_configuration(tmp_path: Path) -> None:
+    (text,) = blocks("toml")
+    (tmp_path / "mine.toml").write_text(text)
+    assert load(tmp_path / "mine.toml", {}, {}).channels["email"].failure_rate == 0.1
+
+
+def test_the_make_targets_exist() -> None:
+    targets = set(re.findall(r"(?m)^([a-z]+):", (ROOT / "Makefile").read_text()))
+    assert set(re.findall(r"(?m)^make ([a-z]+)", README)) == {"demo", "test"}
+    assert {"demo", "test", "lint", "chaos", "bench", "clients"} <= targets
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
+def test_links_lead_somewhere(link: str) -> None:
+    assert (ROOT / link).exists()

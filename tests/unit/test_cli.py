@@ -1,0 +1,203 @@
+"""The command line: what it says to wrong usage, to silence, and to a place that is taken."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import zmq
+from click.testing import CliRunner, Result
+
+from dispatcher import __version__
+from dispatcher.cli import main
+from tests.support.service import ROOT, RunningDispatcher, free_endpoints
+
+COMMANDS = ("serve", "simulate", "send", "status", "stats")
+QUICK_S = 5.0
+
+
+@pytest.fixture(autouse=True)
+def _without_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith("DISPATCHER_"):
+            monkeypatch.delenv(name)
+
+
+def run(*args: str) -> Result:
+    return CliRunner().invoke(main, args)
+
+
+def run_process(*args: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """The real thing, for what starts processes or ends them."""
+    return subprocess.run(
+        [sys.executable, "-m", "dispatcher", *args], cwd=cwd, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+# --- help and version ---------------------------------------------------------------------------------------------
+
+
+def test_version() -> None:
+    result = run("--version")
+    assert result.exit_code == 0
+    assert result.stdout == f"dispatcher, version {__version__}\n"
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_lists_every_command(flag: str) -> None:
+    result = run(flag)
+    assert result.exit_code == 0
+    assert list(main.commands) == list(COMMANDS)
+    for command in COMMANDS:
+        assert re.search(rf"(?m)^  {command} +[A-Z]", result.stdout), f"{command} has no line of help"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_and_option_has_its_help(command: str) -> None:
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert f"{command} [OPTIONS]" in result.stdout
+    assert {"--config", "--json"} & set(re.findall(r"--[a-z-]+", result.stdout))
+
+
+def test_the_module_runs_as_a_program() -> None:
+    result = run_process("--version")
+    assert (result.returncode, result.stdout) == (0, f"dispatcher, version {__version__}\n")
+
+
+# --- wrong usage is exit code 2, with the remedy ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["serve", "--shard", "2"], "--shards"),
+        (["--shard", "2"], "--shards"),
+        (["sned"], "No such command 'sned'"),
+        (["serve", "--shards", "0"], "1<=x<=256"),
+        (["serve", "--shards", "257"], "1<=x<=256"),
+        (["--shards", "many"], "'many' is not a valid integer"),
+        (["serve", "--durability", "none"], "'power', 'process'"),
+        (["serve", "--config", "absent.toml"], "absent.toml: cannot be read: No such file or directory"),
+        (["simulate", "--events", "0"], "x>=1"),
+        (["simulate", "--retry-base", "5x"], 'is not a duration such as "50ms"'),
+        (["simulate", "--failure-rate", "2"], "0<=x<=1"),
+        (["send"], "Missing argument 'USER_ID'"),
+        (["send", "user-1", "--priority", "urgent"], "'low', 'normal', 'high', 'critical'"),
+        (["send", "user-1", "--payload", "{"], "--payload is not JSON"),
+        (["status"], "Missing argument 'ID'"),
+        (["stats", "--timeout", "soon"], 'is not a duration such as "50ms"'),
+        (["stats", "--submit", "127.0.0.1"], "an endpoint is like tcp://127.0.0.1:7712"),
+    ],
+)
+def test_wrong_usage(args: list[str], says: str) -> None:
+    result = run(*args)
+    assert result.exit_code == 2, result.output
+    assert says in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("command", [["serve"], ["stats"], ["send", "user-1", "--title", "x"], ["status", "x"]])
+def test_a_bad_configuration_file_is_named_with_the_line(command: list[str], tmp_path: Path) -> None:
+    config = tmp_path / "mine.toml"
+    config.write_text('[dispatcher]\ndurability = "power"\nshard = 2\n')
+    result = run(*command, "--config", str(config))
+    assert result.exit_code == 2
+    assert result.stderr == f"error: {config}, line 3: dispatcher.shard: unknown key 'shard'; did you mean shards?\n"
+
+
+def test_a_bad_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISPATCHER_RETRY__BASE", "soon")
+    result = run("serve")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: DISPATCHER_RETRY__BASE: retry.base: 'soon' is not a duration")
+
+
+# --- nobody there -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [["send", "user-1", "--title", "x"], ["status", "some-id"], ["stats"]])
+def test_without_a_dispatcher_commands_say_so_soon(command: list[str]) -> None:
+    (endpoint,) = free_endpoints(1)
+    before = time.monotonic()
+    result = run(*command, "--submit", endpoint, "--timeout", "200ms")
+    assert time.monotonic() - before < QUICK_S
+    assert result.exit_code == 1
+    assert result.stderr == (
+        f"error: unavailable: no answer from {endpoint} within 0.2 s; is the dispatcher running there?\n"
+    )
+
+
+# --- a running service --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def dispatcher() -> Iterator[RunningDispatcher]:
+    with RunningDispatcher(shards=1) as running:
+        yield running
+
+
+def test_send_status_and_stats(dispatcher: RunningDispatcher) -> None:
+    sent = run("send", "user-1", "--title", "hello", "--key", "k1", "--submit", dispatcher.submit)
+    assert sent.exit_code == 0, sent.output
+    id = sent.stdout.strip()
+    again = run("send", "user-1", "--title", "hello", "--key", "k1", "--submit", dispatcher.submit)
+    assert again.stdout == f"{id}  (a duplicate: this is the first one's id)\n"
+    dispatcher.settled_stats()
+    shown = run("status", id, "--submit", dispatcher.submit)
+    assert shown.stdout.startswith(f"{id}\n")
+    assert re.search(r"(?m)^inapp +delivered ", shown.stdout)
+    as_json = run("status", id, "--json", "--submit", dispatcher.submit)
+    assert json.loads(as_json.stdout)["deliveries"][0]["outcome"] == "delivered"
+    table = run("stats", "--submit", dispatcher.submit)
+    assert "conserved yes" in table.stdout
+    assert json.loads(run("stats", "--json", "--submit", dispatcher.submit).stdout)["conserved"] is True
+
+
+def test_what_is_rejected_is_exit_code_1_with_the_reason(dispatcher: RunningDispatcher) -> None:
+    result = run("send", "user-1", "--title", "x", "--category", "sytem", "--submit", dispatcher.submit)
+    assert result.exit_code == 1
+    assert result.stderr == ("error: unknown_category (category): unknown category 'sytem'; did you mean system?\n")
+    result = run("status", "no-such-id", "--submit", dispatcher.submit)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: not_found")
+
+
+def test_a_second_instance_on_a_data_directory_is_refused(dispatcher: RunningDispatcher) -> None:
+    before = dispatcher.child_pids()
+    result = run_process("serve", "--data-dir", str(dispatcher.data_dir))
+    assert result.returncode == 2
+    assert result.stderr == (
+        f"error: {dispatcher.data_dir} is in use by another instance; stop it, or use another data_dir\n"
+    )
+    assert dispatcher.child_pids() == before
+    assert dispatcher.request("stats")["conserved"] is True
+
+
+def test_a_taken_port_is_named(tmp_path: Path) -> None:
+    with zmq.Context() as context, context.socket(zmq.REP) as holder:
+        holder.bind("tcp://127.0.0.1:*")
+        taken = holder.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
+        ingest, stream = free_endpoints(2)
+        config = tmp_path / "mine.toml"
+        config.write_text(f'[dispatcher]\nshards = 1\ningest = "{ingest}"\nsubmit = "{taken}"\nstream = "{stream}"\n')
+        result = run_process("serve", "--config", str(config), "--data-dir", str(tmp_path / "data"))
+    assert result.returncode == 1
+    assert f"router: cannot bind submit to {taken}: Address already in use; " in result.stderr
+    assert "set dispatcher.submit to another address" in result.stderr
+    assert result.stderr.endswith("error: the router does not start; its message is above\n")
+    assert result.stdout == ""
+
+
+def test_another_number_of_shards_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "identity.json").write_text('{"shards":2,"secret":1}')
+    result = run_process("serve", "--shards", "3", "--data-dir", str(tmp_path))
+    assert result.returncode == 2
+    assert "use --shards 2, or another data_dir" in result.stderr

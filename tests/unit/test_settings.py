@@ -1,0 +1,303 @@
+"""The configuration: the shipped file against the code, the order of the sources, and what an error says."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import msgspec
+import pytest
+
+from dispatcher.settings import Settings, SettingsError, line_of, load, to_document
+from shards.limiter import RateLimit
+from shards.rules import DEFAULT_CATEGORIES, Category
+from shards.settings import ChannelSettings
+from shards.units import Seconds
+
+SHIPPED = Path(__file__).parents[2] / "config" / "dispatcher.toml"
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    """Where a test may write its configuration."""
+    return tmp_path / "mine.toml"
+
+
+def loaded(text: str, path: Path, environment: Mapping[str, str] | None = None, **command_line: Any) -> Settings:
+    path.write_text(text)
+    return load(path, environment or {}, command_line)
+
+
+def refusal(text: str, path: Path, environment: Mapping[str, str] | None = None, **command_line: Any) -> str:
+    with pytest.raises(SettingsError) as caught:
+        loaded(text, path, environment, **command_line)
+    return str(caught.value)
+
+
+# --- the shipped file ---------------------------------------------------------------------------------------------
+
+
+def uncommented() -> str:
+    """The shipped file with its examples switched on: a commented line that is TOML becomes TOML."""
+    return re.sub(r"(?m)^# (?=\[\w+\.\w+\]$|\w+ = )", "", SHIPPED.read_text())
+
+
+def structs(kind: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], type[msgspec.Struct]]]:
+    """Every table of the configuration; a table of names as ``*``."""
+    if get_origin(kind) is dict:
+        yield from structs(get_args(kind)[1], (*keys, "*"))
+    elif isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        yield keys, kind
+        for field in msgspec.structs.fields(kind):
+            yield from structs(field.type, (*keys, field.name))
+
+
+def tables_at(document: Any, keys: tuple[str, ...]) -> list[dict[str, Any]]:
+    found = [document]
+    for key in keys:
+        found = [value for table in found for name, value in table.items() if key in ("*", name)]
+    return found
+
+
+def test_the_shipped_file_says_what_the_code_does_by_default() -> None:
+    assert load(SHIPPED, {}, {}) == Settings() == load(None, {}, {})
+
+
+def test_the_shipped_file_has_the_default_categories() -> None:
+    shipped = tomllib.loads(SHIPPED.read_text())["categories"]
+    assert msgspec.convert(shipped, dict[str, Category]) == DEFAULT_CATEGORIES
+
+
+def test_the_shipped_example_of_a_channel_shows_the_defaults(written: Path) -> None:
+    settings = loaded(uncommented(), written)
+    assert settings.channels == {"email": ChannelSettings(provider="simulated")}
+    assert settings.dispatcher.shards == 4
+
+
+@pytest.mark.parametrize(
+    ("keys", "struct"), list(structs(Settings)), ids=lambda value: getattr(value, "__name__", None)
+)
+def test_every_setting_is_in_the_shipped_file(keys: tuple[str, ...], struct: type[msgspec.Struct]) -> None:
+    tables = tables_at(tomllib.loads(uncommented()), keys)
+    assert tables
+    for table in tables:
+        assert list(table) == [field.name for field in msgspec.structs.fields(struct)]
+
+
+def test_every_setting_of_the_shipped_file_has_a_comment_where_it_stands_first() -> None:
+    explained = set()
+    table = before = ""
+    for number, line in enumerate(uncommented().splitlines(), 1):
+        if header := re.match(r"\[(\w+)", line):
+            table = header[1]
+        elif setting := re.match(r"(\w+) = ", line):
+            if " # " in line or before.startswith("# "):
+                explained.add((table, setting[1]))
+            assert (table, setting[1]) in explained, f"line {number} has no comment"
+        before = line
+
+
+def test_what_the_settings_say_as_a_document_loads_as_the_same_settings(written: Path) -> None:
+    document = to_document(load(SHIPPED, {"DISPATCHER_RETRY__BASE": "250ms"}, {}))
+    document["dispatcher"].pop("shards")  # TOML has no null
+    assert load(None, {}, document).retry.base == Seconds(0.25)
+    assert load(None, {}, document) == load(None, {"DISPATCHER_RETRY__BASE": "250ms"}, {})
+
+
+# --- where a setting comes from -----------------------------------------------------------------------------------
+
+
+def test_the_order_is_defaults_file_environment_command_line(written: Path) -> None:
+    text = '[dispatcher]\nshards = 2\ndata_dir = "file"\ndurability = "process"\n'
+    environment = {"DISPATCHER_SHARDS": "3", "DISPATCHER_DATA_DIR": "environment"}
+    found = loaded(text, written, environment, dispatcher={"shards": 5}).dispatcher
+    assert (found.shards, found.data_dir, found.durability) == (5, "environment", "process")
+    assert found.submit == Settings().dispatcher.submit
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "key", "value"),
+    [
+        ("DISPATCHER_SHARDS", "8", "dispatcher.shards", 8),
+        ("DISPATCHER_INSECURE", "true", "dispatcher.insecure", True),
+        ("DISPATCHER_DURABILITY", "process", "dispatcher.durability", "process"),
+        ("DISPATCHER_RETRY__BASE", "2s", "retry.base", 2.0),
+        ("DISPATCHER_RETRY__FACTOR", "1.5", "retry.factor", 1.5),
+        ("DISPATCHER_IDEMPOTENCY__MAX_ENTRIES", "1_000", "idempotency.max_entries", 1000),
+    ],
+)
+def test_the_environment_sets_nested_keys(name: str, text: str, key: str, value: object) -> None:
+    table, _, field = key.partition(".")
+    assert getattr(getattr(load(None, {name: text}, {}), table), field) == value
+
+
+def test_the_environment_sets_entries_of_tables_of_names() -> None:
+    settings = load(
+        None,
+        {
+            "DISPATCHER_CHANNELS__SMS__PROVIDER": "simulated",
+            "DISPATCHER_RATE_LIMITS__SMS": "5/minute",
+            "DISPATCHER_CATEGORIES__NEWS": '{ channels = ["sms"] }',
+        },
+        {},
+    )
+    assert settings.channels["sms"].provider == "simulated"
+    assert settings.rate_limits["sms"] == RateLimit(rate="5/minute")
+    assert settings.categories["news"].channels == ("sms",)
+
+
+def test_other_variables_are_not_read() -> None:
+    assert load(None, {"SHARDS": "8", "XDISPATCHER_SHARDS": "8", "DISPATCHER_": "8"}, {}) == Settings()
+
+
+def test_an_entry_replaces_the_default_of_its_name_and_the_others_stay(written: Path) -> None:
+    settings = loaded('[rate_limits]\nsms = "5/hour"\n[categories.marketing]\nchannels = ["push"]\n', written)
+    assert settings.rate_limits["email"] == Settings().rate_limits["email"]
+    assert loaded('[rate_limits]\nemail = "5/hour"\n', written).rate_limits["email"].burst is None
+    assert settings.categories == {"marketing": Category(channels=("push",))}
+    assert list(to_document(settings)["categories"]) == list(DEFAULT_CATEGORIES)
+
+
+def test_a_channel_of_ones_own_may_be_named_everywhere(written: Path) -> None:
+    text = (
+        '[channels.fax]\nprovider = "simulated"\n[categories.legal]\nchannels = ["fax"]\n[rate_limits]\nfax = "1/day"\n'
+    )
+    assert loaded(text, written).categories["legal"].channels == ("fax",)
+
+
+@pytest.mark.parametrize("endpoint", ["tcp://127.0.0.1:7711", "tcp://127.8.0.1:1", "tcp://[::1]:7711", "ipc://run/x"])
+def test_endpoints_that_only_this_machine_reaches_need_nothing(endpoint: str) -> None:
+    assert load(None, {"DISPATCHER_SUBMIT": endpoint}, {}).dispatcher.submit == endpoint
+
+
+# --- what an error says -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key", "says"),
+    [
+        ("[dispatcher]\n\nshard = 3\n", 3, "dispatcher.shard", "unknown key 'shard'; did you mean shards?"),
+        ("\n[dispacher]\nshards = 3\n", 2, "dispacher", "unknown key 'dispacher'; did you mean dispatcher?"),
+        ("[retry]\nbase = '1s'\n[limits]\nbacth = 1\n", 4, "limits.bacth", "did you mean batch?"),
+        (
+            '[categories.x]\nchannels = ["sms"]\npriority = "low"\n[categories.ads]\nchannels = ["sms"]\npriorty = 1\n',
+            6,
+            "categories.ads.priorty",
+            "did you mean priority?",
+        ),
+        ('[channels.email]\nprovider = "simulated"\nconcurency = 1\n', 3, "channels.email.concurency", "concurrency"),
+        ('[rate_limits]\nemail = { rate = "1/day", brust = 1 }\n', 2, "rate_limits.email.brust", "did you mean burst?"),
+    ],
+)
+def test_an_unknown_key_is_named_with_its_line_and_the_nearest(
+    text: str, line: int, key: str, says: str, written: Path
+) -> None:
+    message = refusal(text, written)
+    assert message.startswith(f"{written}, line {line}: {key}: unknown key ")
+    assert says in message
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key", "says"),
+    [
+        ('[retry]\nfactor = 2.0\nbase = "5x"\n', 3, "retry.base", "'5x' is not a duration such as"),
+        ('[retry]\nbase = "-1s"\n', 2, "retry.base", "is not a duration"),
+        ("[retry]\nbase = -1\n", 2, "retry.base", "out of range for a duration"),
+        ("[retry]\nmax_retries = 251\n", 2, "retry.max_retries", "must be between 0 and 250"),
+        ("[retry]\nfactor = 0.5\n", 2, "retry.factor", "must be at least 1"),
+        ('[retry]\njitter = "half"\n', 2, "retry.jitter", "known: full, none"),
+        ('[rate_limits]\nemail = "5/fortnight"\n', 2, "rate_limits.email.rate", '"count/minute"'),
+        ('[rate_limits]\nemail = "0/minute"\n', 2, "rate_limits.email.rate", '"count/minute"'),
+        ('[rate_limits]\nemail = { rate = "1/day", burst = 0 }\n', 2, "rate_limits.email.burst", "at least 1"),
+        ('[rate_limits]\nemial = "5/minute"\n', 2, "rate_limits.emial", "did you mean email?"),
+        ("rate_limits = 5\n", 1, "rate_limits", "Expected `table`"),
+        ('[categories.news]\nchannels = ["emial"]\n', 2, "categories.news.channels", "did you mean email?"),
+        ("[categories.news]\nchannels = []\n", 2, "categories.news.channels", "at least one"),
+        ('[categories.news]\nchannels = ["sms", "sms"]\n', 2, "categories.news.channels", "each once"),
+        ('[categories.news]\npriority = "low"\n', 1, "categories.news", "channels is missing"),
+        ('[categories.x]\nchannels = ["sms"]\npriority = "urgent"\n', 3, "categories.x.priority", "low, normal, high"),
+        ("[dispatcher]\nshards = 257\n", 2, "dispatcher.shards", "between 1 and 256"),
+        ("[dispatcher]\nshards = true\n", 2, "dispatcher.shards", "Expected `int | null`, got `bool`"),
+        ('[dispatcher]\ndurability = "none"\n', 2, "dispatcher.durability", "known: power, process"),
+        ('[dispatcher]\nsubmit = "127.0.0.1:7712"\n', 2, "dispatcher.submit", "is not like tcp://127.0.0.1:7711"),
+        ('[dispatcher]\nsubmit = "tcp://127.0.0.1:70000"\n', 2, "dispatcher.submit", "is not like"),
+        ('[dispatcher]\nreceipt_timeout = "0s"\n', 2, "dispatcher.receipt_timeout", "above 0"),
+        ('[dispatcher]\ndata_dir = ""\n', 2, "dispatcher.data_dir", "is empty"),
+        ("[bounds]\nusers = 0\n", 2, "bounds.users", ">= 1"),
+        ("[limits]\nbatch = -1\n", 2, "limits.batch", ">= 1"),
+        ('[priorities]\naging = "0s"\n', 2, "priorities.aging", "above 0"),
+        ('[retention]\nfinished = "2h"\n', 2, "retention.finished", "not be below idempotency.window"),
+        ("[channels.email]\nconcurrency = 5\n", 1, "channels.email", 'provider = "simulated"'),
+        ('[channels.email]\nprovider = "smtp"\n', 2, "channels.email.provider", "known: simulated"),
+        ('[channels.sms]\nprovider = "simulated"\nfailure_rate = 2\n', 3, "channels.sms.failure_rate", "0 and 1"),
+        ('[channels.inapp]\nprovider = "simulated"\n', 1, "channels.inapp", "built in"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_line_and_the_remedy(
+    text: str, line: int, key: str, says: str, written: Path
+) -> None:
+    message = refusal(text, written)
+    assert message.startswith(f"{written}, line {line}: {key}: ")
+    assert says in message
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "tcp://0.0.0.0:7712",
+        "tcp://*:7712",
+        "tcp://192.168.0.1:7712",
+        "tcp://[::]:7712",
+        "tcp://127.0.0.1.example.org:1",
+    ],
+)
+@pytest.mark.parametrize("name", ["ingest", "submit", "stream"])
+def test_an_endpoint_that_others_reach_needs_insecure(name: str, endpoint: str, written: Path) -> None:
+    message = refusal(f'[dispatcher]\n{name} = "{endpoint}"\n', written)
+    assert f"line 2: dispatcher.{name}: " in message
+    assert "without authentication" in message
+    assert "set insecure = true" in message
+    opened = loaded(f'[dispatcher]\n{name} = "{endpoint}"\ninsecure = true\n', written)
+    assert getattr(opened.dispatcher, name) == endpoint
+
+
+def test_an_error_names_the_source_that_set_the_key(written: Path) -> None:
+    text = "[dispatcher]\nshards = 2\n"
+    message = refusal(text, written, {"DISPATCHER_SHARDS": "many"})
+    assert message.startswith("DISPATCHER_SHARDS: dispatcher.shards: ")
+    message = refusal(text, written, {"DISPATCHER_SHARDS": "many"}, dispatcher={"shards": 0})
+    assert message.startswith("the command line: dispatcher.shards: ")
+    message = refusal(text, written, {"DISPATCHER_RETRY__BSE": "2s"})
+    assert message == "DISPATCHER_RETRY__BSE: retry.bse: unknown key 'bse'; did you mean base?"
+    assert refusal(text, written, {"DISPATCHER_SHARD": "2"}).startswith("DISPATCHER_SHARD: dispatcher.shard: ")
+
+
+def test_variables_that_contradict_each_other_are_an_error(written: Path) -> None:
+    message = refusal("", written, {"DISPATCHER_RETRY__BASE": "1s", "DISPATCHER_RETRY__BASE__X": "1s"})
+    assert message == "DISPATCHER_RETRY__BASE__X: base is not a table, it has no x"
+
+
+def test_a_file_that_is_not_toml_is_refused_with_the_place(written: Path) -> None:
+    assert re.fullmatch(
+        rf"{re.escape(str(written))}: not TOML: .*at line 2, column \d+\)", refusal("a = 1\nb\n", written)
+    )
+    written.write_bytes(b"a = '\xff'\n")
+    with pytest.raises(SettingsError, match="not TOML"):
+        load(written, {}, {})
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"absent\.toml: cannot be read: No such file or directory"):
+        load(tmp_path / "absent.toml", {}, {})
+
+
+def test_the_line_of_a_key_is_that_of_its_own_table() -> None:
+    text = '# base = 0\n[limits]\nbatch = 1\n[retry]\nmax = "1m"\n"base" = "1s"\n[categories.x]\nchannels = [\n"sms"]\n'
+    assert line_of(text, ["retry", "base"]) == 6
+    assert line_of(text, ["limits", "base"]) == 2
+    assert line_of(text, ["categories", "x", "channels", "0"]) == 8
+    assert line_of("retry.base = 1\n", ["retry", "base"]) == 1
+    assert line_of(text, ["bounds", "users"]) is None
