@@ -7,13 +7,13 @@ STAMP := $(VENV)/.installed
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint chaos bench clients venv lock clean
+.PHONY: help demo test lint chaos bench clients node venv lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
 
 demo: $(STAMP) ## put a million notifications through a service of its own, and account for every delivery
-	$(RUN) -m dispatcher simulate
+	$(RUN) -m dispatcher simulate $(ARGS)
 
 test: $(STAMP) ## run the tests; those that are left out are listed at the end, with the reason
 	$(RUN) -m pytest $(ARGS)
@@ -24,13 +24,17 @@ lint: $(STAMP) ## check style, format and types
 	$(RUN) -m mypy
 
 chaos: $(STAMP) ## kill processes at random under load, and account for every notification
-	$(RUN) -m tests.chaos --kills 300
+	$(RUN) -m tests.chaos --kills 300 $(ARGS)
 
 bench: $(STAMP) ## run the benchmarks, each beside its floor
-	$(RUN) -m bench.all
+	$(RUN) -m bench.all $(ARGS)
 
 clients: $(STAMP) ## try the example clients in other languages that this machine can run
-	$(RUN) -m pytest -k clients $(ARGS)
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory node; fi
+	$(RUN) -m pytest tests/integration/test_clients.py $(ARGS)
+
+node: ## install what the client in JavaScript needs
+	cd examples/clients/node && npm install --no-audit --no-fund --no-package-lock --loglevel=error
 
 venv: $(STAMP)
 
@@ -55,4 +59,5 @@ lock: ## write requirements.txt anew from pyproject.toml (needs uv)
 
 clean: ## remove what was installed and generated
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf examples/clients/node/node_modules
 	find . -name __pycache__ -not -path './$(VENV)/*' -not -path '*/node_modules/*' -exec rm -rf {} +

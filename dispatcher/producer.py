@@ -16,7 +16,7 @@ from dispatcher import workload
 from shards.process import begin_child, usage
 from shards.wire import Notification, pack
 
-PIPELINE = 8
+PIPELINE = 32
 TIMEOUT_S = 10.0
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
+import msgspec
+
 from dispatcher.totals import merge_stats
 from shards.process import usage
 from shards.wire import Error, Query, Reply, Request, RequestError, hash_user, parse_id
@@ -12,12 +14,13 @@ from shards.wire import Error, Query, Reply, Request, RequestError, hash_user, p
 Target = int | Literal["collector"]
 COLLECTOR = -1  # the ``shard`` of a reply from the collector
 QUERIES_MAX = 10_000
+SUMMED = ("dead.replay", "dead.purge")  # every shard does its part, and answers how much that was
 
 
 class Waiting:
     """A request whose answers are being gathered."""
 
-    __slots__ = ("answers", "as_json", "deadline", "envelope", "request", "targets")
+    __slots__ = ("answers", "as_json", "deadline", "envelope", "request", "rest", "targets")
 
     def __init__(
         self, envelope: list[bytes], as_json: bool, request: Request, deadline: float, targets: set[Target]
@@ -27,6 +30,7 @@ class Waiting:
         self.request = request
         self.deadline = deadline
         self.targets = targets
+        self.rest: list[Target] = []  # asked one after the other, once the targets have answered
         self.answers: list[Reply] = []
 
 
@@ -51,7 +55,10 @@ class Queries:
             raise RequestError("overloaded", "too many operations wait; send again", retry_after_ms=100)
         targets = self._targets(request)
         self._last += 1
-        self._waiting[self._last] = Waiting(envelope, as_json, request, deadline, targets)
+        waiting = self._waiting[self._last] = Waiting(envelope, as_json, request, deadline, targets)
+        if request.op in SUMMED and request.limit is not None:
+            waiting.targets, waiting.rest = {0}, list(range(1, self._shards))
+            targets = {0}
         for target in targets:
             if not self._send(target, Query(self._last, request)):
                 del self._waiting[self._last]
@@ -76,9 +83,20 @@ class Queries:
             return
         waiting.answers.append(reply)
         waiting.targets.discard("collector" if reply.shard == COLLECTOR else reply.shard)
+        if waiting.rest and reply.error is None:
+            self._ask_next(reply.query, waiting)
         if not waiting.targets or reply.error is not None:
             del self._waiting[reply.query]
             self._answer(waiting.envelope, waiting.as_json, waiting.request.seq, self._merge(waiting))
+
+    def _ask_next(self, number: int, waiting: Waiting) -> None:
+        """A limit is one for all shards: the next is asked for what is left of it."""
+        left = (waiting.request.limit or 0) - _sum(waiting.answers)
+        if left <= 0:
+            return
+        target = waiting.rest.pop(0)
+        if self._send(target, Query(number, msgspec.structs.replace(waiting.request, limit=left))):
+            waiting.targets.add(target)
 
     def _merge(self, waiting: Waiting) -> dict[str, Any] | Error:
         for reply in waiting.answers:
@@ -88,8 +106,8 @@ class Queries:
             shards = sorted((reply for reply in waiting.answers if reply.shard != COLLECTOR), key=lambda one: one.shard)
             collector = [reply.result for reply in waiting.answers if reply.shard == COLLECTOR]
             return merge_stats([reply.result for reply in shards], collector[0], usage())
-        if waiting.request.op in ("dead.replay", "dead.purge"):
-            return {"count": sum(reply.result["count"] for reply in waiting.answers)}
+        if waiting.request.op in SUMMED:
+            return {"count": _sum(waiting.answers)}
         result: dict[str, Any] = waiting.answers[0].result
         return result
 
@@ -99,6 +117,10 @@ class Queries:
             names = ", ".join(sorted(_name(target) for target in waiting.targets))
             error = Error("unavailable", f"no answer from {names} in time; send again")
             self._answer(waiting.envelope, waiting.as_json, waiting.request.seq, error)
+
+
+def _sum(replies: list[Reply]) -> int:
+    return sum(int(reply.result["count"]) for reply in replies)
 
 
 def _name(target: Target) -> str:

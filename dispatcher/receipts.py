@@ -80,6 +80,8 @@ class Receipt:
         """The answer, once nothing is waited for."""
         duplicates, rejected = sorted(self.duplicates), sorted(self.rejected, key=lambda pair: pair[0])
         shape = self.shape
+        if shape is not None:  # what could not be routed has its positions at the end
+            rejected.sort(key=lambda pair: shape[pair[0]][0])
         answer: dict[str, Any] = {
             "ok": True,
             "accepted": len(self.ids) - len(duplicates) - len(rejected),

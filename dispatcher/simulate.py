@@ -68,10 +68,12 @@ class Service:
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
+        self.client = Client(self.submit, timeout_s=30.0)
+
+    def wait_ready(self) -> None:
         assert self.process.stdout is not None
         if not self.process.stdout.readline():
             raise SimulationError("the service did not start; its message is above")
-        self.client = Client(self.submit, timeout_s=30.0)
 
     def stop(self) -> None:
         self.client.close()
@@ -138,6 +140,7 @@ def simulate(plan: Plan, progress: Progress = lambda _: None) -> dict[str, Any]:
 def _service(plan: Plan, directory: Path, failure_rate: float) -> Iterator[Service]:
     service = Service(plan, directory, failure_rate)
     try:
+        service.wait_ready()
         yield service
     finally:
         service.stop()

@@ -7,6 +7,8 @@ belongs to one of ``producers`` logical producers, each with a generator of its 
 from __future__ import annotations
 
 import random
+import sys
+from array import array
 from collections.abc import Iterator
 from typing import Any
 
@@ -58,11 +60,13 @@ def batches(
     while number < events:
         batch: list[Notification] = []
         count = min(size, events - number)
-        chosen = generator.choices(names, k=count)
-        categories = generator.choices(CATEGORIES, k=count)
-        for user, category in zip(chosen, categories, strict=True):
+        drawn = array("I", generator.randbytes(4 * count))
+        if sys.byteorder == "big":
+            drawn.byteswap()
+        for draw in drawn:
+            category = CATEGORIES[draw & 3]
             notification = Notification(
-                user_id=user,
+                user_id=names[(draw >> 2) % users],
                 category=category,
                 title=TITLES[category],
                 body=BODIES[category],

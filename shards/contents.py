@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 
 import msgspec
@@ -10,7 +11,7 @@ from shards import validation
 from shards.dedupe import DIGEST_BYTES
 from shards.wire import Notification
 
-FRAMES_KEPT = 64
+FRAMES_KEPT = 256  # a retrying producer repeats what it sent within seconds
 
 
 class Content:
@@ -33,13 +34,13 @@ class Content:
             raise LookupError(index)
         return found if isinstance(found, tuple) else validation.decode_entry(found)
 
-    def raw(self, index: int) -> msgspec.Raw:
+    def raw(self, index: int) -> bytes:
         """An entry as it came, of a frame without fan-out."""
         if self._items is None:
             self._items = validation.raw_entries(self.body)
         found = self._items[index]
         assert isinstance(found, msgspec.Raw)
-        return found
+        return bytes(found)
 
     def find(self, digest: bytes) -> int | None:
         """The position of a key."""
@@ -54,11 +55,11 @@ class Contents:
 
     def __init__(self, read: Callable[[int], tuple[bytes, bool, bytes | None] | None]) -> None:
         self._read = read
-        self._kept: dict[int, Content] = {}
+        self._kept: OrderedDict[int, Content] = OrderedDict()
 
     def add(self, seq: int, content: Content) -> None:
         if len(self._kept) >= FRAMES_KEPT:
-            del self._kept[next(iter(self._kept))]
+            self._kept.popitem(last=False)
         self._kept[seq] = content
 
     def get(self, seq: int) -> Content | None:

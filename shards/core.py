@@ -53,6 +53,10 @@ from shards.wire import (
 INAPP = "inapp"
 FRAMES_PER_REFILL = 8  # frames read from disk for a lane in one turn
 ERROR_TEXT_MAX = 300
+LOGGED_MAX = 16  # a run of more deliveries has its frame's ledger written, which is then cheaper
+
+
+Note = tuple[int | None, str, str]  # of a delivery that failed: next attempt in ms, error class, last error
 
 
 class Now(NamedTuple):
@@ -93,11 +97,16 @@ class Dead(NamedTuple):
     letter: DeadLetter
 
 
+# One delivery's new word, with its note if it has one.
+Result = tuple[Frame, int, int, Note | None]
+
+
 class Changes:
     """What one turn did, to be stored together."""
 
     def __init__(self) -> None:
         self.frames: list[Frame] = []  # new or changed; each once
+        self.results: list[Result] = []  # single changes, to be logged where their frame is not written anyway
         self.dead: list[Dead] = []
         self.revived: list[tuple[int, int]] = []  # (seq, slot) of dead letters that are none any more
         self.inbox = array("q")  # user hash, place, user hash, place, ...
@@ -295,9 +304,19 @@ class Core:
         self._changed(frame)
 
     def _changed(self, frame: Frame) -> None:
-        if not frame.dirty:
-            frame.dirty = True
+        """The frame's ledger is to be written."""
+        frame.dirty = True
+        self._touch(frame)
+
+    def _touch(self, frame: Frame) -> None:
+        if not frame.touched:
+            frame.touched = True
             self.changes.frames.append(frame)
+
+    def _log(self, frame: Frame, slot: int) -> None:
+        """One delivery has changed: a line of the log does, until the frame's ledger is written for other reasons."""
+        self.changes.results.append((frame, slot, frame.slots[slot], frame.notes.get(slot)))
+        self._touch(frame)
 
     # --- refill ------------------------------------------------------------------------------------------------
 
@@ -456,19 +475,18 @@ class Core:
             rows[1::2] = array("q", [base | index for index in run.indexes])
             self.changes.inbox.extend(rows)
         self.changes.inbox_runs += runs
-        self._delivered(self.inapp, runs, now)
+        self._delivered(self.inapp, [(run.frame, run.slots) for run in runs], now)
 
-    def deliver(self, channel: int, runs: list[Run], now: Now) -> None:
-        """Attempts that succeeded."""
-        self.in_flight[channel] -= sum(map(len, runs))
-        self._delivered(channel, runs, now)
+    def deliver(self, channel: int, delivered: list[tuple[Frame, list[int]]], now: Now) -> None:
+        """Attempts that succeeded, as slots of frames."""
+        self.in_flight[channel] -= sum(len(slots) for _, slots in delivered)
+        self._delivered(channel, delivered, now)
 
-    def _delivered(self, channel: int, runs: list[Run], now: Now) -> None:
+    def _delivered(self, channel: int, delivered: list[tuple[Frame, list[int]]], now: Now) -> None:
         latencies = self.latencies[channel]
         keep, done = ledger.KEEP, ledger.DELIVERED_AT_ATTEMPT
         total = 0
-        for run in runs:
-            frame, slots = run.frame, run.slots
+        for frame, slots in delivered:
             words = frame.slots
             for slot in slots:
                 words[slot] = (words[slot] & keep) + done
@@ -477,7 +495,11 @@ class Core:
             frame.open -= count
             frame.active -= count
             latencies.add(now.wall_us - frame.at_us, count)
-            self._changed(frame)
+            if count > LOGGED_MAX:
+                self._changed(frame)
+            else:
+                for slot in slots:
+                    self._log(frame, slot)
         counters = self.counters.channels[channel]
         counters.attempts += total
         counters.outcomes[ledger.DELIVERED] += total
@@ -490,28 +512,27 @@ class Core:
         counters.failed_attempts += len(failures)
         policy = self.settings.retry
         heap = self.retrying[channel]
-        for failure in failures:
-            entry = failure.entry
+        for entry, error_class, text in failures:
             frame, slot, index, user, _ = entry
-            message = failure.message[:ERROR_TEXT_MAX]
+            message = text[:ERROR_TEXT_MAX]
             value = (frame.slots[slot] & ledger.KEEP) + ledger.ONE_ATTEMPT
             attempts = value >> ledger.ATTEMPTS_SHIFT
-            if failure.error_class in RETRIED and not policy.exhausted(attempts):
+            if error_class in RETRIED and not policy.exhausted(attempts):
                 delay_s = policy.delay_s(attempts, self._random)
                 frame.slots[slot] = value | ledger.RETRYING << ledger.OUTCOME_SHIFT
-                frame.notes[slot] = (now.wall_us // 1000 + int(delay_s * 1000), failure.error_class, message)
+                frame.notes[slot] = (now.wall_us // 1000 + int(delay_s * 1000), error_class, message)
                 heap.push(now.mono + delay_s, entry)
             else:
-                reason = "max_retries" if failure.error_class in RETRIED else "permanent"
+                reason = "max_retries" if error_class in RETRIED else "permanent"
                 frame.slots[slot] = (
                     value | ledger.DEAD << ledger.OUTCOME_SHIFT | ledger.REASON[reason] << ledger.REASON_SHIFT
                 )
-                frame.notes[slot] = (None, failure.error_class, message)
+                frame.notes[slot] = (None, error_class, message)
                 frame.open -= 1
                 frame.active -= 1
                 counters.outcomes[ledger.DEAD] += 1
-                self._bury_delivery(frame, slot, index, user, reason, failure.error_class, message, attempts, now)
-            self._changed(frame)
+                self._bury_delivery(frame, slot, index, user, reason, error_class, message, attempts, now)
+            self._log(frame, slot)
 
     # --- dead letters ------------------------------------------------------------------------------------------
 
@@ -600,7 +621,7 @@ class Core:
     def committed(self) -> None:
         """Everything in ``changes`` is stored: forget what needs no memory."""
         for frame in self.changes.frames:
-            frame.dirty = False
+            frame.dirty = frame.touched = False
             frame.new = None
             if not frame.active:
                 self.frames.pop(frame.seq, None)
@@ -612,8 +633,8 @@ class Core:
         return min(dues) if dues else None
 
 
-def decode_notes(blob: bytes | None) -> dict[int, tuple[int | None, str, str]]:
-    return msgspec.msgpack.decode(blob, type=dict[int, tuple[int | None, str, str]]) if blob else {}
+def decode_notes(blob: bytes | None) -> dict[int, Note]:
+    return msgspec.msgpack.decode(blob, type=dict[int, Note]) if blob else {}
 
 
 def _expired(frame: Frame, index: int, now: Now) -> bool:

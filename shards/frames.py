@@ -71,7 +71,7 @@ def one(entry: Entry) -> Run:
 class Frame:
     """``slots`` holds one ledger word per planned delivery, ``widths`` how many each notification has."""
 
-    __slots__ = ("active", "at_us", "dirty", "expiry", "mask", "new", "notes", "open", "seq", "slots", "widths")
+    __slots__ = ("active", "at_us", "dirty", "expiry", "logged", "mask", "new", "notes", "open", "seq", "slots", "touched", "widths")
 
     def __init__(self, seq: int, at_us: int, slots: array[int], widths: bytes) -> None:
         self.seq = seq
@@ -84,7 +84,9 @@ class Frame:
         self.notes: dict[int, tuple[int | None, str, str]] = {}  # slot -> (next attempt at ms, class, last error)
         self.expiry: dict[int, int] | None = None  # position -> expires_at in ms, of those that have one
         self.new: NewFrame | None = None  # what is to be journaled with it
-        self.dirty = False
+        self.dirty = False  # its ledger is to be written in this turn
+        self.touched = False  # it is among this turn's changes
+        self.logged = False  # the log has changes that its stored ledger has not
 
 
 class NewFrame:

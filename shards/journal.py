@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
+from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from typing import Any
 import msgspec
 import xxhash
 
-from shards.core import Changes, Dead, StoredFrame
+from shards.core import Changes, Dead, Note, Result, StoredFrame, decode_notes
 from shards.counters import Counters
-from shards.ledger import LANE_BITS
+from shards.frames import Frame
+from shards.ledger import LANE_BITS, OPEN, outcome_of, words
 from shards.preferences import UserDocument
 from shards.validation import instant_ms
 from shards.wire import DeadAdded, DeadLetter, DeadRemoved, OutboxItem, pack
@@ -35,7 +37,8 @@ CREATE TABLE frames(
     inbox INTEGER NOT NULL, crc INTEGER NOT NULL, widths BLOB NOT NULL, verdict BLOB, digests BLOB, body BLOB NOT NULL);
 CREATE TABLE ledger(
     seq INTEGER PRIMARY KEY, open INTEGER NOT NULL, mask INTEGER NOT NULL, updated_ms INTEGER NOT NULL,
-    slots BLOB NOT NULL, notes BLOB);
+    log INTEGER NOT NULL, slots BLOB NOT NULL, notes BLOB);
+CREATE TABLE results(id INTEGER PRIMARY KEY, entries BLOB NOT NULL);
 CREATE INDEX open_frames ON ledger(seq, mask) WHERE open > 0;
 CREATE TABLE users(user_id TEXT PRIMARY KEY, document BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE dead(
@@ -50,6 +53,9 @@ CREATE TABLE inbox_marks(
     user_hash INTEGER, place INTEGER, state TEXT NOT NULL, PRIMARY KEY (user_hash, place)) WITHOUT ROWID;
 """
 
+LOG_ROWS_MAX = 1_000
+LOGGED_FRAMES_MAX = 2_000
+_UPDATE_LEDGER = "UPDATE ledger SET open = ?, mask = ?, updated_ms = ?, log = ?, slots = ?, notes = ? WHERE seq = ?"
 _FRAME = "SELECT seq, at_us, source, fanned, body, widths, slots, notes, crc FROM frames JOIN ledger USING (seq)"
 
 
@@ -65,6 +71,7 @@ class State(msgspec.Struct, array_like=True):
     gen: int = 0
     base: int = 0
     outbox: int = 0
+    log: int = 0  # of the last transaction
     counters: Counters = msgspec.field(default_factory=Counters)
 
 
@@ -88,11 +95,13 @@ class SqliteJournal:
             self._create(shard, shards)
         self._check(shard, shards)
         self.channel_names = self._number_channels(channel_names)
+        row = run("SELECT value FROM state").fetchone()
+        self.state = msgspec.msgpack.decode(row[0], type=State) if row else State()
+        self._logged: dict[int, Frame] = {}  # frames with changes that only the log has
+        self._settle_log()
         run("COMMIT")
         path.chmod(0o600)
         self.generation = str(self._meta("generation"))
-        row = run("SELECT value FROM state").fetchone()
-        self.state = msgspec.msgpack.decode(row[0], type=State) if row else State()
         self._users_stored = run("SELECT 1 FROM users LIMIT 1").fetchone() is not None
 
     def _create(self, shard: int, shards: int) -> None:
@@ -146,13 +155,20 @@ class SqliteJournal:
     def record(self, changes: Changes, now_ms: int) -> None:
         """Write what a turn did, within the transaction."""
         frames, entered, updated = [], [], []
+        self.state.log += 1
+        logged = False
         for frame in changes.frames:
+            if frame.new is None and not frame.dirty and frame.active:
+                logged = True
+                self._logged[frame.seq] = frame
+                continue
             slots, notes = frame.slots.tobytes(), pack(frame.notes) if frame.notes else None
             new = frame.new
             if new is None:
-                updated.append((frame.open, frame.mask, now_ms, slots, notes, frame.seq))
+                updated.append((frame.open, frame.mask, now_ms, self.state.log, slots, notes, frame.seq))
+                self._logged.pop(frame.seq, None)
                 continue
-            entered.append((frame.seq, frame.open, frame.mask, now_ms, slots, notes))
+            entered.append((frame.seq, frame.open, frame.mask, now_ms, self.state.log, slots, notes))
             frames.append(
                 (
                     frame.seq,
@@ -170,13 +186,57 @@ class SqliteJournal:
         many = self.database.executemany
         if frames:
             many("INSERT INTO frames VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", frames)
-            many("INSERT INTO ledger VALUES (?, ?, ?, ?, ?, ?)", entered)
+            many("INSERT INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?)", entered)
         if updated:
-            many("UPDATE ledger SET open = ?, mask = ?, updated_ms = ?, slots = ?, notes = ? WHERE seq = ?", updated)
+            many(_UPDATE_LEDGER, updated)
+        if logged:
+            self._write_log(changes.results, now_ms)
         if changes.revived:
             self._remove_dead(changes.revived)
         if changes.dead:
             self._add_dead(changes.dead)
+
+    def _write_log(self, results: list[Result], now_ms: int) -> None:
+        """The single changes of frames whose ledger is not written now. A long log is settled by writing them all."""
+        if len(self._logged) > LOGGED_FRAMES_MAX or self.state.log >= self._log_settled + LOG_ROWS_MAX:
+            rows = [
+                (frame.open, frame.mask, now_ms, self.state.log, frame.slots.tobytes(), pack(frame.notes), frame.seq)
+                for frame in self._logged.values()
+            ]
+            self.database.executemany(_UPDATE_LEDGER, rows)
+            self.database.execute("DELETE FROM results")
+            self._logged.clear()
+            self._log_settled = self.state.log
+            return
+        entries = [
+            (frame.seq, slot, value, note) for frame, slot, value, note in results if frame.seq in self._logged
+        ]
+        self.database.execute("INSERT INTO results VALUES (?, ?)", (self.state.log, pack(entries)))
+
+    def _settle_log(self) -> None:
+        """At the start: what was logged goes into the ledgers, where these were not written later."""
+        run = self.database.execute
+        ledgers: dict[int, tuple[int, array[int], dict[int, Note]]] = {}
+        for number, blob in run("SELECT id, entries FROM results ORDER BY id").fetchall():
+            for seq, slot, value, note in msgspec.msgpack.decode(blob, type=list[tuple[int, int, int, Note | None]]):
+                if seq not in ledgers:
+                    row = run("SELECT log, slots, notes FROM ledger WHERE seq = ?", (seq,)).fetchone()
+                    if row is None:
+                        continue
+                    ledgers[seq] = row[0], words(row[1]), decode_notes(row[2])
+                written, slots, notes = ledgers[seq]
+                if number > written:
+                    slots[slot] = value
+                    if note is not None:
+                        notes[slot] = note
+        for seq, (_, slots, notes) in ledgers.items():
+            still_open = sum(outcome_of(value) in OPEN for value in slots)
+            run(
+                "UPDATE ledger SET open = ?, slots = ?, notes = ? WHERE seq = ?",
+                (still_open, slots.tobytes(), pack(notes) if notes else None, seq),
+            )
+        run("DELETE FROM results")
+        self._log_settled = self.state.log
 
     def _add_dead(self, dead: list[Dead]) -> None:
         self.database.executemany(

@@ -67,16 +67,19 @@ class Judge:
 
     def judge(self, data: Data, seq: int, now_ms: int) -> Judged:
         """Judge a frame, and remember its keys; what a repeated key meant first is found through ``Contents``."""
-        judged = None if data.fanned else self._judge_columns(data.body, seq)
+        content = Content(data.body, data.fanned, None)
+        judged = None if data.fanned else self._judge_columns(content, seq)
         if judged is None:
             judged = self._judge_entries(data, seq, now_ms)
-        self._contents.add(seq, Content(data.body, data.fanned, judged.digests))
+        content.digests = judged.digests or b""
+        self._contents.add(seq, content)
         return judged
 
     # --- the plain frame ---------------------------------------------------------------------------------------
 
-    def _judge_columns(self, body: bytes, seq: int) -> Judged | None:
+    def _judge_columns(self, content: Content, seq: int) -> Judged | None:
         """None if anything in the frame needs a look of its own; nothing has been changed then."""
+        body = content.body
         as_json = is_json(body)
         try:
             notifications = (_plain_json if as_json else _plain).decode(body)
@@ -108,7 +111,7 @@ class Judge:
         found = self._idempotency.claim(digests, seq)
         judged = Judged(users, decisions, keys, None, None, duplicates, [], {})  # type: ignore[arg-type]
         if found.count(seq) != len(found) or len(set(digests)) != len(digests):
-            self._drop_repeated(judged, notifications, digests, found, body, seq)
+            self._drop_repeated(judged, notifications, digests, found, content, seq)
         return judged._replace(digests=b"".join(digests))
 
     def _drop_repeated(
@@ -117,23 +120,21 @@ class Judge:
         notifications: list[Plain],
         digests: list[bytes],
         found: list[int],
-        body: bytes,
+        here: Content,
         seq: int,
     ) -> None:
         """Verdicts for the keys that were known before, in earlier frames or earlier in this one."""
         first: dict[bytes, int] = {}
-        here = Content(body, False, None)
         for index, (digest, original) in enumerate(zip(digests, found, strict=True)):
             if original == seq and first.setdefault(digest, index) == index:
                 continue
+            content: Content | None = here
             if original == seq:
-                content: Content | None = Content(body, False, b"".join(digests))
+                here.digests = b"".join(digests)
             else:
                 content = self._contents.get(original)
-            same = content is not None and bytes(here.raw(index)) in content.body  # it repeats the original's bytes
-            duplicate = self._duplicate(
-                index, None if same else notifications[index], judged.users[index], digest, original, content
-            )
+            user = judged.users[index]
+            duplicate = self._duplicate(index, notifications[index], here, user, digest, original, content)
             if duplicate is None:
                 self._idempotency.add(digest, seq)
                 continue
@@ -170,7 +171,7 @@ class Judge:
                         if original == seq
                         else self._contents.get(original)
                     )
-                    duplicate = self._duplicate(index, notification, user, digest, original, content)
+                    duplicate = self._duplicate(index, notification, None, user, digest, original, content)
                     if duplicate is not None:
                         judged.duplicates.append(duplicate)
                         self._drop(judged, digests)
@@ -221,7 +222,8 @@ class Judge:
     def _duplicate(
         self,
         index: int,
-        notification: Notification | Plain | None,
+        notification: Notification | Plain,
+        here: Content | None,
         user: User,
         digest: bytes,
         original: int,
@@ -229,13 +231,14 @@ class Judge:
     ) -> Duplicate | None:
         """The verdict on a repeated key; None if the original turns out to be lost, and the key with it.
 
-        ``notification`` None is known to say the same as the original.
+        ``here`` has the repetition's bytes: most often they are the original's as well.
         """
         place = content.find(digest) if content else None
         if content is None or place is None:
             return None
         try:
-            mismatch = notification is not None and _said(content.item(place)[1]) != _said(notification)
+            repeats = here is not None and not content.fanned and here.raw(index) == content.raw(place)
+            mismatch = not repeats and _said(content.item(place)[1]) != _said(notification)
         except LookupError:
             mismatch = True
         return Duplicate(index, make_id(self._generation, user.hash, original, place), mismatch)

@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol
 
-from shards.frames import Entry, Run
+from shards.frames import Entry, Frame, Run
 
 ErrorClass = Literal["transient", "throttled", "ambiguous", "permanent", "bad_address", "misconfigured"]
 RETRIED: frozenset[ErrorClass] = frozenset({"transient", "throttled", "ambiguous", "misconfigured"})
 
 
-class Failure(NamedTuple):
-    """An attempt that failed: the class decides what follows, the message is for a person."""
-
-    entry: Entry
-    error_class: ErrorClass
-    message: str
+# An attempt that failed: the class decides what follows, the message is for a person. (A named tuple takes five times
+# as long to make.)
+Failure = tuple[Entry, ErrorClass, str]
 
 
 class Results(NamedTuple):
-    delivered: list[Run]
+    """``delivered`` are slots of a frame."""
+
+    delivered: list[tuple[Frame, list[int]]]
     failed: list[Failure]
 
 

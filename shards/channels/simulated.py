@@ -8,7 +8,7 @@ import xxhash
 
 from shards import ledger
 from shards.channels.base import Failure, Results
-from shards.frames import Run
+from shards.frames import Frame, Run
 from shards.retry import DueHeap
 
 SCALE = 2**64
@@ -36,30 +36,27 @@ class SimulatedChannel:
         self._under_way.push(now + 2 * draw * self._latency_s, runs)
 
     def collect(self, now: float) -> Results:
-        delivered: list[Run] = []
+        delivered: list[tuple[Frame, list[int]]] = []
         failed: list[Failure] = []
         for runs in self._under_way.pop_due(now):
-            if not self._threshold:
-                delivered.extend(runs)
-                continue
             for run in runs:
-                fails = self._fails(run)
-                if fails:
-                    failed += [Failure(run.entry(at), "transient", "simulated failure") for at in fails]
-                    run = run.without(set(fails))
-                if len(run):
-                    delivered.append(run)
+                slots = run.slots
+                if self._threshold and (fails := self._fails(run)):
+                    failed += [(run.entry(at), "transient", "simulated failure") for at in fails]
+                    slots = [slot for at, slot in enumerate(slots) if at not in fails]
+                if slots:
+                    delivered.append((run.frame, slots))
         return Results(delivered, failed)
 
-    def _fails(self, run: Run) -> list[int]:
+    def _fails(self, run: Run) -> set[int]:
         """The positions whose attempt fails."""
         threshold, seed, fate, suffixes = self._threshold, self._seed, xxhash.xxh3_64_intdigest, self._suffixes
         words, shift, unkeyed = run.frame.slots, ledger.ATTEMPTS_SHIFT, run.frame.seq
-        return [
+        return {
             at
             for at, (slot, key) in enumerate(zip(run.slots, run.keys, strict=True))
             if fate(f"{key or unkeyed}{suffixes[words[slot] >> shift]}".encode(), seed) < threshold
-        ]
+        }
 
     def next_due(self) -> float | None:
         return self._under_way.next_due()

@@ -146,17 +146,13 @@ def test_a_poisonous_notification_on_ingest(service: RunningDispatcher, notifica
 def test_operations_with_extreme_values(
     service: RunningDispatcher, op: str, fields: dict[str, Any], code: str, as_json: bool
 ) -> None:
-    if not as_json and any(value == HUGE for value in fields.values()):
-        fields = {name: 2**64 - 1 if value == HUGE else value for name, value in fields.items()}
-    elif not as_json and "user" in fields:
-        pytest.skip("MessagePack has no such integer")
+    if not as_json:  # MessagePack ends at 64 bits
+        fields = json.loads(json.dumps(fields).replace(str(HUGE), str(2**64 - 1)))
     assert code_of(ask(service, {"op": op, **fields}, as_json)) == code
 
 
 @pytest.mark.parametrize("place", [lambda seq, _: seq * 2**60, lambda seq, _: 2**47 - seq, lambda _, __: 2**63])
-def test_an_id_that_points_far_beyond_the_journal(
-    service: RunningDispatcher, place: Callable[[int, int], int]
-) -> None:
+def test_an_id_that_points_far_beyond_the_journal(service: RunningDispatcher, place: Callable[[int, int], int]) -> None:
     id_ = service.client.submit({"user_id": "u", "title": "t"})["ids"][0]
     parts = id_.split("-")  # opaque to clients; this one is up to no good
     parts[2] = f"{place(int(parts[2], 16), 0):x}"

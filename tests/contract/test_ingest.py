@@ -189,7 +189,7 @@ def test_a_rejected_letter_cannot_be_replayed(service: RunningDispatcher, user: 
 
 
 def test_rejected_letters_stand_in_no_replays_way(service: RunningDispatcher, user: str) -> None:
-    bad = {"user_id": user, "title": "t", "category": "system", "nope": 1}
+    bad = {"user_id": user, "title": "t", "category": "secruity"}
     service.ingested(encode([bad] * 3, as_json=False))
     wait_until(
         lambda: len(service.request("dead.list", user_id=user, reason="rejected")["items"]) == 3, what="3 rejections"

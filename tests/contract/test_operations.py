@@ -86,7 +86,7 @@ def test_status_of_each_recipient(service: RunningDispatcher, new_user: Callable
 
 def test_an_unknown_notification_is_not_found(service: RunningDispatcher, user: str) -> None:
     known = service.client.submit({"user_id": user, "title": "hello"})["ids"][0]
-    for id_ in ("", "x", "a-b-c-d", known + "0", known[:-1], known.upper() + "-", "0" * 10_000):
+    for id_ in ("", "x", "a-b-c-d", known + "f", known[:-1], known + "-", "0" * 10_000):
         error = service.client.refused("status", id=id_)
         assert error["code"] in ("not_found", "bad_request"), id_
     assert service.client.refused("status", user_id=user, idempotency_key="no such")["code"] == "not_found"
@@ -304,9 +304,7 @@ def test_marking_changes_the_state_and_the_unread_count(service: RunningDispatch
     assert service.request("inbox.mark", user_id=user, ids=[], state="read")["items"] == []
 
 
-def test_only_what_is_in_the_users_inbox_can_be_marked(
-    service: RunningDispatcher, new_user: Callable[[], str]
-) -> None:
+def test_only_what_is_in_the_users_inbox_can_be_marked(service: RunningDispatcher, new_user: Callable[[], str]) -> None:
     user, other = new_user(), new_user()
     mine, theirs = filled_inbox(service, user, 1)[0], filled_inbox(service, other, 1)[0]
     by_email = service.client.submit({"user_id": user, "title": "t", "channels": ["email"]})["ids"][0]

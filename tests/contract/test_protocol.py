@@ -91,14 +91,15 @@ def test_requests_may_be_pipelined_and_seq_tells_the_answers_apart(service: Runn
 @pytest.mark.parametrize("as_json", [True, False])
 @pytest.mark.parametrize("seq", [0, 7, -3, 2**53, "", "a-b", "é"])
 def test_seq_is_echoed_in_answers_and_errors(service: RunningDispatcher, seq: int | str, as_json: bool) -> None:
-    for request in (
+    requests: list[dict[str, Any]] = [
         {"op": "ping", "seq": seq},
         {"op": "submit", "seq": seq, "notifications": []},
         {"op": "stats", "seq": seq},
         {"op": "cancel", "seq": seq, "id": "x"},
         {"op": "no such", "seq": seq},
         {"op": "status", "seq": seq, "id": "no such"},
-    ):
+    ]
+    for request in requests:
         assert service.client.exchange(request, as_json=as_json)["seq"] == seq
 
 
@@ -549,9 +550,14 @@ def test_binary_in_a_payload_is_rejected(service: RunningDispatcher, user: str) 
     assert answer["rejected"][0]["error"]["code"] == "bad_value"
 
 
-def test_a_mixed_batch_is_accounted_for_entry_by_entry(
-    service: RunningDispatcher, new_user: Callable[[], str]
-) -> None:
+def test_rejections_are_in_the_order_of_the_batch(service: RunningDispatcher, user: str) -> None:
+    bad_routes: list[NotificationDocument] = [{"title": "t"}, {"topic": "news", "title": "t"}, {"user_id": 5}]
+    bad_contents: list[NotificationDocument] = [{"user_id": user}, {"recipients": [user, "", ""], "title": "t"}]
+    answer = service.client.submit(*bad_routes, *bad_contents, *bad_routes, *bad_contents)
+    assert [one["index"] for one in answer["rejected"]] == [0, 1, 2, 3, 4, 4, 5, 6, 7, 8, 9, 9]
+
+
+def test_a_mixed_batch_is_accounted_for_entry_by_entry(service: RunningDispatcher, new_user: Callable[[], str]) -> None:
     first, second = new_user(), new_user()
     keyed = {"user_id": first, "title": "t", "idempotency_key": "k"}
     original = service.client.submit(keyed)["ids"][0]

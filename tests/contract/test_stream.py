@@ -33,7 +33,7 @@ def subscribed(service: RunningDispatcher, stream: Subscriber, user: str) -> int
 
 
 def read(stream: Subscriber, count: int) -> list[tuple[bytes, dict[str, Any]]]:
-    documents = []
+    documents: list[tuple[bytes, dict[str, Any]]] = []
     for _ in range(count):
         document = stream.read(10.0)
         assert document is not None, f"{len(documents)} documents instead of {count}"

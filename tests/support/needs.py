@@ -13,5 +13,5 @@ def needs(condition: object, what: str) -> None:
         return
     reason = f"left out: {what}"
     if os.environ.get("CI_STRICT") == "1":
-        pytest.fail(reason)
+        pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
