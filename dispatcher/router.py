@@ -23,7 +23,7 @@ from dispatcher.repair import repair
 from dispatcher.splitter import Frame, Gatherer, Part, Split, split
 from shards.process import Stop, begin_child, say_ready
 from shards.rules import unknown
-from shards.validation import INTEGER_MAX, bad_text
+from shards.validation import bad_text
 from shards.wire import (
     INGEST,
     OPERATIONS,
@@ -61,6 +61,7 @@ INGEST_PER_TURN = 1_000
 INGEST_BYTES_PER_TURN = 2**21
 RETRY_AFTER_MS = 100
 DRAIN_S = 10.0
+PLACES_MAX = 2**62  # what a cursor counts fits SQLite's integers
 SUBSCRIPTIONS_MAX = 4_096  # beyond, shards publish for everybody
 
 
@@ -550,7 +551,7 @@ def _check_integers(value: object, field: str | None = None) -> None:
 
 def _is_place(cursor: str | int) -> bool:
     try:
-        return 0 <= int(cursor) <= INTEGER_MAX
+        return 0 <= int(cursor) < PLACES_MAX
     except ValueError:
         return False
 

@@ -75,6 +75,7 @@ class StoredFrame(NamedTuple):
     fanned: bool
     body: bytes
     widths: bytes
+    mask: int
     slots: bytes
     notes: bytes | None
 
@@ -201,8 +202,7 @@ class Core:
             self._admit_singly(frame, judged, now)
         else:
             self._admit_columns(frame, judged, now)
-        if frame.active:
-            self.frames[frame.seq] = frame
+        self.frames[frame.seq] = frame
 
     def _admit_columns(self, frame: Frame, judged: Judged, now: Now) -> None:
         """The hot path: no lane has deliveries on disk, and no notification needs more than its decision."""
@@ -346,8 +346,6 @@ class Core:
         frame = self._frame(row)
         value = ledger.word(lane >> 2, lane & 3)
         slots = frame.slots
-        if value not in slots:
-            return
         slot = 0
         for index, width in enumerate(frame.widths):
             for place in range(slot, slot + width):
@@ -362,8 +360,7 @@ class Core:
                         now,
                     )
             slot += width
-        if frame.active:
-            self.frames[frame.seq] = frame
+        self._let_go(frame)
 
     def _entry(self, frame: Frame, slot: int, index: int) -> tuple[Entry, Notification]:
         """A delivery that was on disk, as one in memory."""
@@ -377,13 +374,19 @@ class Core:
         return (frame, slot, index, self.people.user(user_id), key), notification
 
     def _frame(self, row: StoredFrame) -> Frame:
-        """The frame in memory, or one made from its row."""
+        """The frame in memory, or one made from its row. There is never a second one: the last write would win."""
         frame = self.frames.get(row.seq)
         if frame is None:
-            frame = Frame(row.seq, row.at_us, ledger.words(row.slots), row.widths)
+            frame = self.frames[row.seq] = Frame(row.seq, row.at_us, ledger.words(row.slots), row.widths)
             frame.open = sum(ledger.outcome_of(value) in ledger.OPEN for value in frame.slots)
+            frame.mask = row.mask
             frame.notes = decode_notes(row.notes)
         return frame
+
+    def _let_go(self, frame: Frame) -> None:
+        """Forget a frame of which nothing is in memory and nothing is to be written."""
+        if not frame.active and not frame.touched:
+            self.frames.pop(frame.seq, None)
 
     def wait(self, seq: int, slot: int, channel: int, due: float) -> None:
         """A retry that was waiting when the shard stopped, or a dead letter that is to be tried again."""
@@ -418,13 +421,13 @@ class Core:
             return None
         frame = self._frame(row)
         if ledger.outcome_of(frame.slots[slot]) not in ledger.OPEN:
+            self._let_go(frame)
             return None
         index, end = 0, frame.widths[0]
         while slot >= end:
             index += 1
             end += frame.widths[index]
         frame.active += 1
-        self.frames[seq] = frame
         return self._entry(frame, slot, index)[0]
 
     def take(self, channel: int, now: Now) -> list[Run]:
@@ -598,6 +601,7 @@ class Core:
         value = frame.slots[slot]
         channel, priority = ledger.channel_of(value), ledger.priority_of(value)
         if ledger.outcome_of(value) != ledger.DEAD:
+            self._let_go(frame)
             return False
         frame.slots[slot] = ledger.word(channel, priority)
         frame.notes.pop(slot, None)
@@ -606,7 +610,6 @@ class Core:
         self.counters.channels[channel].outcomes[ledger.DEAD] -= 1
         self.forget_dead(seq, slot, letter.reason)
         self._changed(frame)
-        self.frames[seq] = frame
         if seq <= self.behind.get(ledger.lane_of(channel, priority), self.last):
             self.wait(seq, slot, channel, now.mono)
         return True

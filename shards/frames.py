@@ -43,9 +43,7 @@ class Run:
 
     def split(self, count: int) -> Run:
         """Cut off the first ``count`` deliveries, which are answered; the rest stays."""
-        first = Run(
-            self.frame, self.slots[:count], self.indexes[:count], self.users[:count], self.keys[:count]
-        )
+        first = Run(self.frame, self.slots[:count], self.indexes[:count], self.users[:count], self.keys[:count])
         for column in (self.slots, self.indexes, self.users, self.keys):
             del column[:count]
         return first
@@ -71,7 +69,21 @@ def one(entry: Entry) -> Run:
 class Frame:
     """``slots`` holds one ledger word per planned delivery, ``widths`` how many each notification has."""
 
-    __slots__ = ("active", "at_us", "dirty", "expiry", "logged", "mask", "new", "notes", "open", "seq", "slots", "touched", "widths")
+    __slots__ = (
+        "active",
+        "at_us",
+        "dirty",
+        "expiry",
+        "logged",
+        "mask",
+        "new",
+        "notes",
+        "open",
+        "seq",
+        "slots",
+        "touched",
+        "widths",
+    )
 
     def __init__(self, seq: int, at_us: int, slots: array[int], widths: bytes) -> None:
         self.seq = seq

@@ -56,7 +56,7 @@ CREATE TABLE inbox_marks(
 LOG_ROWS_MAX = 1_000
 LOGGED_FRAMES_MAX = 2_000
 _UPDATE_LEDGER = "UPDATE ledger SET open = ?, mask = ?, updated_ms = ?, log = ?, slots = ?, notes = ? WHERE seq = ?"
-_FRAME = "SELECT seq, at_us, source, fanned, body, widths, slots, notes, crc FROM frames JOIN ledger USING (seq)"
+_FRAME = "SELECT seq, at_us, source, fanned, body, widths, mask, slots, notes, crc FROM frames JOIN ledger USING (seq)"
 
 
 class JournalError(Exception):
@@ -98,6 +98,7 @@ class SqliteJournal:
         row = run("SELECT value FROM state").fetchone()
         self.state = msgspec.msgpack.decode(row[0], type=State) if row else State()
         self._logged: dict[int, Frame] = {}  # frames with changes that only the log has
+        self._log_settled = self.state.log
         self._settle_log()
         run("COMMIT")
         path.chmod(0o600)
@@ -208,9 +209,7 @@ class SqliteJournal:
             self._logged.clear()
             self._log_settled = self.state.log
             return
-        entries = [
-            (frame.seq, slot, value, note) for frame, slot, value, note in results if frame.seq in self._logged
-        ]
+        entries = [(frame.seq, slot, value, note) for frame, slot, value, note in results if frame.seq in self._logged]
         self.database.execute("INSERT INTO results VALUES (?, ?)", (self.state.log, pack(entries)))
 
     def _settle_log(self) -> None:
@@ -236,7 +235,6 @@ class SqliteJournal:
                 (still_open, slots.tobytes(), pack(notes) if notes else None, seq),
             )
         run("DELETE FROM results")
-        self._log_settled = self.state.log
 
     def _add_dead(self, dead: list[Dead]) -> None:
         self.database.executemany(
@@ -369,9 +367,11 @@ class SqliteJournal:
             "SELECT n, item FROM outbox WHERE n > ? ORDER BY n LIMIT ?", (after, count)
         ).fetchall()
 
-    def dead(self, filters: dict[str, Any], count: int) -> list[tuple[int, int, DeadLetter]]:
-        """Dead letters that match all filters, the oldest first."""
+    def dead(self, filters: dict[str, Any], count: int, deliveries: bool) -> list[tuple[int, int, DeadLetter]]:
+        """Dead letters that match all filters, the oldest first; of ``deliveries`` alone, or rejections as well."""
         where, values = dead_filter(filters)
+        if deliveries:
+            where += " AND slot >= 0"
         rows = self.database.execute(
             f"SELECT seq, slot, letter FROM dead WHERE {where} ORDER BY died_at_ms, seq, slot LIMIT ?", (*values, count)
         ).fetchall()

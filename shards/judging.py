@@ -70,7 +70,7 @@ class Judge:
         content = Content(data.body, data.fanned, None)
         judged = None if data.fanned else self._judge_columns(content, seq)
         if judged is None:
-            judged = self._judge_entries(data, seq, now_ms)
+            judged = self._judge_entries(data, content, seq, now_ms)
         content.digests = judged.digests or b""
         self._contents.add(seq, content)
         return judged
@@ -144,7 +144,7 @@ class Judge:
 
     # --- any frame ---------------------------------------------------------------------------------------------
 
-    def _judge_entries(self, data: Data, seq: int, now_ms: int) -> Judged:
+    def _judge_entries(self, data: Data, here: Content, seq: int, now_ms: int) -> Judged:
         users: list[User] = []
         decisions: list[Decision] = []
         keys: list[str | None] = []
@@ -159,18 +159,18 @@ class Judge:
             try:
                 user, decision, key = self._check(user_id, notification, now_ms)
             except RequestError as error:
-                self._reject(judged, digests, index, error.error, user_id, pack(notification))
+                self._reject(judged, digests, index, error.error, user_id, _as_it_came(here, index, notification))
                 continue
             digest = NO_DIGEST
             if key is not None:
                 digest = self._idempotency.digest(user_id, key)
                 original = self._idempotency.find(digest)
                 if original is not None:
-                    content = (
-                        Content(data.body, data.fanned, b"".join(digests))
-                        if original == seq
-                        else self._contents.get(original)
-                    )
+                    content: Content | None = here
+                    if original == seq:
+                        here.digests = b"".join(digests)
+                    else:
+                        content = self._contents.get(original)
                     duplicate = self._duplicate(index, notification, None, user, digest, original, content)
                     if duplicate is not None:
                         judged.duplicates.append(duplicate)
@@ -242,6 +242,15 @@ class Judge:
         except LookupError:
             mismatch = True
         return Duplicate(index, make_id(self._generation, user.hash, original, place), mismatch)
+
+
+def _as_it_came(content: Content, index: int, notification: Notification) -> bytes:
+    if not content.fanned:
+        return content.raw(index)
+    try:
+        return pack(notification)
+    except OverflowError:  # an integer beyond 64 bits, which only JSON can say
+        return repr(notification).encode()
 
 
 _SAID = (

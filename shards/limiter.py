@@ -42,7 +42,8 @@ class Limiter:
     def __init__(self, limit: RateLimit, keys_max: int) -> None:
         count, period_s = limit.parse()
         self._interval_s = period_s / count
-        self._tolerance_s = self._interval_s * ((limit.burst or count) - 1)
+        # a microsecond on top, as (now + interval) - now may be a little more than interval
+        self._tolerance_s = self._interval_s * ((limit.burst or count) - 1) + 1e-6
         self._keys_max = keys_max
         self._next_sweep = 0.0
         self._due: dict[str, float] = {}  # the theoretical arrival time of each key's next event
@@ -69,7 +70,7 @@ class Limiter:
     def remaining(self, key: str, now: float) -> int:
         """How many events would pass right now."""
         wait_s = max(0.0, self._due.get(key, now) - now)
-        return max(0, int((self._tolerance_s - wait_s) / self._interval_s + 1e-9) + 1)
+        return max(0, int((self._tolerance_s - wait_s) / self._interval_s) + 1)
 
     def _sweep(self, now: float) -> bool:
         if now < self._next_sweep:

@@ -15,7 +15,7 @@ from shards.inbox import PLACE_SHIFT, Inbox
 from shards.journal import SqliteJournal
 from shards.people import User
 from shards.preferences import UserDocument, parse_document
-from shards.wire import PRIORITIES, Notification, Request, RequestError, hash_user, make_id, parse_id
+from shards.wire import PRIORITIES, DeadLetter, Notification, Request, RequestError, hash_user, make_id, parse_id
 
 INBOX_PAGE = 50
 SEQ_MAX = 2**47  # far beyond any; a place must fit SQLite's integers
@@ -55,7 +55,7 @@ class Operations:
     def _status(self, request: Request) -> dict[str, Any]:
         seq, index = self._place_by_id(request.id) if request.id is not None else self._place_by_key(request)
         row = self._journal.frame(seq)
-        if row is None or index >= len(row.widths):
+        if row is None or index >= len(row.widths) or not row.widths[index]:
             raise RequestError("not_found", "no such notification; it may be older than retention", "id")
         frame = self._core.frames.get(seq)
         slots = ledger.words(row.slots) if frame is None else frame.slots
@@ -114,7 +114,10 @@ class Operations:
         content = self._core.contents.get(seq)
         if content is None:
             raise LookupError(seq)
-        return content.item(index)
+        try:
+            return content.item(index)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # what could not be routed is no list
+            raise LookupError(seq) from None
 
     # --- users -------------------------------------------------------------------------------------------------
 
@@ -215,17 +218,22 @@ class Operations:
 
     # --- dead letters ------------------------------------------------------------------------------------------
 
-    def _dead_filters(self, request: Request) -> dict[str, Any]:
-        return {key: value for key, value in msgspec.to_builtins(request).items() if value is not None}
+    def _dead(self, request: Request, deliveries: bool) -> list[tuple[int, int, DeadLetter]]:
+        """The letters that a request concerns; without those that this turn has dealt with, which are still stored."""
+        filters = {key: value for key, value in msgspec.to_builtins(request).items() if value is not None}
+        limit = request.limit or DEAD_MAX
+        gone = set(self._core.changes.revived)
+        found = self._journal.dead(filters, limit + len(gone), deliveries)
+        return [dead for dead in found if dead[:2] not in gone][:limit]
 
     def _dead_replay(self, request: Request, now: Now) -> dict[str, Any]:
         count = 0
-        for seq, slot, letter in self._journal.dead(self._dead_filters(request), request.limit or DEAD_MAX):
+        for seq, slot, letter in self._dead(request, deliveries=True):
             count += self._core.revive(seq, slot, letter, now)
         return {"count": count}
 
     def _dead_purge(self, request: Request) -> dict[str, Any]:
-        found = self._journal.dead(self._dead_filters(request), request.limit or DEAD_MAX)
+        found = self._dead(request, deliveries=False)
         for seq, slot, letter in found:
             self._core.forget_dead(seq, slot, letter.reason)
         return {"count": len(found)}

@@ -55,7 +55,11 @@ class Routing:
 
     def __init__(self, configured: Mapping[str, Category], channel_numbers: Mapping[str, int]) -> None:
         self.categories = {**DEFAULT_CATEGORIES, **configured}
-        self._configured = frozenset(configured)
+        self._configured = frozenset(
+            name
+            for name, category in configured.items()
+            if name not in DEFAULT_CATEGORIES or category.channels != DEFAULT_CATEGORIES[name].channels
+        )
         self._numbers = channel_numbers
         self._wished: dict[tuple[str, str | int | None, tuple[str, ...]], Rule] = {}
         self.plain: dict[tuple[str, str | int | None], Rule] = {}  # without channels of its own: the hot look-up

@@ -83,9 +83,7 @@ class Worker:
         self.settings = settings
         self.stop = stop
         names = [*CHANNELS, *(name for name in settings.channels if name not in CHANNELS)]
-        self.journal = SqliteJournal(
-            Path(settings.path), settings.shard, settings.shards, settings.durability, names
-        )
+        self.journal = SqliteJournal(Path(settings.path), settings.shard, settings.shards, settings.durability, names)
         self.state: State = self.journal.state
         counters = self.state.counters
         while len(counters.channels) < len(self.journal.channel_names):
@@ -235,9 +233,7 @@ class Worker:
         self._lagging = True
         return messages
 
-    def _take(
-        self, messages: list[Data | Ping | Ask], moment: Now
-    ) -> tuple[list[tuple[int, Verdict | None]], bool]:
+    def _take(self, messages: list[Data | Ping | Ask], moment: Now) -> tuple[list[tuple[int, Verdict | None]], bool]:
         """Frames that are next in sequence are judged; what is asked for is looked up."""
         verdicts: list[tuple[int, Verdict | None]] = []
         resend = False
@@ -419,9 +415,7 @@ class Worker:
         rows = self.journal.outbox(0 if stale else sent, OUTBOX_BATCH)
         if rows:
             items = [_outbox_item.decode(item) for _, item in rows]
-            if self._send(
-                self.collector, Outbox(self.settings.shard, self.journal.generation, rows[0][0], items)
-            ):
+            if self._send(self.collector, Outbox(self.settings.shard, self.journal.generation, rows[0][0], items)):
                 self._outbox_sent = (rows[-1][0], moment.mono)
         else:
             self._outbox_sent = (self.state.outbox, moment.mono)

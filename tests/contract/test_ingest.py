@@ -188,6 +188,16 @@ def test_a_rejected_letter_cannot_be_replayed(service: RunningDispatcher, user: 
     assert rejected(service, f"{user}!")["id"] == letter["id"]
 
 
+@pytest.mark.parametrize(
+    "message", [b"garbage %s", b'{"user_id": "%s", "title": "t", "nope": 1}', b'{"user_id": 5, "title": "%s"}']
+)
+def test_the_id_of_a_rejected_letter_is_no_notifications(service: RunningDispatcher, user: str, message: bytes) -> None:
+    service.ingested(message.replace(b"%s", user.encode() + b"!"))
+    letter = rejected(service, f"{user}!")
+    assert service.client.refused("status", id=letter["id"])["code"] == "not_found"
+    assert service.request("dead.purge", id=letter["id"])["count"] == 1
+
+
 def test_rejected_letters_stand_in_no_replays_way(service: RunningDispatcher, user: str) -> None:
     bad = {"user_id": user, "title": "t", "category": "secruity"}
     service.ingested(encode([bad] * 3, as_json=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -427,6 +428,58 @@ def test_a_limit_holds_over_all_shards(service: RunningDispatcher, new_user: Cal
     killed(service, *(new_user() for _ in range(8)), category="transaction")
     filters = {"category": "transaction", "since": since, "limit": 3}
     assert service.request(op, **filters)["count"] == 3
+
+
+def test_of_concurrent_requests_each_letter_is_counted_once(service: RunningDispatcher, user: str) -> None:
+    killed(service, *[user] * 20)
+    dead_letters(service, 20, user_id=user)
+    before = service.settled_stats()["dead_letters"]["max_retries"]
+    answers = service.client.pipelined(
+        *({"op": op, "user_id": user, "limit": 8} for op in ("dead.purge", "dead.replay", "dead.purge", "dead.purge"))
+    )
+    purged = answers[0]["count"] + answers[2]["count"] + answers[3]["count"]
+    assert all(answer["ok"] for answer in answers)
+    assert purged + answers[1]["count"] >= 20  # what is replayed dies again, and may be purged then
+    dead_letters(service, 20 - purged, user_id=user)
+    after = service.settled_stats()
+    assert after["dead_letters"].get("max_retries", 0) == before - purged
+    assert after["conserved"]
+
+
+def test_what_waits_for_a_retry_is_pending_and_survives_a_kill(user: str) -> None:
+    config = """
+    [retry]
+    base = "1h"
+    max = "1h"
+    jitter = "none"
+    [channels.email]
+    provider = "simulated"
+    [channels.webhook]
+    provider = "simulated"
+    failure_rate = 1.0
+    """
+    with RunningDispatcher(textwrap.dedent(config), shards=1) as own:
+        started_ms = int(time.time() * 1000)
+        id_ = own.client.submit({"user_id": user, "title": "t", "channels": ["email", "webhook", "inapp"]})["ids"][0]
+
+        def attempted() -> list[dict[str, Any]] | None:
+            deliveries: list[dict[str, Any]] = own.request("status", id=id_)["deliveries"]
+            return deliveries if [one["outcome"] for one in deliveries].count("pending") == 0 else None
+
+        def is_kept() -> None:
+            email, webhook, inapp = wait_until(attempted, what="the first attempts")
+            assert (email["outcome"], inapp["outcome"]) == ("delivered", "delivered")
+            assert (webhook["outcome"], webhook["attempts"]) == ("retrying", 1)
+            assert webhook["last_error"]
+            assert 3_590_000 < webhook["next_attempt_at"] - started_ms < 3_660_000
+            stats = own.request("stats")
+            assert (stats["planned"], stats["pending"], stats["outcomes"]["delivered"]) == (3, 1, 2)
+            assert stats["conserved"]
+
+        is_kept()
+        own.kill()
+        own.start()
+        is_kept()
 
 
 # --- stats ----------------------------------------------------------------------------------------------------------

@@ -48,10 +48,10 @@ def compiled(directory: Path) -> Path:
 def node_modules() -> Path:
     needs(shutil.which("node"), "no node")
     places = [CLIENTS / "node" / "node_modules"]
-    if elsewhere := os.environ.get("DISPATCHER_NODE_MODULES"):
+    if elsewhere := os.environ.get("CLIENT_NODE_MODULES"):
         places.insert(0, Path(elsewhere))
     found = next((place for place in places if (place / "zeromq").is_dir()), None)
-    needs(found, "no node_modules with zeromq; npm install in examples/clients/node, or set DISPATCHER_NODE_MODULES")
+    needs(found, "no node_modules with zeromq; npm install in examples/clients/node, or set CLIENT_NODE_MODULES")
     assert found is not None
     return found.absolute()
 

@@ -8,6 +8,7 @@ from tests.chaos import Chaos, Plan
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_nothing_is_lost_or_doubled_by_kills() -> None:
     plan = Plan(kills=12, falls=1, seconds_max=20, shards=2, seed=11, rate=1_000, failure_rate=0.4)

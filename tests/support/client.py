@@ -37,6 +37,18 @@ class SubmitClient:
     def submit(self, *notifications: dict[str, Any]) -> dict[str, Any]:
         return self.request("submit", notifications=list(notifications))
 
+    def pipelined(self, *requests: dict[str, Any]) -> list[dict[str, Any]]:
+        """All requests at once; the answers in the order of the requests."""
+        first = next(self._numbers)
+        for number, request in enumerate(requests, first):
+            self._socket.send_multipart([b"", msgspec.msgpack.encode({**request, "seq": number})])
+        answers: dict[int, dict[str, Any]] = {}
+        while len(answers) < len(requests):
+            answer = msgspec.msgpack.decode(self._receive())
+            answers[answer["seq"]] = answer
+        self._numbers = itertools.count(first + len(requests))
+        return [answers[number] for number in range(first, first + len(requests))]
+
     def exchange(self, document: Any, *, as_json: bool) -> dict[str, Any]:
         """Any document out, and the answer, which must have the same encoding."""
         body = json.dumps(document).encode() if as_json else msgspec.msgpack.encode(document)

@@ -1,0 +1,75 @@
+"""Runs every benchmark small, each in its own process, so that none of them rots; for figures run each alone."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from typing import Any
+
+from bench.report import show
+from tests.support.service import ROOT
+
+SMALL: dict[str, list[str]] = {
+    "queue": ["--items", "100000", "--rounds", "3"],
+    "wire": ["--items", "20000"],
+    "limiter": ["--items", "100000"],
+    "dedupe": ["--entries", "100000", "--rounds", "1"],
+    "journal": ["--items", "10000", "--rounds", "1"],
+    "latency": ["--rate", "1000", "--duration-s", "1"],
+    "memory": ["--pending", "20000", "--on-disk", "0"],
+    "recovery": ["--pending", "50000"],
+    "end_to_end": [
+        "--shards",
+        "2",
+        "--durability",
+        "process",
+        "--batch",
+        "500",
+        "--events",
+        "50000",
+        "--ingest",
+        "10000",
+    ],
+}
+EACH_S = 60.0
+
+
+def run(names: list[str]) -> dict[str, Any]:
+    return {name: _run_one(name) for name in names}
+
+
+def _run_one(name: str) -> dict[str, Any]:
+    started = time.monotonic()
+    ended = subprocess.run(
+        [sys.executable, "-m", f"bench.{name}", *SMALL[name], "--json"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        timeout=EACH_S,
+        check=False,
+    )
+    if ended.returncode:
+        raise SystemExit(f"bench.{name} failed; its message is above")
+    return {**json.loads(ended.stdout), "elapsed_s": round(time.monotonic() - started, 1)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.all", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--json", action="store_true", help="print exactly one JSON object")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SMALL)}; all if none is given")
+    chosen = parser.parse_args()
+    if unknown := set(chosen.names) - SMALL.keys():
+        parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
+    found = run(chosen.names or list(SMALL))
+    if chosen.json:
+        print(json.dumps(found))
+        return
+    for name, one in found.items():
+        print(f"\n{name} ({one['elapsed_s']} s)")
+        show(one, as_json=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""The benchmarks still work: each is imported, the fast ones run with tiny sizes, and what they print has its shape."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+from collections.abc import Callable
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+import bench
+from bench import chart, dedupe, journal, limiter, queue, wire
+from bench.report import Figure, medians, result, show
+
+FAST: dict[str, Callable[[], dict[str, Any]]] = {
+    "queue": lambda: queue.run(rounds=1, items=2_000, depth_max=1_000),
+    "wire": lambda: wire.run(rounds=1, items=1_000),
+    "limiter": lambda: limiter.run(rounds=1, items=2_000, users=100),
+    "dedupe": lambda: dedupe.run(rounds=1, entries=2_000),
+    "journal": lambda: journal.run(rounds=1, items=1_000),
+}
+MODULES = sorted(f"bench.{module.name}" for module in pkgutil.iter_modules(bench.__path__))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_benchmark_can_be_imported_and_says_what_it_answers(name: str) -> None:
+    assert importlib.import_module(name).__doc__
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_a_fast_benchmark_prints_one_json_object_with_a_floor_for_each_figure(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show(FAST[name](), as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert found["bench"] == name
+    assert found["rounds"] == 1
+    assert found["figures"]
+    for figure in found["figures"]:
+        assert figure["value"] > 0
+        assert figure["floor"] > 0
+        assert figure["ratio"] == pytest.approx(figure["value"] / figure["floor"], abs=0.001)
+        assert figure["unit"]
+
+
+def test_without_json_a_line_per_figure_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    show(
+        result("one", 1, [Figure("a figure", 3.0, 2.0, "ns"), Figure("without a floor", 1.0, None, "s")]), as_json=False
+    )
+    first, second = capsys.readouterr().out.splitlines()
+    assert "ratio 1.5" in first
+    assert "ratio" not in second
+
+
+def test_measures_take_turns_and_the_median_counts() -> None:
+    order: list[str] = []
+    values = {"a": iter([3.0, 1.0, 2.0]), "b": iter([1.0, 9.0, 5.0])}
+
+    def measure(name: str) -> float:
+        order.append(name)
+        return next(values[name])
+
+    assert medians(3, lambda: measure("a"), lambda: measure("b")) == [2.0, 5.0]
+    assert order == ["a", "b"] * 3
+
+
+def test_the_chart_has_two_bars_per_figure() -> None:
+    drawn = chart.draw(result("end_to_end", 1, [Figure("2 shards, <power>", 200.0, 400.0, "events/s")]))
+    bars = ElementTree.fromstring(drawn).findall("{http://www.w3.org/2000/svg}rect")
+    widths = sorted(float(bar.attrib["width"]) for bar in bars if bar.attrib.get("height") == str(chart.BAR - 2))
+    assert widths == [chart.WIDTH / 2, chart.WIDTH]
