@@ -43,16 +43,16 @@ def run(names: list[str]) -> dict[str, Any]:
 
 def _run_one(name: str) -> dict[str, Any]:
     started = time.monotonic()
-    ended = subprocess.run(
-        [sys.executable, "-m", f"bench.{name}", *SMALL[name], "--json"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        timeout=EACH_S,
-        check=False,
-    )
-    if ended.returncode:
+    command = [sys.executable, "-m", f"bench.{name}", *SMALL[name], "--json"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
+        try:
+            output, _ = process.communicate(timeout=EACH_S)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # it stops what it has started
+            raise SystemExit(f"bench.{name} takes more than {EACH_S:g} s") from None
+    if process.returncode:
         raise SystemExit(f"bench.{name} failed; its message is above")
-    return {**json.loads(ended.stdout), "elapsed_s": round(time.monotonic() - started, 1)}
+    return {**json.loads(output), "elapsed_s": round(time.monotonic() - started, 1)}
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import zmq
 
 from bench import prototype
-from bench.report import Figure, medians, result, show
+from bench.report import Figure, end_in_order, medians, result, show
 from dispatcher.simulate import Plan, simulate
 from dispatcher.workload import batches
 from shards.wire import pack
@@ -154,6 +154,7 @@ def main() -> None:
     if chosen.push:
         push(chosen.push, chosen.events)
         return
+    end_in_order()
     durabilities = tuple(chosen.durability.split(","))
     found = run(chosen.rounds, chosen.events, chosen.users, chosen.shards, durabilities, chosen.batch, chosen.ingest)
     show(found, chosen.json)

@@ -315,7 +315,7 @@ def run(
 ) -> dict[str, Any]:
     """One run in processes and a directory of its own; raises unless every event and delivery is accounted for."""
     # On the disk: /tmp is often in memory.
-    directory = Path(tempfile.mkdtemp(prefix="prototype-", dir="/var/tmp" if os.path.isdir("/var/tmp") else None))
+    directory = Path(tempfile.mkdtemp(prefix="prototype-", dir="/var/tmp" if Path("/var/tmp").is_dir() else None))
     deadline = monotonic() + 60 + events / 5_000
     options = Options(events, users, shards, batch, durability, seed, inbox)
     spawn = multiprocessing.get_context("spawn")

@@ -9,7 +9,9 @@ import json
 import os
 import platform
 import shutil
+import signal
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -71,7 +73,13 @@ def options(module: str, doc: str | None, rounds: int, **sizes: float | str) -> 
     parser.add_argument("--rounds", type=int, default=rounds)
     for name, default in sizes.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    end_in_order()
     return parser.parse_args()
+
+
+def end_in_order() -> None:
+    """SIGTERM unwinds, so that no service outlives its benchmark."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 
 
 def show(found: dict[str, Any], as_json: bool) -> None:

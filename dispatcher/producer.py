@@ -13,7 +13,7 @@ import msgspec
 import zmq
 
 from dispatcher import workload
-from shards.process import begin_child, usage
+from shards.process import begin_child, settle_memory, usage
 from shards.wire import Notification, pack
 
 PIPELINE = 32
@@ -87,6 +87,7 @@ def produce(settings: ProducerSettings) -> Totals:
     socket.set(zmq.LINGER, 0)
     socket.connect(settings.submit)
     sampled = {workload.user_id(number) for number in range(0, settings.users, settings.sample)}
+    settle_memory()
     before = usage()["cpu_s"]
     decode = msgspec.msgpack.Decoder(Receipt).decode
     totals = Totals()

@@ -7,22 +7,23 @@ the list of its shard. Small lists are gathered, so that a shard journals few la
 from __future__ import annotations
 
 from array import array
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import msgspec
 import xxhash
 
 from dispatcher.receipts import Receipt
-from shards.validation import bad_text
-from shards.wire import Error, RequestError, Route, is_json, pack
+from shards.validation import bad_text, check_address
+from shards.wire import Error, RequestError, Route, UserRoute, is_json, pack
 
 FRAME_NOTIFICATIONS = 500  # a gathered frame is sent when it has so many, and at the end of the turn
 FRAME_BYTES = 262_144
 WHOLE_MIN = 100  # shorter lists are gathered, even where one shard gets all of it
 POSITIONS_MAX = 60_000  # of one frame: a position must fit 16 bits in an inbox entry
 
-_routes_msgpack = msgspec.msgpack.Decoder(list[Route])
-_routes_json = msgspec.json.Decoder(list[Route])
+_users_msgpack = msgspec.msgpack.Decoder(list[UserRoute])
+_users_json = msgspec.json.Decoder(list[UserRoute])
 _raw_msgpack = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _raw_json = msgspec.json.Decoder(list[msgspec.Raw])
 _route_msgpack = msgspec.msgpack.Decoder(Route)
@@ -73,12 +74,10 @@ def split(notifications: bytes | msgspec.Raw, shards: int, batch_max: int) -> Sp
     """Raises ``RequestError`` where the list as a whole is not acceptable."""
     as_json = is_json(notifications)
     try:
-        routes = (_routes_json if as_json else _routes_msgpack).decode(notifications)
-        hashes = array("Q", [_hash(route.user_id.encode()) for route in routes])  # type: ignore[union-attr]
-        for route in routes:
-            if route.recipients is not None or route.topic is not None:
-                raise AttributeError
-    except (msgspec.ValidationError, UnicodeDecodeError, AttributeError):
+        # what names a recipient in another way as well is for the shard to refuse
+        routes = (_users_json if as_json else _users_msgpack).decode(notifications)
+        hashes = [_hash(route.user_id.encode()) for route in routes]
+    except (msgspec.ValidationError, UnicodeDecodeError):
         return _split_singly(notifications, as_json, shards, batch_max)
     except msgspec.MsgspecError as error:
         raise RequestError("bad_encoding", f"not a valid list of notifications: {error}"[:300]) from None
@@ -92,31 +91,24 @@ def split(notifications: bytes | msgspec.Raw, shards: int, batch_max: int) -> Sp
         return Split([], 0, None, None, [])
     if count >= WHOLE_MIN and numbers.count(numbers[0]) == count:
         whole = bytes(notifications)
-        return Split([Piece(numbers[0], False, whole, [], len(whole), range(count), hashes)], count, None, None, [])
+        part = Piece(numbers[0], False, whole, [], len(whole), range(count), array("Q", hashes))
+        return Split([part], count, None, None, [])
     raws = (_raw_json if as_json else _raw_msgpack).decode(notifications)
-    entries: dict[int, list[msgspec.Raw]] = {}
-    positions: dict[int, list[int]] = {}
+    positions: list[list[int]] = [[] for _ in range(shards)]
     for position, number in enumerate(numbers):
-        if number in entries:
-            entries[number].append(raws[position])
-            positions[number].append(position)
-        else:
-            entries[number] = [raws[position]]
-            positions[number] = [position]
+        positions[number].append(position)
     # a fair share of the bytes is near enough for the bound on a window
     size = len(memoryview(notifications)) // count
-    pieces = [
-        Piece(
-            number,
-            False,
-            None,
-            mine,
-            size * len(mine),
-            positions[number],
-            array("Q", [hashes[position] for position in positions[number]]),
-        )
-        for number, mine in entries.items()
-    ]
+    pieces = []
+    for number, mine in enumerate(positions):
+        if len(mine) > 1:
+            pick = itemgetter(*mine)
+            pieces.append(
+                Piece(number, False, None, list(pick(raws)), size * len(mine), mine, array("Q", pick(hashes)))
+            )
+        elif mine:
+            at = mine[0]
+            pieces.append(Piece(number, False, None, [raws[at]], size, mine, array("Q", [hashes[at]])))
     return Split(pieces, count, None, None, [])
 
 
@@ -190,10 +182,7 @@ def _split_singly(notifications: bytes | msgspec.Raw, as_json: bool, shards: int
 
 def _recipients(route: Route, room: int) -> tuple[list[str], bool]:
     """Who is addressed, and whether as a list; ``RequestError`` if not in exactly one way."""
-    given = [name for name in ("user_id", "recipients", "topic") if getattr(route, name) is not None]
-    if len(given) != 1:
-        problem = f"both {' and '.join(given)} are given" if given else "no recipient is given"
-        raise RequestError("bad_value", f"{problem}; give exactly one of user_id, recipients, topic", "user_id")
+    check_address(route)
     if route.topic is not None:
         raise RequestError("unsupported", "topics are not in this version; give user_id or recipients", "topic")
     if route.user_id is not None:

@@ -6,6 +6,7 @@ belongs to one of ``producers`` logical producers, each with a generator of its 
 
 from __future__ import annotations
 
+import functools
 import random
 import sys
 from array import array
@@ -37,6 +38,12 @@ def user_id(number: int) -> str:
     return f"user-{number}"
 
 
+@functools.cache
+def user_ids(users: int) -> list[str]:
+    """All ids, made once for all producers."""
+    return [user_id(number) for number in range(users)]
+
+
 def user_document(seed: int, number: int) -> dict[str, Any]:
     """The stored document of a user: 2-4 channels drawn with replacement are enabled, the others are off."""
     generator = random.Random(f"{seed}:user:{number}")
@@ -54,31 +61,32 @@ def batches(
 ) -> Iterator[list[Notification]]:
     """The producer's events in order, in lists of at most ``size``; repeated events keep their key."""
     generator = random.Random(f"{seed}:producer:{producer}")
-    names = [user_id(number) for number in range(users)]
-    recent: list[Notification] = []
-    number = 0
-    while number < events:
-        batch: list[Notification] = []
-        count = min(size, events - number)
+    names = user_ids(users)
+    numbers, draws = array("I"), array("I")  # of the last events: from these, an event can be made again
+    for start in range(0, events, size):
+        count = min(size, events - start)
         drawn = array("I", generator.randbytes(4 * count))
         if sys.byteorder == "big":
             drawn.byteswap()
-        for draw in drawn:
-            category = CATEGORIES[draw & 3]
-            notification = Notification(
-                user_id=names[(draw >> 2) % users],
-                category=category,
-                title=TITLES[category],
-                body=BODIES[category],
-                payload={"event": number},
-                idempotency_key=f"{producer}-{number}",
-            )
-            batch.append(notification)
-            number += 1
+        numbers = numbers[-RECENT:] + array("I", range(start, start + count))
+        draws = draws[-RECENT:] + drawn
+        earlier = len(numbers) - count
         if duplicate_rate:
-            recent = (recent + batch)[-RECENT - count :]
-            for place in range(count):
-                at = len(recent) - count + place
-                if at and generator.random() < duplicate_rate:
-                    recent[at] = batch[place] = recent[generator.randrange(max(0, at - RECENT), at)]
+            for at in range(earlier, len(numbers)):
+                if generator.random() < duplicate_rate and at:
+                    original = generator.randrange(max(0, at - RECENT), at)
+                    numbers[at], draws[at] = numbers[original], draws[original]
+        batch = []
+        for number, draw in zip(numbers[earlier:], draws[earlier:], strict=True):
+            category = CATEGORIES[draw & 3]
+            batch.append(
+                Notification(
+                    user_id=names[(draw >> 2) % users],
+                    category=category,
+                    title=TITLES[category],
+                    body=BODIES[category],
+                    payload={"event": number},
+                    idempotency_key=f"{producer}-{number}",
+                )
+            )
         yield batch

@@ -26,7 +26,7 @@ from shards.wire import DeadAdded, DeadLetter, DeadRemoved, OutboxItem, pack
 
 FORMAT = 1
 PAGE_BYTES = 16_384  # measured: a 90 kB frame costs 40 % less than with 4 kB pages
-CHECKPOINT_PAGES = 2_000
+CHECKPOINT_PAGES = 4_000
 CACHE_KIB = 32_768
 
 SCHEMA = """

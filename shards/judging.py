@@ -188,6 +188,7 @@ class Judge:
 
     def _check(self, user_id: str, notification: Notification, now_ms: int) -> tuple[User, Decision, str | None]:
         """Everything that makes a notification acceptable; raises ``RequestError``."""
+        validation.check_address(notification)
         rule = self._routing.resolve(notification)
         user = self._people.user(user_id)
         if notification.payload is not None:

@@ -19,6 +19,7 @@ from shards.wire import (
     Fanned,
     Notification,
     RequestError,
+    Route,
     is_json,
 )
 
@@ -123,6 +124,14 @@ def bad_text(error: UnicodeDecodeError) -> Error:
     if following[:1] == b"\xed" and following[1:] >= b"\xa0":
         return Error("bad_value", "a text has a lone surrogate, which UTF-8 cannot say; remove it")
     return Error("bad_encoding", f"a text is not UTF-8: {error.reason} at byte {error.start} of it")
+
+
+def check_address(given: Notification | Route) -> None:
+    """A notification says in exactly one way who it is for."""
+    names = [name for name in ("user_id", "recipients", "topic") if getattr(given, name) is not None]
+    if len(names) != 1:
+        problem = f"both {' and '.join(names)} are given" if names else "no recipient is given"
+        raise RequestError("bad_value", f"{problem}; give exactly one of user_id, recipients, topic", "user_id")
 
 
 def check_user_id(user_id: str) -> None:

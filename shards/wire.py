@@ -105,6 +105,12 @@ class Plain(Struct, forbid_unknown_fields=True, gc=False):
     metadata: dict[str, str] | None = None
 
 
+class UserRoute(Struct, gc=False):
+    """All that the router decodes of a notification to one user."""
+
+    user_id: str
+
+
 class Route(Struct, gc=False):
     """The only fields of a notification that the router decodes."""
 

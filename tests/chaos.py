@@ -425,6 +425,7 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=default.rate, help="notifications per second")
     parser.add_argument("--failure-rate", type=float, default=default.failure_rate)
     options = vars(parser.parse_args())
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the service does not outlive the run
     if options.pop("all_at_once"):
         options["falls"], options["kills"] = options["kills"], 0
     summary = Chaos(Plan(**options), lambda text: print(text, file=sys.stderr, flush=True)).run()
