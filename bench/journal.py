@@ -13,7 +13,7 @@ from dispatcher.settings import Settings
 from dispatcher.workload import batches
 from shards.core import Core, Now
 from shards.counters import ChannelCounters
-from shards.journal import PAGE_BYTES, SqliteJournal
+from shards.journal import CACHE_KIB, CHECKPOINT_PAGES, PAGE_BYTES, SqliteJournal
 from shards.settings import ShardSettings
 from shards.wire import CHANNELS, SUBMIT, Data, pack
 
@@ -80,6 +80,7 @@ class Bare:
         self.database = sqlite3.connect(path, isolation_level=None)
         self.database.executescript(
             f"PRAGMA page_size = {PAGE_BYTES}; PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL;"
+            f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}; PRAGMA cache_size = -{CACHE_KIB}; PRAGMA cache_spill = OFF;"
             f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'};"
             "CREATE TABLE frames(seq INTEGER PRIMARY KEY, body BLOB);"
         )

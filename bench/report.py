@@ -87,8 +87,12 @@ def show(found: dict[str, Any], as_json: bool) -> None:
         print(json.dumps(found))
         return
     for figure in found["figures"]:
-        beside = f"  floor {figure['floor']:>10,.5g}  ratio {figure['ratio']:.3g}" if figure["floor"] else ""
-        print(f"{figure['name']:<46} {figure['value']:>12,.5g} {figure['unit']:<10}{beside}")
+        beside = f"  floor {short(figure['floor']):>10}  ratio {figure['ratio']:.3g}" if figure["floor"] else ""
+        print(f"{figure['name']:<46} {short(figure['value']):>10} {figure['unit']:<10}{beside}")
+
+
+def short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1_000 else f"{value:.3g}"
 
 
 @contextlib.contextmanager

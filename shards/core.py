@@ -378,7 +378,7 @@ class Core:
         frame = self.frames.get(row.seq)
         if frame is None:
             frame = self.frames[row.seq] = Frame(row.seq, row.at_us, ledger.words(row.slots), row.widths)
-            frame.open = sum(ledger.outcome_of(value) in ledger.OPEN for value in frame.slots)
+            frame.open = frame.stored_open = sum(ledger.outcome_of(value) in ledger.OPEN for value in frame.slots)
             frame.mask = row.mask
             frame.notes = decode_notes(row.notes)
         return frame

@@ -74,14 +74,15 @@ class Frame:
         "at_us",
         "dirty",
         "expiry",
-        "logged",
         "mask",
         "new",
         "notes",
         "open",
         "seq",
         "slots",
+        "stored_open",
         "touched",
+        "updated_ms",
         "widths",
     )
 
@@ -98,7 +99,8 @@ class Frame:
         self.new: NewFrame | None = None  # what is to be journaled with it
         self.dirty = False  # its ledger is to be written in this turn
         self.touched = False  # it is among this turn's changes
-        self.logged = False  # the log has changes that its stored ledger has not
+        self.updated_ms = 0  # of the last commit that changed it, while it is in memory
+        self.stored_open = 0  # ``open`` as its stored ledger has it; the log may have more changes
 
 
 class NewFrame:

@@ -159,10 +159,12 @@ class SqliteJournal:
         self.state.log += 1
         logged = False
         for frame in changes.frames:
+            frame.updated_ms = now_ms
             if frame.new is None and not frame.dirty and frame.active:
                 logged = True
                 self._logged[frame.seq] = frame
                 continue
+            frame.stored_open = frame.open
             slots, notes = frame.slots.tobytes(), pack(frame.notes) if frame.notes else None
             new = frame.new
             if new is None:
@@ -206,6 +208,8 @@ class SqliteJournal:
             ]
             self.database.executemany(_UPDATE_LEDGER, rows)
             self.database.execute("DELETE FROM results")
+            for frame in self._logged.values():
+                frame.stored_open = frame.open
             self._logged.clear()
             self._log_settled = self.state.log
             return
@@ -356,7 +360,9 @@ class SqliteJournal:
         yield from self.database.execute("SELECT seq, slots, notes FROM ledger WHERE open > 0 AND notes IS NOT NULL")
 
     def pending(self) -> int:
-        return int(self.database.execute("SELECT coalesce(sum(open), 0) FROM ledger WHERE open > 0").fetchone()[0])
+        """Deliveries that are not final: by the stored ledgers, less what the log has ended since."""
+        stored = self.database.execute("SELECT coalesce(sum(open), 0) FROM ledger WHERE open > 0").fetchone()[0]
+        return int(stored) - sum(frame.stored_open - frame.open for frame in self._logged.values())
 
     def updated_ms(self, seq: int) -> int:
         row = self.database.execute("SELECT updated_ms FROM ledger WHERE seq = ?", (seq,)).fetchone()

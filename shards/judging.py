@@ -153,7 +153,7 @@ class Judge:
         judged = Judged(users, decisions, keys, None, None, [], [], {})
         for index, item in enumerate(validation.decode_items(data.body, data.fanned)):
             if isinstance(item, validation.RejectedItem):
-                self._reject(judged, digests, index, item.error, "", bytes(item.raw))
+                self._reject(judged, digests, index, item.error, validation.user_of(item.raw), bytes(item.raw))
                 continue
             user_id, notification = item
             try:

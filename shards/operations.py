@@ -61,7 +61,7 @@ class Operations:
         slots = ledger.words(row.slots) if frame is None else frame.slots
         notes = decode_notes(row.notes) if frame is None else frame.notes
         first = sum(row.widths[:index])
-        updated_ms = self._journal.updated_ms(seq)
+        updated_ms = (frame and frame.updated_ms) or self._journal.updated_ms(seq)
         deliveries = []
         for slot in range(first, first + row.widths[index]):
             value = slots[slot]

@@ -20,6 +20,7 @@ from shards.wire import (
     Notification,
     RequestError,
     Route,
+    UserRoute,
     is_json,
 )
 
@@ -34,6 +35,8 @@ _fanned_msgpack = msgspec.msgpack.Decoder(list[Entry])
 _fanned_json = msgspec.json.Decoder(list[Entry])
 _raw_msgpack = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _raw_json = msgspec.json.Decoder(list[msgspec.Raw])
+_user_msgpack = msgspec.msgpack.Decoder(UserRoute)
+_user_json = msgspec.json.Decoder(UserRoute)
 _any_msgpack = msgspec.msgpack.Decoder()
 
 Item = tuple[str, Notification]  # (user id, content), the order of positions after fan-out
@@ -86,6 +89,14 @@ class RejectedItem:
     def __init__(self, raw: msgspec.Raw, error: Error) -> None:
         self.raw = raw
         self.error = error
+
+
+def user_of(raw: msgspec.Raw) -> str:
+    """The ``user_id`` of an entry that is refused for another reason; empty if there is none to be read."""
+    try:
+        return (_user_json if is_json(raw) else _user_msgpack).decode(raw).user_id
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return ""
 
 
 def _recipients(raw: msgspec.Raw, fanned: bool) -> int:
