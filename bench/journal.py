@@ -80,8 +80,8 @@ class Bare:
         self.database = sqlite3.connect(path, isolation_level=None)
         self.database.executescript(
             f"PRAGMA page_size = {PAGE_BYTES}; PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL;"
-            f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}; PRAGMA cache_size = -{CACHE_KIB}; PRAGMA cache_spill = OFF;"
-            f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'};"
+            f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}; PRAGMA cache_size = -{CACHE_KIB};"
+            f"PRAGMA cache_spill = OFF; PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'};"
             "CREATE TABLE frames(seq INTEGER PRIMARY KEY, body BLOB);"
         )
 

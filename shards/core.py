@@ -216,12 +216,13 @@ class Core:
             for offset, lane, limiter, exempt in decision.sends:
                 if limiter is not None and not limiter.allow(users[index].user_id, mono, exempt):
                     limited.append(slot + offset)
-                elif lane in runs:
+                    continue
+                try:
                     slots, indexes = runs[lane]
-                    slots.append(slot + offset)
-                    indexes.append(index)
-                else:
-                    runs[lane] = [slot + offset], [index]
+                except KeyError:
+                    slots, indexes = runs[lane] = [], []
+                slots.append(slot + offset)
+                indexes.append(index)
             if decision.doomed:
                 doomed.extend((slot + offset, index) for offset in decision.doomed)
             slot += decision.width

@@ -88,6 +88,9 @@ class Notification(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=Fa
     metadata: dict[str, str] | None = None
 
 
+_Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+
+
 class Plain(Struct, forbid_unknown_fields=True, gc=False):
     """The common kind of ``Notification``, narrow enough that decoding it is most of checking it.
 
@@ -101,7 +104,7 @@ class Plain(Struct, forbid_unknown_fields=True, gc=False):
     type: Literal["info", "success", "warning", "error"] = "info"
     priority: Literal["low", "normal", "high", "critical"] | None = None
     body: str | None = None
-    payload: dict[str, Any] | None = None
+    payload: dict[str, str | _Integer | bool | None] | None = None
     metadata: dict[str, str] | None = None
 
 
