@@ -41,9 +41,12 @@ class NotificationQueue(Generic[T]):
     queue answers None.
     """
 
+    __slots__ = ("_aging_s", "_append", "_descending", "_grain_s", "_lanes", "_next_mark", "_next_rise")
+
     def __init__(self, aging_s: float = 30.0) -> None:
         self._lanes = tuple(_Lane[T]() for _ in range(LANES))
-        self._descending = self._lanes[::-1]
+        self._append = tuple(lane.items.append for lane in self._lanes)
+        self._descending = tuple((lane.items, lane) for lane in self._lanes[::-1])
         self._aging_s = aging_s
         self._grain_s = aging_s / MARKS_PER_STEP
         self._next_mark = -math.inf
@@ -58,7 +61,7 @@ class NotificationQueue(Generic[T]):
     def push(self, item: T, priority: int, now: float) -> None:
         if now >= self._next_mark:
             self._mark(now)
-        self._lanes[priority].items.append(item)
+        self._append[priority](item)
 
     def push_many(self, items: Iterable[T], priority: int, now: float) -> None:
         if now >= self._next_mark:
@@ -73,10 +76,10 @@ class NotificationQueue(Generic[T]):
 
     def pop(self, now: float) -> T | None:
         if now < self._next_rise:
-            for lane in self._descending:
-                if lane.items:
+            for items, lane in self._descending:
+                if items:
                     lane.popped += 1
-                    return lane.items.popleft()
+                    return items.popleft()
             return None
         popped = self.pop_many(1, now)
         return popped[0] if popped else None
@@ -85,7 +88,7 @@ class NotificationQueue(Generic[T]):
         """At most ``count`` items, in the order in which they are due."""
         out: list[T] = []
         if now < self._next_rise:
-            for lane in self._descending:
+            for _, lane in self._descending:
                 self._take(lane, count - len(out), out)
             return out
         while len(out) < count and (found := self._first(now)) is not None:

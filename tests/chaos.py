@@ -179,7 +179,7 @@ class Chaos:
             for number in range(PRODUCERS)
         ]
         self.kills: Counter[str] = Counter()
-        self.inbox_items = self.sampled = self.lost = 0
+        self.inbox_items = self.sampled = self.lost = self.repeated = 0
         self.kept: Path | None = None  # where the data is, if something was wrong
 
     def run(self) -> dict[str, Any]:
@@ -296,6 +296,7 @@ class Chaos:
         if settled:
             self._expect("accepted", expected.accepted, stats["accepted"])
             self._expect("planned", expected.planned, stats["planned"])
+            self.repeated = stats["attempts"] - expected.attempts
             self._expect("attempts", expected.attempts, stats["attempts"])
             found = {name: count for name, count in stats["outcomes"].items() if count}
             self._expect("outcomes", {name: count for name, count in expected.outcomes.items() if count}, found)
@@ -403,6 +404,7 @@ class Chaos:
             "resubmissions": dict(self.resubmissions),
             "duplicates": stats.get("duplicates"),
             "attempts": stats.get("attempts"),
+            "repeated_attempts": self.repeated,  # of those counted: an attempt that a kill cut short never is
             "elapsed_s": round(elapsed_s, 1),
             "violations": self.violations,
             **({"kept": str(self.kept)} if self.kept else {}),

@@ -57,9 +57,10 @@ class Faults:
     duplication: float = 0.0
     reordering: float = 0.0
     failure: float = 0.0
+    slowest_s: float = 20.0
 
     def stop(self) -> None:
-        self.loss = self.duplication = self.reordering = self.failure = 0.0
+        self.loss = self.duplication = self.reordering = self.failure = self.slowest_s = 0.0
 
 
 class Wire:
@@ -221,7 +222,8 @@ class SlowChannel:
             for at in range(len(run)):
                 entry = run.entry(at)
                 self._started(self._number, entry)
-                self._under_way.append((now + self._random.choice((0.0, 0.1, 2.0, 20.0)), entry))
+                takes_s = min(self._faults.slowest_s, self._random.choice((0.0, 0.1, 2.0, 20.0)))
+                self._under_way.append((now + takes_s, entry))
 
     def collect(self, now: float) -> Results:
         ended = [entry for due, entry in self._under_way if due <= now]
@@ -283,7 +285,7 @@ class Producer:
         for _ in range(random.choice((1, 1, 2, 3, 8, 20))):
             if fanned and random.random() < 0.5:
                 names = random.sample(self._users, random.randint(1, 3))
-                content = {"category": "system", "title": "to all"}
+                content = {"recipients": names, "category": "system", "title": "to all"}
                 entries.append((names, content))
                 positions += [Sent(name, None, True) for name in names]
             else:
