@@ -26,6 +26,7 @@ import msgspec
 from dispatcher.collector import CollectorSettings
 from dispatcher.router import RouterSettings
 from dispatcher.settings import Settings
+from shards.rules import DEFAULT_CATEGORIES
 from shards.settings import ShardSettings
 from shards.units import encode_hook
 
@@ -146,6 +147,7 @@ class Supervisor:
         """Raises ``StartError`` or ``SettingsError`` if the service cannot run."""
         with self._lock():
             self._make_children()
+            self._warn_unconfigured()
             try:
                 self._start_all()
                 if not self._stopping:
@@ -200,6 +202,21 @@ class Supervisor:
         epoch = max(stored + 1, time.time_ns() // 1000)
         write_durably(path, str(epoch).encode())
         return epoch
+
+    def _warn_unconfigured(self) -> None:
+        """Name the channels that the default routing would use, and that nothing is configured for."""
+        named = {
+            channel
+            for name, category in DEFAULT_CATEGORIES.items()
+            if name not in self.settings.categories
+            for channel in category.channels
+        }
+        missing = sorted(named - {"inapp", *self.settings.channels})
+        if missing:
+            log.warning(
+                "the default routing names %s, which the configuration does not have: deliveries on them are suppressed",
+                ", ".join(missing),
+            )
 
     # --- children ----------------------------------------------------------------------------------------------
 
