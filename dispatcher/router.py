@@ -412,18 +412,19 @@ class Router:
 
     def _on_facts(self, report: Report) -> None:
         link = self.links[report.shard]
-        released, resend = link.report(report)
-        ours = report.epoch == link.epoch
-        verdicts = dict(report.verdicts) if ours else {}
         waiting = self._without_verdict[report.shard]
+        series = (link.epoch, link.gen)
+        released, resend = link.report(report)
+        verdicts = dict(report.verdicts) if (report.epoch, report.gen) == series else {}
         for one in released:
             if one.n in verdicts or all(part.receipt is None for part in one.owner):
                 self._release(link, one, verdicts.get(one.n))
             else:
                 waiting[one.n] = one
-        if waiting:
-            for n in [n for n in waiting if n in verdicts]:
-                self._release(link, waiting.pop(n), verdicts[n])
+        for n in [n for n in waiting if n in verdicts]:
+            self._release(link, waiting.pop(n), verdicts[n])
+        if link.gen != series[1]:
+            waiting.clear()  # the journal that had their verdicts lost them; their receipts run out
         if resend:
             self._reconnect(report.shard)
             self._send_subscriptions(report.shard)
@@ -455,6 +456,9 @@ class Router:
                 self._answer(receipt.envelope, receipt.as_json, receipt.seq, error)
                 receipt.envelope = []
                 self._unanswered -= 1
+        for waiting in self._without_verdict:
+            for n in [n for n, one in waiting.items() if not any(map(_waits, one.owner))]:
+                del waiting[n]
         self.queries.expire(now)
 
     def _try_send(self, shard: int, message: msgspec.Struct) -> None:
@@ -479,6 +483,11 @@ class Router:
             self.controls[shard].send(pack(Subscriptions(prefixes)), zmq.DONTWAIT)
         except zmq.Again:
             log.warning("shard %d does not take its subscriptions", shard)
+
+
+def _waits(part: Part) -> bool:
+    """Whether somebody still waits for this part's receipt."""
+    return part.receipt is not None and bool(part.receipt.envelope)
 
 
 def _as_list(body: bytes, as_json: bool) -> bytes:

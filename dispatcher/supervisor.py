@@ -214,7 +214,7 @@ class Supervisor:
         missing = sorted(named - {"inapp", *self.settings.channels})
         if missing:
             log.warning(
-                "the default routing names %s, which the configuration does not have: deliveries on them are suppressed",
+                "the default routing names %s, which is not configured: such deliveries are suppressed",
                 ", ".join(missing),
             )
 

@@ -56,6 +56,15 @@ class Contents:
     def __init__(self, read: Callable[[int], tuple[bytes, bool, bytes | None] | None]) -> None:
         self._read = read
         self._kept: OrderedDict[int, Content] = OrderedDict()
+        self._new: dict[int, Content] = {}  # of this turn: the journal does not have them yet
+
+    def add_new(self, seq: int, content: Content) -> None:
+        self._new[seq] = content
+
+    def committed(self) -> None:
+        for seq, content in self._new.items():
+            self.add(seq, content)
+        self._new.clear()
 
     def add(self, seq: int, content: Content) -> None:
         if len(self._kept) >= FRAMES_KEPT:
@@ -64,6 +73,9 @@ class Contents:
 
     def get(self, seq: int) -> Content | None:
         """A frame's content; None if it is pruned."""
+        content = self._new.get(seq)
+        if content is not None:
+            return content
         content = self._kept.pop(seq, None)
         if content is None:
             row = self._read(seq)

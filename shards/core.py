@@ -253,6 +253,7 @@ class Core:
         """The same, delivery by delivery: those of a lane that has others on disk stay behind them."""
         slots = frame.slots
         slot = 0
+        behind = frozenset(self.behind)  # a lane that fills up now leaves on disk what comes after this frame
         for index, decision in enumerate(judged.decisions):
             rule = decision.rule
             slots.extend(rule.pending)
@@ -261,7 +262,7 @@ class Core:
                 lane = ledger.lane_of(channel, rule.priority)
                 frame.mask |= ledger.lane_bit(lane)
                 self.counters.channels[channel].planned += 1
-                if lane not in self.behind:
+                if lane not in behind:
                     entry = (frame, slot + offset, index, judged.users[index], judged.keys[index])
                     self._decide_singly(entry, rule.category, rule.override, rule.explicit, now)
             slot += rule.width
@@ -601,7 +602,7 @@ class Core:
         frame = self._frame(row)
         value = frame.slots[slot]
         channel, priority = ledger.channel_of(value), ledger.priority_of(value)
-        if ledger.outcome_of(value) != ledger.DEAD:
+        if ledger.outcome_of(value) != ledger.DEAD or not self.people.is_configured(channel):
             self._let_go(frame)
             return False
         frame.slots[slot] = ledger.word(channel, priority)
@@ -630,6 +631,7 @@ class Core:
             if not frame.active:
                 self.frames.pop(frame.seq, None)
         self.changes = Changes()
+        self.contents.committed()
 
     def next_due(self) -> float | None:
         """When the first retry is due."""

@@ -70,7 +70,7 @@ class Judge:
         if judged is None:
             judged = self._judge_entries(data, content, seq, now_ms)
         content.digests = judged.digests or b""
-        self._contents.add(seq, content)
+        self._contents.add_new(seq, content)
         return judged
 
     # --- the plain frame ---------------------------------------------------------------------------------------
@@ -101,13 +101,22 @@ class Judge:
         duplicates: list[Duplicate] = []
         found = self._idempotency.claim(digests, seq)
         judged = Judged(users, decisions, keys, None, None, duplicates, [], {})  # type: ignore[arg-type]
-        if found.count(seq) != len(found) or len(set(digests)) != len(digests):
-            self._drop_repeated(judged, notifications, digests, found, content, seq)
+        repeated = [index for index, original in enumerate(found) if original != seq]
+        if len(set(digests)) != len(digests):
+            first: dict[bytes, int] = {}
+            repeated = [
+                index
+                for index, digest in enumerate(digests)
+                if found[index] != seq or first.setdefault(digest, index) != index
+            ]
+        if repeated:
+            self._drop_repeated(judged, repeated, notifications, digests, found, content, seq)
         return judged._replace(digests=b"".join(digests))
 
     def _drop_repeated(
         self,
         judged: Judged,
+        repeated: list[int],
         notifications: list[Plain],
         digests: list[bytes],
         found: list[int],
@@ -115,10 +124,8 @@ class Judge:
         seq: int,
     ) -> None:
         """Verdicts for the keys that were known before, in earlier frames or earlier in this one."""
-        first: dict[bytes, int] = {}
-        for index, (digest, original) in enumerate(zip(digests, found, strict=True)):
-            if original == seq and first.setdefault(digest, index) == index:
-                continue
+        for index in repeated:
+            digest, original = digests[index], found[index]
             content: Content | None = here
             if original == seq:
                 here.digests = b"".join(digests)

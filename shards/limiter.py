@@ -5,6 +5,7 @@ In any window of t seconds at most ``burst + rate * t`` pass. The clock is the c
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Literal
 
@@ -70,7 +71,7 @@ class Limiter:
     def remaining(self, key: str, now: float) -> int:
         """How many events would pass right now."""
         wait_s = max(0.0, self._due.get(key, now) - now)
-        return max(0, int((self._tolerance_s - wait_s) / self._interval_s) + 1)
+        return max(0, math.floor((self._tolerance_s - wait_s) / self._interval_s) + 1)
 
     def _sweep(self, now: float) -> bool:
         if now < self._next_sweep:

@@ -107,6 +107,9 @@ class People:
         user = self.known[user_id] = User(user_id, hash_user(user_id), choices, decisions)
         return user
 
+    def is_configured(self, channel: int) -> bool:
+        return channel in self._configured
+
     def forget(self, user_id: str) -> None:
         """The user's document has changed."""
         self.known.pop(user_id, None)

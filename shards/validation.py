@@ -51,7 +51,7 @@ def decode_items(body: bytes, fanned: bool) -> list[Item | RejectedItem]:
     items: list[Item | RejectedItem] = []
     for raw in (_raw_json if as_json else _raw_msgpack).decode(body):
         try:
-            entry: Notification | Fanned = decoder.decode(_list_of_one(raw))[0]
+            entry: Notification | Fanned = decoder.decode(_list_of_one(raw, as_json))[0]
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             items.extend([RejectedItem(raw, decode_error(raw, error))] * _recipients(raw, fanned))
             continue
@@ -70,15 +70,15 @@ def raw_entries(body: bytes) -> list[msgspec.Raw]:
 def decode_entry(raw: msgspec.Raw) -> Item:
     """One entry of a frame without fan-out; ``LookupError`` if it was rejected as undecodable."""
     try:
-        decoded = (_plain_json if is_json(raw) else _plain_msgpack).decode(_list_of_one(raw))[0]
+        decoded = (_plain_json if is_json(raw) else _plain_msgpack).decode(_list_of_one(raw, is_json(raw)))[0]
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise LookupError(str(error)) from None
     return decoded.user_id or "", decoded
 
 
-def _list_of_one(raw: msgspec.Raw) -> bytes:
+def _list_of_one(raw: msgspec.Raw, as_json: bool) -> bytes:
     """So that one decoder type serves the frame and the entry."""
-    return b"[" + raw + b"]" if is_json(raw) else b"\x91" + raw
+    return b"[" + raw + b"]" if as_json else b"\x91" + raw
 
 
 class RejectedItem:

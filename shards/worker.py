@@ -144,7 +144,7 @@ class Worker:
             values = ledger.words(slots)
             for slot, (due_ms, _, _) in stored.items():
                 if due_ms is not None and ledger.outcome_of(values[slot]) == ledger.RETRYING:
-                    wait_s = max(0.0, due_ms / 1000 - moment.wall_us / 1e6)
+                    wait_s = min(max(0.0, due_ms / 1000 - moment.wall_us / 1e6), self.settings.retry.max)
                     core.wait(seq, slot, ledger.channel_of(values[slot]), moment.mono + wait_s)
 
     def _open_sockets(self) -> None:
@@ -243,6 +243,8 @@ class Worker:
                 self._conn = message.conn
                 match intake.offer(message):
                     case "take":
+                        if message.n == 1:
+                            verdicts.clear()  # of another series: their numbers would be mistaken for this one's
                         verdict = self.core.receive(message, intake.last, moment)
                         verdicts.append((message.n, verdict))
                         self.journal.begin()

@@ -11,7 +11,7 @@ import msgspec
 from shards import ledger
 from shards.core import Core, Note, Now
 from shards.frames import Entry, Run
-from shards.inbox import PLACE_SHIFT
+from shards.inbox import PLACE_SHIFT, Inbox
 from shards.journal import SqliteJournal
 from shards.lanes import LANES, MARKS_PER_STEP, NotificationQueue
 from shards.wire import hash_user
@@ -19,8 +19,6 @@ from tests.simulation.models import Acknowledged, Submission
 
 Place = tuple[int, int]  # seq, slot
 Stream = tuple[str, int, int]  # user, channel, priority: what is in order
-
-ATTEMPTED = {"max_retries", "permanent"}
 
 
 class CheckedQueue(NotificationQueue[Run]):
@@ -218,19 +216,18 @@ class Checker:
 
     def inboxes(self, journal: SqliteJournal, inapp: int) -> None:
         """In-app deliveries are exactly the inboxes' entries; these only grow, and are in order."""
-        from shards.inbox import Inbox
-
         fresh = Inbox(journal.database)
-        found: Counter[Place] = Counter()
+        found: Counter[int] = Counter()
         for user_id in self.users:
             unsigned = hash_user(user_id)
             entries = fresh.places(unsigned - 2**64 if unsigned >= 2**63 else unsigned, 0, 2**62)
             assert [number for number, _ in entries] == list(range(1, len(entries) + 1)), f"inbox: {user_id}'s numbers"
             places = [place for _, place in entries]
+            assert len(set(places)) == len(places), f"inbox: {user_id} has an entry twice"
             before = self.view.inbox.get(user_id, [])
             assert places[: len(before)] == before, f"inbox: {user_id}'s entries changed"
             self.view.inbox[user_id] = places
-            found.update(place >> PLACE_SHIFT for place in places)  # type: ignore[arg-type]
+            found.update(place >> PLACE_SHIFT for place in places)
         delivered: Counter[int] = Counter()
         for seq, words in self.view.words.items():
             count = sum(word & 0xFF == inapp and word >> 8 & 0xF == ledger.DELIVERED for word in words)
@@ -260,7 +257,7 @@ class Checker:
             seen.add(seq)
             rejected = {rejection.index for rejection in verdict.rejected} if verdict else set()
             wanted = {at for at, position in enumerate(submission.positions) if not position.valid}
-            assert rejected == wanted, f"frame {seq}: rejected {verdict.rejected if verdict else None}, and wrong are {wanted}"
+            assert rejected == wanted, f"frame {seq}: rejected {rejected}, and wrong are {wanted}"
             repeated = {duplicate.index for duplicate in verdict.duplicates} if verdict else set()
             for at, position in enumerate(submission.positions):
                 if position.key is not None and at not in repeated:

@@ -172,6 +172,11 @@ class Router:
         waiting = [pending.owner for pending in self.link._window]
         return [submission for _, submission in self._unanswered.values()] + waiting + list(self.backlog)
 
+    def time_out(self, pruned: set[int]) -> None:
+        """A frame that went before its lost verdict was asked for: its producer hears `unavailable`."""
+        for n in [n for n, (seq, _) in self._unanswered.items() if seq in pruned]:
+            del self._unanswered[n]
+
     def pump(self) -> None:
         while self.backlog and self.link.has_room(len(self.backlog[0].body)):
             one = self.backlog.popleft()
@@ -313,8 +318,8 @@ class Producer:
         draw = random.random()
         if draw < 0.15:
             self._keyed.pop()
-            bad: dict[str, object] = random.choice(({"category": "nonsense"}, {"colour": "red"}, {"priority": 9}))
-            return {**entry, **bad}, Sent(sent.user_id, None, False)
+            name, value = random.choice((("category", "nonsense"), ("colour", "red"), ("priority", "9")))
+            return {**entry, name: value}, Sent(sent.user_id, None, False)
         if draw < 0.35:
             entry["expires_at"] = self._clock.wall_us // 1000 + random.choice((-1_000, 500, 30_000, 10**7))
         if draw > 0.7:

@@ -88,7 +88,9 @@ class Fuse:
 class SimulatedWorker(Worker):
     """The worker, with inlets and outlets in the place of sockets."""
 
-    def __init__(self, settings: ShardSettings, data: Inlet, control: Inlet, upstream: Outlet, collector: Outlet) -> None:
+    def __init__(
+        self, settings: ShardSettings, data: Inlet, control: Inlet, upstream: Outlet, collector: Outlet
+    ) -> None:
         self._ends = data, control, upstream, collector
         super().__init__(settings, Stop())
 
@@ -104,7 +106,8 @@ class Simulation:
         self.directory = directory
         self.clock = clock
         self.fuse = Fuse()
-        self.faults = Faults(*(random.choice((0.0, 0.01, 0.1)) for _ in range(3)), random.choice((0.0, 0.2, 0.6)))
+        loss, duplication, reordering = (random.choice((0.0, 0.01, 0.1)) for _ in range(3))
+        self.faults = Faults(loss, duplication, reordering, random.choice((0.0, 0.2, 0.6)))
         self.users = [f"user-{number}" for number in range(USERS)]
         self.data = Wire(random, self.faults)
         self.control = Wire(random, Faults())
@@ -142,7 +145,7 @@ class Simulation:
             idempotency=Idempotency(window=Seconds(self.window_s)),
             retention=Retention(finished=Seconds(self.retention_s), inbox=Seconds(3 * self.retention_s)),
             bounds=Bounds(lane_items=5, retrying=10, users=4, limiter_keys=50, turn_notifications=20),
-            channels={name: channel for name in ("email", "sms", "push")},
+            channels=dict.fromkeys(("email", "sms", "push"), channel),
         )
 
     def _start_worker(self, path: Path) -> SimulatedWorker:
@@ -231,6 +234,7 @@ class Simulation:
         self.router.pump()
 
     def _ping(self) -> None:
+        self.router.time_out(self.checker.view.pruned)
         self.router.pump()
         self.router.ping()
 
@@ -359,10 +363,11 @@ def main() -> None:
     for seed in [arguments.seed] if arguments.seed is not None else range(arguments.seeds):
         try:
             simulate(seed)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - every kind of failure is reported, with its seed
             failed.append(seed)
             where = traceback.extract_tb(error.__traceback__)[-1]
-            sys.stdout.write(f"seed {seed}: {type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})\n")
+            place = f"{Path(where.filename).name}:{where.lineno}"
+            sys.stdout.write(f"seed {seed}: {type(error).__name__}: {error} ({place})\n")
             if arguments.seed is not None:
                 traceback.print_exc()
     sys.stdout.write(f"{len(failed)} failed: {failed}\n")

@@ -1,0 +1,86 @@
+"""The inbox: numbered places per user."""
+
+from __future__ import annotations
+
+import sqlite3
+from array import array
+
+import pytest
+
+import shards.inbox
+from shards.inbox import PLACE_SHIFT, Inbox
+from shards.journal import SCHEMA
+
+EVERYTHING = 2**62
+ANN, BOB = 7, -(2**63)  # hashes are signed
+
+
+@pytest.fixture
+def database() -> sqlite3.Connection:
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    connection.executescript(SCHEMA)
+    return connection
+
+
+def place(seq: int, index: int = 0) -> int:
+    return seq << PLACE_SHIFT | index
+
+
+def append(inbox: Inbox, *entries: tuple[int, int]) -> None:
+    inbox.append(array("q", [value for entry in entries for value in entry]))
+
+
+def test_numbers_are_per_user_and_start_at_one(database: sqlite3.Connection) -> None:
+    inbox = Inbox(database)
+    append(inbox, (ANN, place(1)), (BOB, place(1, 1)), (ANN, place(2)))
+    assert inbox.places(ANN, 0, EVERYTHING) == [(1, place(1)), (2, place(2))]
+    assert inbox.places(BOB, 0, EVERYTHING) == [(1, place(1, 1))]
+    assert inbox.last_number(ANN) == 2
+    assert inbox.last_number(12345) == 0
+
+
+def test_numbers_have_no_gap_over_the_sorting_in(database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards.inbox, "TAIL_MAX", 4)
+    inbox = Inbox(database)
+    for seq in range(1, 12):
+        append(inbox, (ANN, place(seq)), (BOB, place(seq, 1)))
+        assert inbox.last_number(ANN) == seq
+    assert inbox.places(ANN, 0, EVERYTHING) == [(seq, place(seq)) for seq in range(1, 12)]
+    assert database.execute("SELECT count(*) FROM inbox WHERE user_hash = ?", (ANN,)).fetchone()[0] > 1
+
+
+@pytest.mark.parametrize("after", range(7))
+@pytest.mark.parametrize("count", [1, 2, 10])
+def test_a_page_begins_after_the_cursor(
+    database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, after: int, count: int
+) -> None:
+    monkeypatch.setattr(shards.inbox, "TAIL_MAX", 2)
+    inbox = Inbox(database)
+    for seq in range(1, 6):
+        append(inbox, (ANN, place(seq)))
+    expected = [(seq, place(seq)) for seq in range(1, 6) if seq > after][:count]
+    assert inbox.places(ANN, after, count) == expected
+
+
+def test_a_restart_changes_nothing(database: sqlite3.Connection) -> None:
+    inbox = Inbox(database)
+    append(inbox, (ANN, place(1)))
+    append(inbox, (ANN, place(2)))
+    assert Inbox(database).places(ANN, 0, EVERYTHING) == inbox.places(ANN, 0, EVERYTHING)
+
+
+def test_marks_and_unread(database: sqlite3.Connection) -> None:
+    inbox = Inbox(database)
+    append(inbox, (ANN, place(1)), (ANN, place(2)), (ANN, place(3)))
+    assert (inbox.unread(ANN, 1), inbox.state(ANN, place(1))) == (3, "new")
+    inbox.mark(ANN, place(1), "seen")
+    inbox.mark(ANN, place(2), "read")
+    inbox.mark(ANN, place(3), "archived")
+    assert (inbox.unread(ANN, 1), inbox.state(ANN, place(2))) == (1, "read")
+
+
+def test_what_is_no_longer_kept_is_not_unread(database: sqlite3.Connection) -> None:
+    inbox = Inbox(database)
+    append(inbox, (ANN, place(1)), (ANN, place(5)))
+    inbox.mark(ANN, place(1), "read")
+    assert inbox.unread(ANN, 5) == 1

@@ -1,0 +1,53 @@
+"""The answer to a submit, gathered from frames."""
+
+from __future__ import annotations
+
+from array import array
+
+import pytest
+
+from dispatcher.receipts import Receipt, frame_ids
+from shards.wire import Duplicate, Error, Rejection, Verdict, make_id
+
+BAD = Error("bad_value", "no")
+
+
+@pytest.mark.parametrize("first", [0, 5, 19_999, 50_000])
+def test_ids_are_those_that_shards_make(first: int) -> None:
+    hashes = array("Q", [0, 1, 2**64 - 1])
+    assert frame_ids("gen", hashes, 77, first) == [
+        make_id("gen", value, 77, first + at) for at, value in enumerate(hashes)
+    ]
+
+
+def test_accepted_in_the_order_of_the_request() -> None:
+    receipt = Receipt([], True, 9, 4, 0.0, None, None)
+    receipt.waiting = 2
+    receipt.settle([1, 3], ["b", "d"], 0, None)
+    receipt.settle([0, 2], ["a", "c"], 10, None)
+    assert receipt.waiting == 0
+    answer = receipt.document()
+    assert (answer["ids"], answer["accepted"], answer["seq"]) == (["a", "b", "c", "d"], 4, 9)
+
+
+def test_exceptions_are_mapped_to_their_positions() -> None:
+    receipt = Receipt([], True, None, 4, 0.0, None, None)
+    verdict = Verdict([Duplicate(6, "original", True)], [Rejection(5, BAD), Rejection(9, BAD)])
+    receipt.settle([3, 1, 0], ["x", "y", "z"], 5, verdict)  # 9 is another submit's
+    receipt.settle(range(2, 3), ["w"], 0, None)
+    answer = receipt.document()
+    assert answer["ids"] == ["z", "original", "w", None]
+    assert answer["duplicate"] == [{"index": 1, "mismatch": True}]
+    assert answer["rejected"] == [{"index": 3, "error": BAD}]
+    assert (answer["accepted"], answer["duplicates"]) == (2, 1)
+    assert "seq" not in answer
+
+
+def test_recipients_answer_as_a_list_in_their_order() -> None:
+    shape: list[tuple[int, int | None]] = [(0, None), (1, 0), (1, 1)]
+    receipt = Receipt([], True, None, 3, 0.0, shape, [None, 2])
+    receipt.settle([2, 0], ["second", "single"], 0, None)
+    receipt.settle([1], ["-"], 0, Verdict([], [Rejection(0, BAD)]))
+    answer = receipt.document()
+    assert answer["ids"] == ["single", [None, "second"]]
+    assert answer["rejected"] == [{"index": 1, "error": BAD}]

@@ -1,0 +1,43 @@
+"""The shards' numbers, added up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dispatcher.totals import latency_ms, merge_stats
+from shards.ledger import FINAL, OUTCOMES
+
+
+def shard(planned: int, delivered: int, pending: int) -> dict[str, Any]:
+    outcomes = {OUTCOMES[final]: 0 for final in FINAL} | {"delivered": delivered}
+    channel = {
+        "planned": planned, "attempts": delivered, "failed_attempts": 0, "outcomes": outcomes, "queued": 1,
+        "in_flight": 2, "retrying": 3, "latency": {"buckets": {5: delivered}, "max_us": 777},
+    }  # fmt: skip
+    return {
+        "accepted": planned, "duplicates": 1, "rejected": 2, "pending": pending, "dead_letters": {"permanent": 4},
+        "channels": {"email": channel}, "idempotency_window_s": float(planned),
+    }  # fmt: skip
+
+
+def test_shards_add_up() -> None:
+    merged = merge_stats([shard(10, 7, 3), shard(5, 5, 0)], {"c": 1}, {"r": 2.0})
+    assert (merged["planned"], merged["pending"], merged["outcomes"]["delivered"]) == (15, 3, 12)
+    assert merged["conserved"]
+    assert (merged["dead_letters"], merged["duplicates"]) == ({"permanent": 8}, 2)
+    assert merged["idempotency_window_s"] == 5.0
+    assert merged["channels"]["email"]["planned"] == 15
+    assert [one["queued"] for one in merged["shards"]] == [1, 1]
+
+
+def test_a_lost_delivery_shows() -> None:
+    assert not merge_stats([shard(10, 7, 2)], {}, {})["conserved"]
+
+
+def test_quantiles_over_the_shards_buckets() -> None:
+    parts = [{"buckets": {0: 98}, "max_us": 100}, {"buckets": {"99": 1, "999": 1}, "max_us": 100_000}]
+    assert latency_ms(parts) == {"p50": 0.1, "p99": 10.0, "max": 100.0}
+
+
+def test_nothing_delivered_has_no_latency() -> None:
+    assert latency_ms([{"buckets": {}, "max_us": 0}]) == {"p50": None, "p99": None, "max": None}
