@@ -12,6 +12,7 @@ from array import array
 PLACE_SHIFT = 16  # place = seq << 16 | index
 TAIL_MAX = 50_000  # entries; sorting in so many takes some 10 ms
 NUMBER_BYTES = 8
+UNSEEN = "new"  # the state of an entry that nobody has marked
 
 
 class Inbox:
@@ -96,7 +97,7 @@ class Inbox:
         row = self._database.execute(
             "SELECT state FROM inbox_marks WHERE user_hash = ? AND place = ?", (user_hash, place)
         ).fetchone()
-        return str(row[0]) if row else "new"
+        return str(row[0]) if row else UNSEEN
 
     def mark(self, user_hash: int, place: int, state: str) -> None:
         self._database.execute("INSERT OR REPLACE INTO inbox_marks VALUES (?, ?, ?)", (user_hash, place, state))

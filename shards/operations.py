@@ -174,10 +174,11 @@ class Operations:
         user_id, notification = self._item(seq, index)
         if user_id != user.user_id:
             return None
-        return self.item_document(user, number, place, notification, row.at_us)
+        state = self._inbox.state(user.signed_hash, place)
+        return self.item_document(user, number, place, notification, row.at_us, state)
 
     def item_document(
-        self, user: User, number: int, place: int, notification: Notification, at_us: int
+        self, user: User, number: int, place: int, notification: Notification, at_us: int, state: str
     ) -> dict[str, Any]:
         rule = self._core.routing.resolve(notification)
         return {
@@ -193,7 +194,7 @@ class Operations:
             "metadata": notification.metadata,
             "idempotency_key": notification.idempotency_key or notification.id,
             "accepted_at": at_us // 1000,
-            "state": self._inbox.state(user.signed_hash, place),
+            "state": state,
         }
 
     def _inbox_mark(self, request: Request) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from shards.channels.simulated import SimulatedChannel
 from shards.core import Core, Now
 from shards.counters import ChannelCounters
 from shards.frames import Run
-from shards.inbox import PLACE_SHIFT, Inbox
+from shards.inbox import PLACE_SHIFT, UNSEEN, Inbox
 from shards.intake import Intake
 from shards.journal import SqliteJournal, State
 from shards.operations import Operations
@@ -360,7 +360,7 @@ class Worker:
             number = self._numbers[user] = self._numbers[user] + 1
             notification = self.core.contents.notification(frame.seq, index)
             place = frame.seq << PLACE_SHIFT | index
-            item = self.operations.item_document(user, number, place, notification, frame.at_us)
+            item = self.operations.item_document(user, number, place, notification, frame.at_us, UNSEEN)
             documents.append((topic, orjson.dumps(item)))
         return documents
 
