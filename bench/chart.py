@@ -12,7 +12,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 OUT = Path(__file__).with_name("end_to_end.svg")
-BAR, GAP, LABEL, WIDTH, TOP = 14, 12, 210, 480, 44
+BAR, GAP, LABEL, WIDTH, TOP = 14, 12, 280, 480, 44
 NAMESPACE = "http://www.w3.org/2000/svg"
 PRODUCT, FLOOR = "#2563eb", "#cbd5e1"
 

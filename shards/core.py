@@ -16,7 +16,7 @@ from __future__ import annotations
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, MutableSequence
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -233,7 +233,13 @@ class Core:
             frame.open -= decision.settled * count
             self._count_planned(decision, count)
         for lane, (slots, indexes) in runs.items():
-            run = Run(frame, slots, indexes, [users[index] for index in indexes], [keys[index] for index in indexes])
+            run = Run(
+                frame,
+                array("I", slots),
+                array("I", indexes),
+                [users[index] for index in indexes],
+                [keys[index] for index in indexes],
+            )
             frame.active += len(slots)
             self._enqueue(lane, run, mono)
         for place in limited:
@@ -482,12 +488,12 @@ class Core:
         self.changes.inbox_runs += runs
         self._delivered(self.inapp, [(run.frame, run.slots) for run in runs], now)
 
-    def deliver(self, channel: int, delivered: list[tuple[Frame, list[int]]], now: Now) -> None:
+    def deliver(self, channel: int, delivered: list[tuple[Frame, MutableSequence[int]]], now: Now) -> None:
         """Attempts that succeeded, as slots of frames."""
         self.in_flight[channel] -= sum(len(slots) for _, slots in delivered)
         self._delivered(channel, delivered, now)
 
-    def _delivered(self, channel: int, delivered: list[tuple[Frame, list[int]]], now: Now) -> None:
+    def _delivered(self, channel: int, delivered: list[tuple[Frame, MutableSequence[int]]], now: Now) -> None:
         latencies = self.latencies[channel]
         keep, done = ledger.KEEP, ledger.DELIVERED_AT_ATTEMPT
         total = 0

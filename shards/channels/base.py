@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import MutableSequence, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from shards.frames import Entry, Frame, Run
@@ -19,7 +19,7 @@ Failure = tuple[Entry, ErrorClass, str]
 class Results(NamedTuple):
     """``delivered`` are slots of a frame."""
 
-    delivered: list[tuple[Frame, list[int]]]
+    delivered: list[tuple[Frame, MutableSequence[int]]]
     failed: list[Failure]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import MutableSequence, Sequence
 
 import xxhash
 
@@ -36,7 +36,7 @@ class SimulatedChannel:
         self._under_way.push(now + 2 * draw * self._latency_s, runs)
 
     def collect(self, now: float) -> Results:
-        delivered: list[tuple[Frame, list[int]]] = []
+        delivered: list[tuple[Frame, MutableSequence[int]]] = []
         failed: list[Failure] = []
         for runs in self._under_way.pop_due(now):
             for run in runs:
