@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Generic, NamedTuple, TypeVar
 
-from shards.wire import Data, Ping, Report
+from shards.wire import Data, Error, Ping, Report
 
 log = logging.getLogger("router")
 
@@ -66,9 +66,9 @@ class Link(Generic[T]):
         """Whether a frame of this size still fits; an empty window takes any."""
         return not self._window or (len(self._window) < self._frames_max and self._bytes + size <= self._bytes_max)
 
-    def add(self, source: int, at_us: int, fanned: bool, body: bytes, owner: T, error: object = None) -> None:
+    def add(self, source: int, at_us: int, fanned: bool, body: bytes, owner: T, error: Error | None = None) -> None:
         """Number a frame and keep it."""
-        data = Data(self.epoch, self.gen, self.conn, self.hi + 1, source, at_us, fanned, body, error)  # type: ignore[arg-type]
+        data = Data(self.epoch, self.gen, self.conn, self.hi + 1, source, at_us, fanned, body, error)
         self._window.append(Pending(data, owner))
         self._bytes += len(body)
 

@@ -255,5 +255,7 @@ class Gatherer:
         else:
             body = b"\xdd" + len(self._entries).to_bytes(4, "big") + b"".join(self._entries)
         frame = Frame(self.shard, self.source, self._fanned, body, self._parts)
-        self.__init__(self.shard, self.as_json, self.source)  # type: ignore[misc]
+        self._entries, self._parts = [], []
+        self._count = self.size = 0
+        self._fanned = False
         return [frame]

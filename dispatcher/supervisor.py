@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import logging
 import os
 import re
@@ -236,7 +237,7 @@ class Supervisor:
             child(
                 f"shard {number}",
                 "shards.worker",
-                lambda number=number: self._shard_settings(number, identity),  # type: ignore[misc]
+                functools.partial(self._shard_settings, number, identity),
             )
         child("router", "dispatcher.router", lambda: self._router_settings(identity))
 

@@ -101,7 +101,7 @@ class Frame:
         self.widths = widths
         self.open = 0  # deliveries that are not final
         self.active = 0  # of these, how many are in memory: in a lane, under way, or waiting for a retry
-        self.mask = 0  # lanes that have deliveries which never left the journal
+        self.mask = 0  # the lanes of its pending deliveries: who reads the journal for a lane finds it by this
         self.notes: dict[int, tuple[int | None, str, str]] = {}  # slot -> (next attempt at ms, class, last error)
         self.expiry: dict[int, int] | None = None  # position -> expires_at in ms, of those that have one
         self.new: NewFrame | None = None  # what is to be journaled with it

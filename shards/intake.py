@@ -64,10 +64,6 @@ class Intake:
         self._asked = ((0, 0), -1)
         return (epoch == self.epoch and ping.hi > self.have) or (epoch > self.epoch and ping.hi > 0)
 
-    def have_of(self, epoch: tuple[int, int]) -> int:
-        """What the journal has of an epoch: nothing of one that it has not taken from."""
-        return self.have if epoch == self.epoch else 0
-
     def _see(self, epoch: tuple[int, int], conn: int) -> None:
         if (epoch, conn) > self._newest_conn:
             self._newest_conn = (epoch, conn)

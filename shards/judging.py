@@ -89,7 +89,8 @@ class Judge:
         users: list[User | None] = list(map(people.known.get, names))
         try:
             if None in users:
-                # the cache may be emptied on the way: what was found stays valid
+                # the cache may be emptied on the way: what was found stays valid (from here on none is None, which the
+                # type cannot say without a second list)
                 users = [user or people.user(name) for user, name in zip(users, names, strict=True)]
             decisions = [
                 user.decisions[notification.category, notification.priority]  # type: ignore[union-attr]

@@ -53,12 +53,6 @@ def test_a_greater_gen_is_a_greater_epoch() -> None:
     assert intake.offer(data(3, gen=0)) == "old"
 
 
-def test_of_an_epoch_it_never_took_from_it_has_nothing() -> None:
-    intake = fresh()
-    assert intake.have_of((5, 0)) == 2
-    assert intake.have_of((6, 0)) == 0
-
-
 def test_a_ping_above_what_came_asks_for_a_resend() -> None:
     intake = fresh()
     assert not intake.missing(Ping(5, 0, 1, 2))
