@@ -11,9 +11,11 @@ from typing import Any, Literal
 from bench.report import Figure, disk_directory, medians, options, result, seconds, show
 from dispatcher.settings import Settings
 from dispatcher.workload import batches
-from shards.core import Core, Now
+from shards.changes import Now
+from shards.core import Core
 from shards.counters import ChannelCounters
-from shards.journal import CACHE_KIB, CHECKPOINT_PAGES, PAGE_BYTES, SqliteJournal
+from shards.journal import SqliteJournal
+from shards.schema import CACHE_KIB, CHECKPOINT_PAGES, PAGE_BYTES
 from shards.settings import ShardSettings
 from shards.wire import CHANNELS, SUBMIT, Data, pack
 
@@ -47,7 +49,6 @@ class Shard:
                 bounds=settings.bounds,
                 channels=settings.channels,
             ),
-            self.journal.generation,
             self.journal.channel_names,
             self.journal,
             counters,

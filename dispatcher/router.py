@@ -39,6 +39,7 @@ from shards.wire import (
     Report,
     Request,
     RequestError,
+    Stalled,
     Submit,
     Subscriptions,
     Verdict,
@@ -60,6 +61,8 @@ REQUESTS_PER_TURN = 100
 INGEST_PER_TURN = 1_000
 INGEST_BYTES_PER_TURN = 2**21
 RETRY_AFTER_MS = 100
+STALL_RETRY_MS = 1_000
+STALL_HOLDS_S = 2.0  # a stalled shard says so ten times a second
 DRAIN_S = 10.0
 PLACES_MAX = 2**62  # what a cursor counts fits SQLite's integers
 SUBSCRIPTIONS_MAX = 4_096  # beyond, shards publish for everybody
@@ -116,6 +119,7 @@ class Router:
         self._unanswered = 0
         self._without_verdict: list[dict[int, Released[list[Part]]]] = [{} for _ in shards]
         self._blocked: set[int] = set()  # shards whose socket takes nothing more for now
+        self._stalled: dict[int, tuple[str, float]] = {}  # shard -> why it writes nothing, and until when that holds
         self._reading_ingest = True
         self._next_ping = 0.0
         self._prefixes: set[bytes] = set()
@@ -250,6 +254,7 @@ class Router:
         if self._unanswered >= self.settings.requests:
             raise RequestError("overloaded", "too many submits wait; send again", retry_after_ms=RETRY_AFTER_MS)
         for piece in found.pieces:
+            self._check_open(piece.shard, now)
             gathered = self.gatherers[piece.shard, as_json, SUBMIT].size
             if not self.links[piece.shard].has_room(piece.size + gathered):
                 raise RequestError(
@@ -268,6 +273,15 @@ class Router:
         self.receipts.append(receipt)
         self._unanswered += 1
         self._gather(found, as_json, SUBMIT, receipt)
+
+    def _check_open(self, shard: int, now: float) -> None:
+        reason, until = self._stalled.get(shard, ("", 0.0))
+        if now < until:
+            raise RequestError(
+                "unavailable",
+                f"shard {shard} writes nothing now ({reason}); nothing was taken, send again",
+                retry_after_ms=STALL_RETRY_MS,
+            )
 
     def _gather(self, found: Split, as_json: bool, source: int, receipt: Receipt | None) -> None:
         for piece in found.pieces:
@@ -403,9 +417,12 @@ class Router:
     def _on_report(self, message: bytes) -> None:
         found = _from_shard.decode(message)
         if isinstance(found, Report):
+            self._stalled.pop(found.shard, None)
             self._on_facts(found)
         elif isinstance(found, Reply):
             self.queries.reply(found)
+        elif isinstance(found, Stalled):
+            self._stalled[found.shard] = found.reason, time.monotonic() + STALL_HOLDS_S
         elif isinstance(found, Publish):
             for topic, document in found.documents:
                 self.stream.send_multipart([topic, document], zmq.DONTWAIT)

@@ -16,26 +16,27 @@ from __future__ import annotations
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Callable, MutableSequence
+from collections.abc import Callable, Mapping, MutableSequence
 from typing import NamedTuple, Protocol
 
-import msgspec
-import orjson
-
 from shards import ledger, validation
+from shards.changes import Changes, Now, Place, decode_notes
 from shards.channels.base import RETRIED, Failure
 from shards.contents import Contents
 from shards.counters import Counters, Latencies
+from shards.dead_letters import ERROR_TEXT_MAX, DeadLetters
 from shards.dedupe import IdempotencySet
 from shards.frames import Entry, Frame, NewFrame, Run, one
+from shards.identifiers import Identifiers, Origins
 from shards.judging import Judge, Judged
 from shards.lanes import LANES, NotificationQueue
 from shards.limiter import Limiter
-from shards.people import Decision, People, User
+from shards.people import Decision, People
 from shards.preferences import UserDocument
 from shards.retry import DueHeap
 from shards.rules import Routing
 from shards.settings import ShardSettings
+from shards.suspects import CRASHES_MAX, Suspects
 from shards.wire import (
     INGEST,
     PRIORITIES,
@@ -44,26 +45,14 @@ from shards.wire import (
     DeadLetter,
     Error,
     Notification,
+    Rejection,
     Verdict,
-    hash_user,
-    make_id,
     pack,
 )
 
 INAPP = "inapp"
 FRAMES_PER_REFILL = 8  # frames read from disk for a lane in one turn
-ERROR_TEXT_MAX = 300
 LOGGED_MAX = 16  # a run of more deliveries has its frame's ledger written, which is then cheaper
-
-
-Note = tuple[int | None, str, str]  # of a delivery that failed: next attempt in ms, error class, last error
-
-
-class Now(NamedTuple):
-    """The time of a turn: ``mono`` in seconds for waits and limits, ``wall_us`` since the epoch for records."""
-
-    mono: float
-    wall_us: int
 
 
 class StoredFrame(NamedTuple):
@@ -80,7 +69,7 @@ class StoredFrame(NamedTuple):
     notes: bytes | None
 
 
-class Journal(Protocol):
+class Journal(Origins, Protocol):
     """What the core reads back; it never writes by itself."""
 
     def load_user(self, user_id: str) -> UserDocument | None: ...
@@ -92,45 +81,19 @@ class Journal(Protocol):
     def content(self, seq: int) -> tuple[bytes, bool, bytes | None] | None: ...
 
 
-class Dead(NamedTuple):
-    seq: int
-    slot: int
-    letter: DeadLetter
-
-
-# One delivery's new word, with its note if it has one.
-Result = tuple[Frame, int, int, Note | None]
-
-
-class Changes:
-    """What one turn did, to be stored together."""
-
-    def __init__(self) -> None:
-        self.frames: list[Frame] = []  # new or changed; each once
-        self.results: list[Result] = []  # single changes, to be logged where their frame is not written anyway
-        self.dead: list[Dead] = []
-        self.revived: list[tuple[int, int]] = []  # (seq, slot) of dead letters that are none any more
-        self.inbox = array("q")  # user hash, place, user hash, place, ...
-        self.inbox_runs: list[Run] = []
-
-    def __bool__(self) -> bool:
-        return bool(self.frames or self.dead or self.revived)
-
-
 class Core:
     """One shard's state. ``random`` draws from [0, 1); ``channel_names`` are in the order of their numbers."""
 
     def __init__(
         self,
         settings: ShardSettings,
-        generation: str,
         channel_names: list[str],
         journal: Journal,
         counters: Counters,
         random: Callable[[], float],
     ) -> None:
         self.settings = settings
-        self.generation = generation
+        self.ids = Identifiers(journal)
         self.channel_names = channel_names
         self.counters = counters
         self.idempotency = IdempotencySet(settings.secret)
@@ -155,10 +118,14 @@ class Core:
         self.in_flight = [0] * len(channel_names)
         self.behind: dict[int, int] = {}  # lane -> the last frame whose deliveries are in it; later ones are on disk
         self.frames: dict[int, Frame] = {}  # those with deliveries in memory
+        self.suspects = Suspects({})
         self.latencies = [Latencies() for _ in channel_names]
         self.changes = Changes()
+        self.dead_letters = DeadLetters(
+            self.ids, channel_names, self.contents, counters.dead_letters, lambda: self.changes
+        )
         self.last = 0  # the last frame that was received
-        self._judge = Judge(generation, self.routing, self.people, self.idempotency, self.contents)
+        self._judge = Judge(self.ids, self.routing, self.people, self.idempotency, self.contents)
         self._journal = journal
         self._random = random
         self._inapp_mask = sum(ledger.lane_bit(ledger.lane_of(self.inapp, priority)) for priority in range(LANES))
@@ -167,14 +134,12 @@ class Core:
 
     def receive(self, data: Data, seq: int, now: Now) -> Verdict | None:
         """Take a frame: its verdict is final (None accepts all), its deliveries are queued or left on disk."""
+        if data.source == UNROUTABLE:
+            self._keep_raw(data, seq, data.error or Error("bad_encoding", "not decodable"), None, now)
+            return None
         self.last = seq
         frame = Frame(seq, data.at_us, array("I"), b"")
         self._changed(frame)
-        if data.source == UNROUTABLE:
-            frame.new = NewFrame(data.source, False, data.body, None, None, False)
-            error = data.error or Error("bad_encoding", "not decodable")
-            self._bury_rejected(seq, 0, error, "", data.body, now)
-            return None
         judged = self._judge.judge(data, seq, now.wall_us // 1000)
         verdict = judged.verdict()
         frame.widths = bytes([decision.width for decision in judged.decisions])
@@ -191,8 +156,23 @@ class Core:
         if data.source == INGEST:  # nobody waits for the answer: the error is kept as a dead letter
             for rejection in judged.rejected:
                 user_id, raw = judged.raw[rejection.index]
-                self._bury_rejected(seq, rejection.index, rejection.error, user_id, raw, now)
+                self.dead_letters.bury_rejected(seq, rejection.index, rejection.error, user_id, raw, now)
         return verdict
+
+    def refuse(self, data: Data, seq: int, now: Now) -> Verdict:
+        """Take a frame that cannot be judged: all of it is rejected, and kept as a dead letter."""
+        error = Error("internal", "the dispatcher cannot judge this; it is kept as a dead letter")
+        verdict = Verdict([], [Rejection(at, error) for at in range(validation.positions(data.body, data.fanned))])
+        self._keep_raw(data, seq, error, pack(verdict), now)
+        self.counters.rejected += len(verdict.rejected)
+        return verdict
+
+    def _keep_raw(self, data: Data, seq: int, error: Error, verdict: bytes | None, now: Now) -> None:
+        self.last = seq
+        frame = Frame(seq, data.at_us, array("I"), b"")
+        frame.new = NewFrame(data.source, False, data.body, None, verdict, False)
+        self._changed(frame)
+        self.dead_letters.bury_rejected(seq, 0, error, "", data.body, now)
 
     # --- plan, decide, queue -----------------------------------------------------------------------------------
 
@@ -246,7 +226,7 @@ class Core:
             frame.open -= 1
             self._settle(frame, place, ledger.RATE_LIMITED, ledger.REASON["limit"])
         for place, index in doomed:
-            self._bury_unconfigured(frame, place, index, users[index], now)
+            self._bury_unconfigured((frame, place, index, users[index], keys[index]), now)
 
     def _count_planned(self, decision: Decision, count: int) -> None:
         for number, outcome in decision.effects:
@@ -290,12 +270,20 @@ class Core:
             outcome, reason = ledger.RATE_LIMITED, ledger.REASON["limit"]
         if outcome == ledger.PENDING:
             frame.active += 1
-            self._enqueue(ledger.lane_of(channel, priority), one(entry), now.mono)
+            if (frame.seq, slot) in self.suspects:
+                self.suspects.wait(channel, entry)
+            else:
+                self._enqueue(ledger.lane_of(channel, priority), one(entry), now.mono)
             return
         frame.open -= 1
         self._settle(frame, slot, outcome, reason)
         if outcome == ledger.DEAD:
-            self._bury_unconfigured(frame, slot, index, user, now)
+            self._bury_unconfigured(entry, now)
+
+    def _bury_unconfigured(self, entry: Entry, now: Now) -> None:
+        channel = self.channel_names[ledger.channel_of(entry[0].slots[entry[1]])]
+        message = f"the configuration has no [channels.{channel}]"
+        self.dead_letters.bury(entry, "channel_not_configured", "misconfigured", message, 0, now)
 
     def _enqueue(self, lane: int, run: Run, mono: float) -> None:
         """Into the lane; one that is full now leaves what comes after this frame on disk."""
@@ -413,6 +401,9 @@ class Core:
                 entry = item if len(item) == 5 else self._reload(*item)
                 if entry is None:
                     continue
+                if (entry[0].seq, entry[1]) in self.suspects:
+                    self.suspects.wait(channel, entry)
+                    continue
                 key = entry[0], ledger.priority_of(entry[0].slots[entry[1]])
                 if key in runs:
                     runs[key].add(entry)
@@ -449,6 +440,39 @@ class Core:
         runs = self._pop(channel, count, now)
         self.in_flight[channel] += sum(map(len, runs))
         return runs
+
+    def try_suspect(self, channel: int, now: Now) -> Run | None:
+        """A delivery that may have brought the shard down, and is to be tried alone."""
+        if (
+            not self.suspects
+            or self.in_flight[channel] >= self.settings.channels[self.channel_names[channel]].concurrency
+        ):
+            return None
+        entry = self.suspects.next(channel)
+        if entry is None:
+            return None
+        run = one(entry)
+        if entry[0].expiry:
+            run = self._drop_expired(run, now)
+        if not len(run):
+            self._acquit(channel, entry[0], entry[1])
+            return None
+        self.in_flight[channel] += 1
+        return run
+
+    def _acquit(self, channel: int, frame: Frame, slot: int) -> None:
+        if self.suspects.acquit(channel, frame, slot):
+            self.changes.acquitted.append((frame.seq, slot))
+
+    def suspect(self, crashes: Mapping[Place, int], now: Now) -> None:
+        """At the start: what was under way when the shard died; who was so too often is given up."""
+        self.suspects = Suspects({place: times for place, times in crashes.items() if times < CRASHES_MAX})
+        for (seq, slot), times in crashes.items():
+            entry = self._reload(seq, slot) if times >= CRASHES_MAX else None
+            if entry is not None:
+                text = f"the shard died {times} times while this was attempted"
+                self._give_up(entry, "poison", "permanent", text, ledger.attempts_of(entry[0].slots[slot]), now)
+                self.changes.acquitted.append((seq, slot))
 
     def _pop(self, channel: int, count: int, now: Now) -> list[Run]:
         """At most ``count`` deliveries from the channel's lanes, in the order in which they are due."""
@@ -491,6 +515,10 @@ class Core:
     def deliver(self, channel: int, delivered: list[tuple[Frame, MutableSequence[int]]], now: Now) -> None:
         """Attempts that succeeded, as slots of frames."""
         self.in_flight[channel] -= sum(len(slots) for _, slots in delivered)
+        if self.suspects:
+            for frame, slots in delivered:
+                for slot in slots:
+                    self._acquit(channel, frame, slot)
         self._delivered(channel, delivered, now)
 
     def _delivered(self, channel: int, delivered: list[tuple[Frame, MutableSequence[int]]], now: Now) -> None:
@@ -524,81 +552,36 @@ class Core:
         policy = self.settings.retry
         heap = self.retrying[channel]
         for entry, error_class, text in failures:
-            frame, slot, index, user, _ = entry
+            frame, slot, *_ = entry
             message = text[:ERROR_TEXT_MAX]
             value = (frame.slots[slot] & ledger.KEEP) + ledger.ONE_ATTEMPT
             attempts = value >> ledger.ATTEMPTS_SHIFT
+            if self.suspects:
+                self._acquit(channel, frame, slot)
             if error_class in RETRIED and not policy.exhausted(attempts):
                 delay_s = policy.delay_s(attempts, self._random)
                 frame.slots[slot] = value | ledger.RETRYING << ledger.OUTCOME_SHIFT
                 frame.notes[slot] = (now.wall_us // 1000 + int(delay_s * 1000), error_class, message)
                 heap.push(now.mono + delay_s, entry)
+                self._log(frame, slot)
             else:
+                frame.slots[slot] = value
                 reason = "max_retries" if error_class in RETRIED else "permanent"
-                frame.slots[slot] = (
-                    value | ledger.DEAD << ledger.OUTCOME_SHIFT | ledger.REASON[reason] << ledger.REASON_SHIFT
-                )
-                frame.notes[slot] = (None, error_class, message)
-                frame.open -= 1
-                frame.active -= 1
-                counters.outcomes[ledger.DEAD] += 1
-                self._bury_delivery(frame, slot, index, user, reason, error_class, message, attempts, now)
-            self._log(frame, slot)
+                self._give_up(entry, reason, error_class, message, attempts, now)
+
+    def _give_up(self, entry: Entry, reason: str, error_class: str, message: str, attempts: int, now: Now) -> None:
+        """A delivery in memory ends as a dead letter."""
+        frame, slot, *_ = entry
+        value = frame.slots[slot] & ledger.KEEP
+        frame.slots[slot] = value | ledger.DEAD << ledger.OUTCOME_SHIFT | ledger.REASON[reason] << ledger.REASON_SHIFT
+        frame.notes[slot] = (None, error_class, message)
+        frame.open -= 1
+        frame.active -= 1
+        self.counters.channels[ledger.channel_of(value)].outcomes[ledger.DEAD] += 1
+        self.dead_letters.bury(entry, reason, error_class, message, attempts, now)
+        self._log(frame, slot)
 
     # --- dead letters ------------------------------------------------------------------------------------------
-
-    def _bury_unconfigured(self, frame: Frame, slot: int, index: int, user: User, now: Now) -> None:
-        channel = self.channel_names[ledger.channel_of(frame.slots[slot])]
-        message = f"the configuration has no [channels.{channel}]"
-        self._bury_delivery(frame, slot, index, user, "channel_not_configured", "misconfigured", message, 0, now)
-
-    def _bury_delivery(
-        self,
-        frame: Frame,
-        slot: int,
-        index: int,
-        user: User,
-        reason: str,
-        error_class: str,
-        message: str,
-        attempts: int,
-        now: Now,
-    ) -> None:
-        notification = self.contents.notification(frame.seq, index)
-        letter = DeadLetter(
-            make_id(self.generation, user.hash, frame.seq, index),
-            user.user_id,
-            self.channel_names[ledger.channel_of(frame.slots[slot])],
-            notification.category,
-            reason,
-            error_class,
-            message,
-            attempts,
-            now.wall_us // 1000,
-            orjson.dumps(msgspec.to_builtins(notification)),
-        )
-        self._bury(frame.seq, slot, letter)
-
-    def _bury_rejected(self, seq: int, index: int, error: Error, user_id: str, raw: bytes, now: Now) -> None:
-        where = f" (field {error.field})" if error.field else ""
-        letter = DeadLetter(
-            make_id(self.generation, hash_user(user_id), seq, index),
-            user_id or None,
-            None,
-            None,
-            "rejected",
-            error.code,
-            f"{error.message}{where}"[:ERROR_TEXT_MAX],
-            0,
-            now.wall_us // 1000,
-            validation.readable(raw),
-        )
-        self._bury(seq, -1 - index, letter)
-
-    def _bury(self, seq: int, slot: int, letter: DeadLetter) -> None:
-        self.changes.dead.append(Dead(seq, slot, letter))
-        reasons = self.counters.dead_letters
-        reasons[letter.reason] = reasons.get(letter.reason, 0) + 1
 
     def revive(self, seq: int, slot: int, letter: DeadLetter, now: Now) -> bool:
         """Try a dead letter again, from its first attempt; False if its frame is gone."""
@@ -616,16 +599,11 @@ class Core:
         frame.open += 1
         frame.mask |= ledger.lane_bit(ledger.lane_of(channel, priority))
         self.counters.channels[channel].outcomes[ledger.DEAD] -= 1
-        self.forget_dead(seq, slot, letter.reason)
+        self.dead_letters.forget(seq, slot, letter.reason)
         self._changed(frame)
         if seq <= self.behind.get(ledger.lane_of(channel, priority), self.last):
             self.wait(seq, slot, channel, now.mono)
         return True
-
-    def forget_dead(self, seq: int, slot: int, reason: str) -> None:
-        """A dead letter is no more: replayed, or purged."""
-        self.changes.revived.append((seq, slot))
-        self.counters.dead_letters[reason] -= 1
 
     # --- after the commit --------------------------------------------------------------------------------------
 
@@ -643,10 +621,6 @@ class Core:
         """When the first retry is due."""
         dues = [due for heap in self.retrying if (due := heap.next_due()) is not None]
         return min(dues) if dues else None
-
-
-def decode_notes(blob: bytes | None) -> dict[int, Note]:
-    return msgspec.msgpack.decode(blob, type=dict[int, Note]) if blob else {}
 
 
 def _expired(frame: Frame, index: int, now: Now) -> bool:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import sqlite3
 from array import array
 
+from shards.schema import checksum
+
 PLACE_SHIFT = 16  # place = seq << 16 | index
 TAIL_MAX = 50_000  # entries; sorting in so many takes some 10 ms
 NUMBER_BYTES = 8
@@ -21,14 +23,17 @@ class Inbox:
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database
         self._tail = array("q")
-        for (entries,) in database.execute("SELECT entries FROM inbox_tail ORDER BY id"):
+        self._turn = 0  # the last row of the tail
+        for self._turn, entries in database.execute("SELECT id, entries FROM inbox_tail ORDER BY id"):
             self._tail.frombytes(entries)
         self._index: dict[int, array[int]] = {}  # user hash -> places, of the tail's first _indexed numbers
         self._indexed = 0
 
     def append(self, entries: array[int]) -> None:
         """``user hash, place, user hash, place, ...`` in the order of delivery; hashes are signed."""
-        self._database.execute("INSERT INTO inbox_tail(entries) VALUES (?)", (entries.tobytes(),))
+        self._turn += 1
+        row = (self._turn, entries.tobytes())
+        self._database.execute("INSERT INTO inbox_tail VALUES (?, ?, ?)", (*row, checksum(*row)))
         self._tail.extend(entries)
         if len(self._tail) >= 2 * TAIL_MAX:
             self._sort_in()
@@ -36,9 +41,10 @@ class Inbox:
     def _sort_in(self) -> None:
         rows = []
         for user_hash, places in self._tail_index().items():
-            rows.append((user_hash, self._stored(user_hash) + 1, places.tobytes()))
+            row = (user_hash, self._stored(user_hash) + 1, places.tobytes())
+            rows.append((*row, checksum(*row)))
         rows.sort()
-        self._database.executemany("INSERT INTO inbox VALUES (?, ?, ?)", rows)
+        self._database.executemany("INSERT INTO inbox VALUES (?, ?, ?, ?)", rows)
         self._database.execute("DELETE FROM inbox_tail")
         self._tail = array("q")
         self._index = {}
@@ -100,4 +106,5 @@ class Inbox:
         return str(row[0]) if row else UNSEEN
 
     def mark(self, user_hash: int, place: int, state: str) -> None:
-        self._database.execute("INSERT OR REPLACE INTO inbox_marks VALUES (?, ?, ?)", (user_hash, place, state))
+        row = (user_hash, place, state)
+        self._database.execute("INSERT OR REPLACE INTO inbox_marks VALUES (?, ?, ?, ?)", (*row, checksum(*row)))

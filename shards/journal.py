@@ -6,61 +6,36 @@ chose, inbox marks) have rows of their own. Whoever holds the file holds the sha
 
 from __future__ import annotations
 
-import secrets
-import sqlite3
+import logging
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import xxhash
 
-from shards.core import Changes, Dead, Note, Result, StoredFrame, decode_notes
+from shards import schema
+from shards.changes import Changes, Dead, Note, Place, Result, decode_notes
+from shards.core import StoredFrame
 from shards.counters import Counters
 from shards.frames import Frame
 from shards.ledger import LANE_BITS, OPEN, outcome_of, words
+from shards.marks import Mark
 from shards.preferences import UserDocument
+from shards.schema import DamagedError, JournalError, checksum
 from shards.validation import instant_ms
 from shards.wire import DeadAdded, DeadLetter, DeadRemoved, OutboxItem, pack
+from shards.witness import Testimony, Witness, boot_now
 
-FORMAT = 1
-PAGE_BYTES = 4_096  # every page that a small commit touches is written whole: this decides the tail of the latency
-CHECKPOINT_PAGES = 500  # 2 MB: a checkpoint holds up its turn, so it is to be short
-CACHE_KIB = 32_768
-
-SCHEMA = """
-CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
-CREATE TABLE state(id INTEGER PRIMARY KEY CHECK (id = 1), value BLOB NOT NULL);
-CREATE TABLE frames(
-    seq INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, source INTEGER NOT NULL, fanned INTEGER NOT NULL,
-    inbox INTEGER NOT NULL, crc INTEGER NOT NULL, widths BLOB NOT NULL, verdict BLOB, digests BLOB, body BLOB NOT NULL);
-CREATE TABLE ledger(
-    seq INTEGER PRIMARY KEY, open INTEGER NOT NULL, mask INTEGER NOT NULL, updated_ms INTEGER NOT NULL,
-    log INTEGER NOT NULL, slots BLOB NOT NULL, notes BLOB);
-CREATE TABLE results(id INTEGER PRIMARY KEY, entries BLOB NOT NULL);
-CREATE INDEX open_frames ON ledger(seq, mask) WHERE open > 0;
-CREATE TABLE users(user_id TEXT PRIMARY KEY, document BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE dead(
-    seq INTEGER, slot INTEGER, id TEXT NOT NULL, user_id TEXT, channel TEXT, category TEXT, reason TEXT NOT NULL,
-    error_class TEXT NOT NULL, died_at_ms INTEGER NOT NULL, letter BLOB NOT NULL,
-    PRIMARY KEY (seq, slot)) WITHOUT ROWID;
-CREATE TABLE outbox(n INTEGER PRIMARY KEY, item BLOB NOT NULL);
-CREATE TABLE inbox_tail(id INTEGER PRIMARY KEY, entries BLOB NOT NULL);
-CREATE TABLE inbox(
-    user_hash INTEGER, first INTEGER, places BLOB NOT NULL, PRIMARY KEY (user_hash, first)) WITHOUT ROWID;
-CREATE TABLE inbox_marks(
-    user_hash INTEGER, place INTEGER, state TEXT NOT NULL, PRIMARY KEY (user_hash, place)) WITHOUT ROWID;
-"""
+log = logging.getLogger("journal")
 
 LOG_ROWS_MAX = 1_000
 LOGGED_FRAMES_MAX = 2_000
-_UPDATE_LEDGER = "UPDATE ledger SET open = ?, mask = ?, updated_ms = ?, log = ?, slots = ?, notes = ? WHERE seq = ?"
-_FRAME = "SELECT seq, at_us, source, fanned, body, widths, mask, slots, notes, crc FROM frames JOIN ledger USING (seq)"
-
-
-class JournalError(Exception):
-    """The journal cannot be used: the message names the file, what is wrong, and what to do."""
+TAIL_FRAMES = 256  # checked at every start
+ROW_BYTES = 100  # what a row counts in the scrub beside its blobs
+_UPDATE_LEDGER = (
+    "UPDATE ledger SET open = ?, mask = ?, updated_ms = ?, log = ?, slots = ?, notes = ?, crc = ? WHERE seq = ?"
+)
 
 
 class State(msgspec.Struct, array_like=True):
@@ -73,75 +48,89 @@ class State(msgspec.Struct, array_like=True):
     outbox: int = 0
     log: int = 0  # of the last transaction
     counters: Counters = msgspec.field(default_factory=Counters)
+    counted: list[int] | None = None  # of ``counters.finals``, as the collector was last told; None if it never was
 
 
 class SqliteJournal:
-    """Opens or creates the journal, and holds it until ``close``."""
+    """Opens or creates the journal, and holds it until ``close``.
+
+    Raises ``DamagedError`` where the file is not what was written, another ``JournalError`` where it is not for this
+    version or this shard, ``sqlite3.Error`` and ``OSError`` where the disk does not do its part.
+    """
 
     def __init__(self, path: Path, shard: int, shards: int, durability: str, channel_names: Iterable[str]) -> None:
         self.path = path
-        self.database = sqlite3.connect(path, isolation_level=None, cached_statements=256)
-        run = self.database.execute
-        run(f"PRAGMA page_size = {PAGE_BYTES}")
-        run("PRAGMA locking_mode = EXCLUSIVE")
-        run("PRAGMA journal_mode = WAL")
-        run(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
-        run(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
-        run(f"PRAGMA cache_size = -{CACHE_KIB}")
-        run("PRAGMA cache_spill = OFF")
-        run("PRAGMA temp_store = MEMORY")
-        run("BEGIN IMMEDIATE")
-        if not run("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
-            self._create(shard, shards)
-        self._check(shard, shards)
-        self.channel_names = self._number_channels(channel_names)
-        row = run("SELECT value FROM state").fetchone()
-        self.state = msgspec.msgpack.decode(row[0], type=State) if row else State()
+        self._synced = durability == "power"
+        self._boot = boot_now()
         self._logged: dict[int, Frame] = {}  # frames with changes that only the log has
-        self._log_settled = self.state.log
-        self._settle_log()
-        run("COMMIT")
-        path.chmod(0o600)
-        self.generation = str(self._meta("generation"))
-        self._users_stored = run("SELECT 1 FROM users LIMIT 1").fetchone() is not None
+        self._witness = Witness(witness_path(path))
+        testimony = self._witness.read()
+        if testimony and not path.exists():
+            raise DamagedError(f"{path} is missing, and {witness_path(path)} says that there was one")
+        self.database = schema.connect(path, durability)
+        try:
+            self.database.execute("BEGIN IMMEDIATE")
+            if schema.is_new(self.database):
+                if testimony:
+                    raise DamagedError(f"{path} is empty, and {witness_path(path)} says that it was not")
+                schema.create(self.database, shard, shards)
+            self._check_owner(shard, shards)
+            schema.migrate(path, self.database)
+            self.generation = str(schema.meta(self.database, "generation"))
+            self.channel_names = self._number_channels(channel_names)
+            row = self._row("state", 1)
+            self.state = msgspec.msgpack.decode(row[1], type=State) if row else State()
+            if testimony:
+                self._compare(testimony)
+            self._log_settled = self.state.log
+            self._check_tail()
+            self._settle_log()
+            self.database.execute("COMMIT")
+        except BaseException:
+            self.close()
+            raise
+        self._scrubbed: tuple[str, tuple[Any, ...]] = ("ledger", ())  # table, and the key of the last row checked
+        self._users_stored = self._any("users")
+        found = self.database.execute("SELECT max(seq + count - 1) FROM origins").fetchone()
+        self._foreign = int(found[0] or 0)  # the last frame that another journal numbered
 
-    def _create(self, shard: int, shards: int) -> None:
-        for statement in SCHEMA.split(";"):
-            self.database.execute(statement)
-        self.database.executemany(
-            "INSERT INTO meta VALUES (?, ?)",
-            [
-                ("format", FORMAT),
-                ("generation", secrets.token_hex(4)),
-                ("shard", shard),
-                ("shards", shards),
-                ("channels", pack([])),
-            ],
+    def _check_owner(self, shard: int, shards: int) -> None:
+        owner = schema.meta(self.database, "shard"), schema.meta(self.database, "shards")
+        if owner != (shard, shards):
+            raise JournalError(f"{self.path} is of shard {owner[0]} of {owner[1]}, not {shard} of {shards}")
+
+    def _compare(self, testimony: Testimony) -> None:
+        """The journal beside its witness: one that ends earlier has lost what was acknowledged."""
+        if testimony.generation == self.generation and testimony.commits <= self.state.log:
+            return
+        missing = (
+            f"{self.path} ends at frame {self.state.last}, transaction {self.state.log} of {self.generation}; its "
+            f"witness says frame {testimony.last}, transaction {testimony.commits} of {testimony.generation}"
         )
+        if testimony.generation != self.generation or testimony.synced or testimony.boot == self._boot:
+            raise DamagedError(f"{missing}: what was committed is gone")
+        log.warning(
+            "%s: the last instants before a power cut are lost, which durability = %r allows", missing, "process"
+        )
+        self.generation = schema.begin_generation(self.database, self.state.last)
 
-    def _check(self, shard: int, shards: int) -> None:
-        found = self._meta("format")
-        if found != FORMAT:
-            raise JournalError(
-                f"{self.path} has format {found}; this version reads {FORMAT}. Use the version that wrote it"
-            )
-        if (self._meta("shard"), self._meta("shards")) != (shard, shards):
-            raise JournalError(
-                f"{self.path} is of shard {self._meta('shard')} of {self._meta('shards')}, not {shard} of {shards}"
-            )
-
-    def _meta(self, key: str) -> Any:
-        return self.database.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()[0]
+    def _check_tail(self) -> None:
+        for (seq,) in self.database.execute("SELECT seq FROM frames ORDER BY seq DESC LIMIT ?", (TAIL_FRAMES,)):
+            self.frame(seq)
 
     def _number_channels(self, names: Iterable[str]) -> list[str]:
         """A channel keeps its number for the life of the journal, as the ledger's words hold it."""
-        numbered: list[str] = msgspec.msgpack.decode(self._meta("channels"), type=list[str])
-        numbered += [name for name in names if name not in numbered]
-        self.database.execute("UPDATE meta SET value = ? WHERE key = 'channels'", (pack(numbered),))
+        numbered: list[str] = msgspec.msgpack.decode(schema.meta(self.database, "channels"), type=list[str])
+        fresh = [name for name in names if name not in numbered]
+        if fresh:
+            numbered += fresh
+            self.database.execute("UPDATE meta SET value = ? WHERE key = 'channels'", (pack(numbered),))
         return numbered
 
     def close(self) -> None:
+        """Let go of the file; what was not committed is undone."""
         self.database.close()
+        self._witness.close()
 
     # --- writing -----------------------------------------------------------------------------------------------
 
@@ -152,6 +141,8 @@ class SqliteJournal:
 
     def commit(self) -> None:
         self.database.execute("COMMIT")
+        state = self.state
+        self._witness.write(Testimony(self.generation, state.log, state.last, self._boot, self._synced))
 
     def record(self, changes: Changes, now_ms: int) -> None:
         """Write what a turn did, within the transaction."""
@@ -168,28 +159,27 @@ class SqliteJournal:
             slots, notes = frame.slots.tobytes(), pack(frame.notes) if frame.notes else None
             new = frame.new
             if new is None:
-                updated.append((frame.open, frame.mask, now_ms, self.state.log, slots, notes, frame.seq))
+                updated.append(self._ledger_update(frame, now_ms, slots, notes))
                 self._logged.pop(frame.seq, None)
                 continue
-            entered.append((frame.seq, frame.open, frame.mask, now_ms, self.state.log, slots, notes))
-            frames.append(
-                (
-                    frame.seq,
-                    frame.at_us,
-                    new.source,
-                    new.fanned,
-                    new.has_inbox,
-                    checksum(new.body),
-                    frame.widths,
-                    new.verdict,
-                    new.digests,
-                    new.body,
-                )
+            row = (frame.seq, frame.open, frame.mask, now_ms, self.state.log, slots, notes)
+            entered.append((*row, checksum(*row)))
+            whole = (
+                frame.seq,
+                frame.at_us,
+                new.source,
+                new.fanned,
+                new.has_inbox,
+                frame.widths,
+                new.verdict,
+                new.digests,
+                new.body,
             )
+            frames.append((*whole, checksum(*whole)))
         many = self.database.executemany
         if frames:
             many("INSERT INTO frames VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", frames)
-            many("INSERT INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?)", entered)
+            many("INSERT INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?)", entered)
         if updated:
             many(_UPDATE_LEDGER, updated)
         if logged:
@@ -198,12 +188,18 @@ class SqliteJournal:
             self._remove_dead(changes.revived)
         if changes.dead:
             self._add_dead(changes.dead)
+        if changes.acquitted:
+            many("DELETE FROM suspects WHERE seq = ? AND slot = ?", changes.acquitted)
+
+    def _ledger_update(self, frame: Frame, now_ms: int, slots: bytes, notes: bytes | None) -> tuple[Any, ...]:
+        row = (frame.open, frame.mask, now_ms, self.state.log, slots, notes)
+        return (*row, checksum(frame.seq, *row), frame.seq)
 
     def _write_log(self, results: list[Result], now_ms: int) -> None:
         """The single changes of frames whose ledger is not written now. A long log is settled by writing them all."""
         if len(self._logged) > LOGGED_FRAMES_MAX or self.state.log >= self._log_settled + LOG_ROWS_MAX:
             rows = [
-                (frame.open, frame.mask, now_ms, self.state.log, frame.slots.tobytes(), pack(frame.notes), frame.seq)
+                self._ledger_update(frame, now_ms, frame.slots.tobytes(), pack(frame.notes))
                 for frame in self._logged.values()
             ]
             self.database.executemany(_UPDATE_LEDGER, rows)
@@ -214,51 +210,49 @@ class SqliteJournal:
             self._log_settled = self.state.log
             return
         entries = [(frame.seq, slot, value, note) for frame, slot, value, note in results if frame.seq in self._logged]
-        self.database.execute("INSERT INTO results VALUES (?, ?)", (self.state.log, pack(entries)))
+        row = (self.state.log, pack(entries))
+        self.database.execute("INSERT INTO results VALUES (?, ?, ?)", (*row, checksum(*row)))
 
     def _settle_log(self) -> None:
         """At the start: what was logged goes into the ledgers, where these were not written later."""
         run = self.database.execute
-        ledgers: dict[int, tuple[int, array[int], dict[int, Note]]] = {}
-        for number, blob in run("SELECT id, entries FROM results ORDER BY id").fetchall():
+        ledgers: dict[int, tuple[tuple[Any, ...], array[int], dict[int, Note]]] = {}
+        for row in run("SELECT * FROM results ORDER BY id").fetchall():
+            number, blob = schema.verified(self.path, "results", row)
             for seq, slot, value, note in msgspec.msgpack.decode(blob, type=list[tuple[int, int, int, Note | None]]):
                 if seq not in ledgers:
-                    row = run("SELECT log, slots, notes FROM ledger WHERE seq = ?", (seq,)).fetchone()
-                    if row is None:
+                    found = self._row("ledger", seq)
+                    if found is None:
                         continue
-                    ledgers[seq] = row[0], words(row[1]), decode_notes(row[2])
-                written, slots, notes = ledgers[seq]
+                    ledgers[seq] = found, words(found[5]), decode_notes(found[6])
+                (*_, written, _, _), slots, notes = ledgers[seq]
                 if number > written:
                     slots[slot] = value
                     if note is not None:
                         notes[slot] = note
-        for seq, (_, slots, notes) in ledgers.items():
+        for seq, ((_, _, mask, updated_ms, written, _, _), slots, notes) in ledgers.items():
             still_open = sum(outcome_of(value) in OPEN for value in slots)
-            run(
-                "UPDATE ledger SET open = ?, slots = ?, notes = ? WHERE seq = ?",
-                (still_open, slots.tobytes(), pack(notes) if notes else None, seq),
-            )
+            settled = (still_open, mask, updated_ms, written, slots.tobytes(), pack(notes) if notes else None)
+            run(_UPDATE_LEDGER, (*settled, checksum(seq, *settled), seq))
         run("DELETE FROM results")
 
     def _add_dead(self, dead: list[Dead]) -> None:
-        self.database.executemany(
-            "INSERT OR REPLACE INTO dead VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                (
-                    seq,
-                    slot,
-                    letter.id,
-                    letter.user_id,
-                    letter.channel,
-                    letter.category,
-                    letter.reason,
-                    letter.error_class,
-                    letter.died_at_ms,
-                    pack(letter),
-                )
-                for seq, slot, letter in dead
-            ],
-        )
+        rows = []
+        for seq, slot, letter in dead:
+            row = (
+                seq,
+                slot,
+                letter.id,
+                letter.user_id,
+                letter.channel,
+                letter.category,
+                letter.reason,
+                letter.error_class,
+                letter.died_at_ms,
+                pack(letter),
+            )
+            rows.append((*row, checksum(*row)))
+        self.database.executemany("INSERT OR REPLACE INTO dead VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
         self.post([DeadAdded(letter) for _, _, letter in dead])
 
     def _remove_dead(self, places: list[tuple[int, int]]) -> None:
@@ -274,10 +268,12 @@ class SqliteJournal:
         """Number items for the collector, within the transaction."""
         for item in items:
             self.state.outbox += 1
-            self.database.execute("INSERT INTO outbox VALUES (?, ?)", (self.state.outbox, pack(item)))
+            row = (self.state.outbox, pack(item))
+            self.database.execute("INSERT INTO outbox VALUES (?, ?, ?)", (*row, checksum(*row)))
 
     def save_state(self) -> None:
-        self.database.execute("INSERT OR REPLACE INTO state VALUES (1, ?)", (pack(self.state),))
+        row = (1, pack(self.state))
+        self.database.execute("INSERT OR REPLACE INTO state VALUES (?, ?, ?)", (*row, checksum(*row)))
 
     def put_user(self, user_id: str, document: UserDocument | None) -> bool:
         """Store a document, or delete it; whether there was one."""
@@ -285,12 +281,27 @@ class SqliteJournal:
         if document is None:
             self.database.execute("DELETE FROM users WHERE user_id = ?", (user_id,))
         else:
-            self.database.execute("INSERT OR REPLACE INTO users VALUES (?, ?)", (user_id, pack(document)))
+            row = (user_id, pack(document))
+            self.database.execute("INSERT OR REPLACE INTO users VALUES (?, ?, ?)", (*row, checksum(*row)))
             self._users_stored = True
         return before
 
     def trim_outbox(self, upto: int) -> None:
         self.database.execute("DELETE FROM outbox WHERE n <= ?", (upto,))
+
+    def suspect(self, found: Iterable[Mark], is_open: Callable[[Place], bool]) -> dict[Place, int]:
+        """Add what was under way when the shard died, and give all suspects with their crashes; commits."""
+        run = self.database.execute
+        self.begin()
+        known = {(seq, slot): crashes for seq, slot, crashes, _ in run("SELECT * FROM suspects")}
+        for mark in found:
+            place = mark.seq, mark.slot
+            if is_open(place) and (mark.alone or place not in known):
+                row = (*place, known.get(place, 0) + 1)
+                known[place] = row[2]
+                run("INSERT OR REPLACE INTO suspects VALUES (?, ?, ?, ?)", (*row, checksum(*row)))
+        self.database.execute("COMMIT")
+        return known
 
     def prune(self, seqs: list[int]) -> None:
         places = [(seq,) for seq in seqs]
@@ -299,15 +310,47 @@ class SqliteJournal:
 
     # --- reading -----------------------------------------------------------------------------------------------
 
+    def _row(self, table: str, key: object) -> tuple[Any, ...] | None:
+        """The row with this key in the table's first column, without its checksum, which is right."""
+        name = schema.columns(table)[0]
+        row = self.database.execute(f"SELECT * FROM {table} WHERE {name} = ?", (key,)).fetchone()
+        return schema.verified(self.path, table, row) if row else None
+
+    def _any(self, table: str) -> bool:
+        return self.database.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone() is not None
+
+    def origin(self, seq: int) -> tuple[str, int]:
+        if seq <= self._foreign:
+            row = self.database.execute(
+                "SELECT seq, count, generation, old FROM origins WHERE seq <= ? ORDER BY seq DESC LIMIT 1", (seq,)
+            ).fetchone()
+            if row and seq < row[0] + row[1]:
+                return row[2], row[3] + seq - row[0]
+        return self.generation, seq
+
+    def seq_of(self, generation: str, old: int) -> int | None:
+        if generation == self.generation:
+            return old
+        row = self.database.execute(
+            "SELECT seq, count, old FROM origins WHERE generation = ? AND old <= ? ORDER BY old DESC LIMIT 1",
+            (generation, old),
+        ).fetchone()
+        return row[0] + old - row[2] if row and old < row[2] + row[1] else None
+
     def load_user(self, user_id: str) -> UserDocument | None:
         if not self._users_stored:
             return None
-        row = self.database.execute("SELECT document FROM users WHERE user_id = ?", (user_id,)).fetchone()
-        return msgspec.msgpack.decode(row[0], type=UserDocument) if row else None
+        row = self._row("users", user_id)
+        return msgspec.msgpack.decode(row[1], type=UserDocument) if row else None
 
     def frame(self, seq: int) -> StoredFrame | None:
-        row = self.database.execute(f"{_FRAME} WHERE seq = ?", (seq,)).fetchone()
-        return self._stored(row) if row else None
+        frame, ledger = self._row("frames", seq), self._row("ledger", seq)
+        if frame is None or ledger is None:
+            if frame or ledger:
+                raise DamagedError(f"{self.path}: frame {seq} has no {'ledger' if frame else 'content'}")
+            return None
+        _, at_us, source, fanned, _, widths, _, _, body = frame
+        return StoredFrame(seq, at_us, source, bool(fanned), body, widths, ledger[2], ledger[5], ledger[6])
 
     def open_frames(self, lane: int, after: int, count: int) -> list[StoredFrame]:
         """Frames after ``after`` that may have pending deliveries for the lane."""
@@ -317,22 +360,10 @@ class SqliteJournal:
         ).fetchall()
         return [frame for (seq,) in seqs if (frame := self.frame(seq)) is not None]
 
-    def _stored(self, row: tuple[Any, ...]) -> StoredFrame:
-        stored, crc = StoredFrame(*row[:-1]), row[-1]
-        self._verify(stored.seq, stored.body, crc)
-        return stored
-
     def content(self, seq: int) -> tuple[bytes, bool, bytes | None] | None:
         """``(body, fanned, digests)``, as ``contents.Content`` takes them."""
-        row = self.database.execute("SELECT body, fanned, digests, crc FROM frames WHERE seq = ?", (seq,)).fetchone()
-        if row is None:
-            return None
-        self._verify(seq, row[0], row[3])
-        return row[0], bool(row[1]), row[2]
-
-    def _verify(self, seq: int, body: bytes, crc: int) -> None:
-        if checksum(body) != crc:
-            raise JournalError(f"{self.path}: frame {seq} is damaged: its checksum does not match")
+        row = self._row("frames", seq)
+        return (row[8], bool(row[3]), row[7]) if row else None
 
     def digests_from(self, seq: int, count: int) -> list[tuple[int, int, bytes]]:
         """``(seq, at_us, digests)`` of the frames from ``seq`` on that have any."""
@@ -369,9 +400,8 @@ class SqliteJournal:
         return int(row[0]) if row else 0
 
     def outbox(self, after: int, count: int) -> list[tuple[int, bytes]]:
-        return self.database.execute(
-            "SELECT n, item FROM outbox WHERE n > ? ORDER BY n LIMIT ?", (after, count)
-        ).fetchall()
+        rows = self.database.execute("SELECT * FROM outbox WHERE n > ? ORDER BY n LIMIT ?", (after, count))
+        return [(n, item) for n, item in (schema.verified(self.path, "outbox", row) for row in rows)]
 
     def dead(self, filters: dict[str, Any], count: int, deliveries: bool) -> list[tuple[int, int, DeadLetter]]:
         """Dead letters that match all filters, the oldest first; of ``deliveries`` alone, or rejections as well."""
@@ -379,9 +409,12 @@ class SqliteJournal:
         if deliveries:
             where += " AND slot >= 0"
         rows = self.database.execute(
-            f"SELECT seq, slot, letter FROM dead WHERE {where} ORDER BY died_at_ms, seq, slot LIMIT ?", (*values, count)
+            f"SELECT * FROM dead WHERE {where} ORDER BY died_at_ms, seq, slot LIMIT ?", (*values, count)
         ).fetchall()
-        return [(seq, slot, msgspec.msgpack.decode(letter, type=DeadLetter)) for seq, slot, letter in rows]
+        return [
+            (row[0], row[1], msgspec.msgpack.decode(schema.verified(self.path, "dead", row)[-1], type=DeadLetter))
+            for row in rows
+        ]
 
     def prunable(self, after: int, finished_us: int, inbox_us: int, count: int) -> list[tuple[int, int, bool]]:
         """``(seq, at_us, may go)`` of the frames after ``after``: final, old enough, and no dead letter's."""
@@ -394,16 +427,31 @@ class SqliteJournal:
             )
         ]
 
+    def scrub(self, bytes_max: int) -> None:
+        """Check the next rows, of the table and from the key on where the last call ended; around and around."""
+        table, after = self._scrubbed
+        columns = schema.key_columns(table)
+        keys = ", ".join(columns)
+        where = f"WHERE ({keys}) > ({', '.join('?' * len(columns))})" if after else ""
+        for row in self.database.execute(f"SELECT * FROM {table} {where} ORDER BY {keys}", after):
+            schema.verified(self.path, table, row)
+            after = row[: len(columns)]
+            bytes_max -= ROW_BYTES + sum(len(value) for value in row if isinstance(value, bytes))
+            if bytes_max < 0:
+                self._scrubbed = (table, after)
+                return
+        tables = list(schema.TABLES)
+        self._scrubbed = (tables[(tables.index(table) + 1) % len(tables)], ())
+
     def size_bytes(self) -> int:
         """What is in use, without the pages that wait for reuse."""
         used = self.database.execute("PRAGMA page_count").fetchone()[0]
         free = self.database.execute("PRAGMA freelist_count").fetchone()[0]
-        return int(used - free) * PAGE_BYTES
+        return int(used - free) * schema.PAGE_BYTES
 
 
-def checksum(body: bytes) -> int:
-    """63 bits of XXH3, as SQLite's integers are signed."""
-    return xxhash.xxh3_64_intdigest(body) >> 1
+def witness_path(path: Path) -> Path:
+    return path.with_suffix(".witness")
 
 
 DEAD_FILTERS = ("channel", "category", "reason", "error_class", "user_id", "id")

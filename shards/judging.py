@@ -14,6 +14,7 @@ import msgspec
 from shards import validation
 from shards.contents import Content, Contents
 from shards.dedupe import NO_DIGEST, IdempotencySet
+from shards.identifiers import Identifiers
 from shards.people import NO_DECISION, Decision, Decisions, People, User
 from shards.preferences import ALLOW_ALL
 from shards.rules import Routing
@@ -27,7 +28,6 @@ from shards.wire import (
     RequestError,
     Verdict,
     is_json,
-    make_id,
     pack,
 )
 
@@ -55,9 +55,9 @@ class Judged(NamedTuple):
 
 class Judge:
     def __init__(
-        self, generation: str, routing: Routing, people: People, idempotency: IdempotencySet, contents: Contents
+        self, ids: Identifiers, routing: Routing, people: People, idempotency: IdempotencySet, contents: Contents
     ) -> None:
-        self._generation = generation
+        self._ids = ids
         self._routing = routing
         self._people = people
         self._idempotency = idempotency
@@ -241,7 +241,7 @@ class Judge:
             mismatch = not repeats and _said(content.item(place)[1]) != _said(notification)
         except LookupError:
             mismatch = True
-        return Duplicate(index, make_id(self._generation, user.hash, original, place), mismatch)
+        return Duplicate(index, self._ids.make(user.hash, original, place), mismatch)
 
 
 def _as_it_came(content: Content, index: int, notification: Notification) -> bytes:

@@ -41,6 +41,7 @@ REASONS = (
     "expires_at",
     "rejected",
     "unroutable",
+    "poison",
 )
 REASON = {name: number for number, name in enumerate(REASONS)}
 

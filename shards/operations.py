@@ -10,15 +10,15 @@ from typing import Any
 import msgspec
 
 from shards import ledger, validation
-from shards.core import Core, Now, decode_notes
+from shards.changes import Now, decode_notes
+from shards.core import Core
 from shards.inbox import PLACE_SHIFT, Inbox
 from shards.journal import SqliteJournal
 from shards.people import User
 from shards.preferences import UserDocument, parse_document
-from shards.wire import PRIORITIES, DeadLetter, Notification, Request, RequestError, hash_user, make_id, parse_id
+from shards.wire import PRIORITIES, DeadLetter, Notification, Request, RequestError, hash_user
 
 INBOX_PAGE = 50
-SEQ_MAX = 2**47  # far beyond any; a place must fit SQLite's integers
 DEAD_MAX = 1_000  # per call of dead.replay and dead.purge; the caller repeats
 
 
@@ -79,14 +79,10 @@ class Operations:
                 }
             )
         user_id, _ = self._item(seq, index)
-        return {"id": make_id(self._core.generation, hash_user(user_id), seq, index), "deliveries": deliveries}
+        return {"id": self._core.ids.make(hash_user(user_id), seq, index), "deliveries": deliveries}
 
     def _place_by_id(self, text: str) -> tuple[int, int]:
-        generation, user_hash, seq, index = parse_id(text)
-        if generation != self._core.generation:
-            raise RequestError("not_found", "the id is of a journal that is no more", "id")
-        if seq > SEQ_MAX:
-            raise RequestError("not_found", "no such notification", "id")
+        user_hash, seq, index = self._core.ids.find(text)
         try:
             user_id, _ = self._item(seq, index)
         except LookupError:
@@ -182,7 +178,7 @@ class Operations:
     ) -> dict[str, Any]:
         rule = self._core.routing.resolve(notification)
         return {
-            "id": make_id(self._core.generation, user.hash, place >> PLACE_SHIFT, place & (1 << PLACE_SHIFT) - 1),
+            "id": self._core.ids.make(user.hash, place >> PLACE_SHIFT, place & (1 << PLACE_SHIFT) - 1),
             "cursor": number,
             "user_id": user.user_id,
             "category": notification.category,
@@ -202,9 +198,9 @@ class Operations:
         entries = {place: number for number, place in self._inbox.places(user.signed_hash, 0, 2**62)}
         places = set()
         for at, text in enumerate(request.ids or ()):
-            generation, _, seq, index = parse_id(text)
+            _, seq, index = self._core.ids.find(text, f"ids[{at}]")
             place = seq << PLACE_SHIFT | index
-            if generation != self._core.generation or place not in entries:
+            if place not in entries:
                 raise RequestError("not_found", f"{text!r:.80} is not in this user's inbox", f"ids[{at}]")
             places.add(place)
         self._journal.begin()
@@ -236,7 +232,7 @@ class Operations:
     def _dead_purge(self, request: Request) -> dict[str, Any]:
         found = self._dead(request, deliveries=False)
         for seq, slot, letter in found:
-            self._core.forget_dead(seq, slot, letter.reason)
+            self._core.dead_letters.forget(seq, slot, letter.reason)
         return {"count": len(found)}
 
 

@@ -81,6 +81,11 @@ def _list_of_one(raw: msgspec.Raw, as_json: bool) -> bytes:
     return b"[" + raw + b"]" if as_json else b"\x91" + raw
 
 
+def positions(body: bytes, fanned: bool) -> int:
+    """How many notifications a frame has after fan-out, without a look at what they say."""
+    return sum(_recipients(raw, fanned) for raw in raw_entries(body))
+
+
 class RejectedItem:
     """An entry that could not be decoded, with the error that its producer gets."""
 

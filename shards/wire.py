@@ -269,6 +269,13 @@ class Report(Struct, array_like=True, tag="A", gc=False):
     verdicts: list[tuple[int, Verdict | None]] = []
 
 
+class Stalled(Struct, array_like=True, tag="X", gc=False):
+    """A shard cannot write its journal; said again and again until a ``Report`` says otherwise."""
+
+    shard: int
+    reason: str
+
+
 class Reply(Struct, array_like=True, tag="R", gc=False):
     """A shard's or the collector's answer to a ``Query``: a document, or an error."""
 
@@ -346,7 +353,7 @@ class Outbox(Struct, array_like=True, tag="O", gc=False):
     items: list[OutboxItem]
 
 
-FromShard = Report | Reply | Publish
+FromShard = Report | Reply | Publish | Stalled
 ToShardControl = Query | OutboxAck | Subscriptions
 ToCollector = Outbox | Query
 

@@ -27,6 +27,7 @@ class Channel(Protocol):
     """One way to reach users. The shard bounds how much is under way; an attempt ends exactly once."""
 
     name: str
+    harmless: bool  # whether an attempt can never bring the process down: only then is it not marked
 
     def start(self, runs: Sequence[Run], now: float) -> None:
         """Begin one attempt for each delivery."""

@@ -21,6 +21,8 @@ class SimulatedChannel:
     together, as one batch would.
     """
 
+    harmless = True
+
     def __init__(self, name: str, seed: int, failure_rate: float, latency_s: float) -> None:
         self.name = name
         self._seed = seed

@@ -9,7 +9,7 @@ import pytest
 
 import shards.inbox
 from shards.inbox import PLACE_SHIFT, Inbox
-from shards.journal import SCHEMA
+from shards.schema import create
 
 EVERYTHING = 2**62
 ANN, BOB = 7, -(2**63)  # hashes are signed
@@ -18,7 +18,7 @@ ANN, BOB = 7, -(2**63)  # hashes are signed
 @pytest.fixture
 def database() -> sqlite3.Connection:
     connection = sqlite3.connect(":memory:", isolation_level=None)
-    connection.executescript(SCHEMA)
+    create(connection, 0, 1)
     return connection
 
 

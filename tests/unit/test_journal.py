@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from shards import ledger
-from shards.core import Changes, Dead
+from shards.changes import Changes, Dead
 from shards.frames import Frame, NewFrame
-from shards.journal import JournalError, SqliteJournal
+from shards.journal import SqliteJournal
 from shards.preferences import UserDocument
+from shards.schema import JournalError
 from shards.wire import DeadLetter
 
 EMAIL = 0
@@ -168,9 +169,9 @@ def test_open_frames_are_found_by_lane_in_order(journal: SqliteJournal) -> None:
 def test_a_damaged_body_is_named(journal: SqliteJournal) -> None:
     record(journal, new_frame(1))
     journal.database.execute("UPDATE frames SET body = ?", (BODY + b"!",))
-    with pytest.raises(JournalError, match="frame 1 is damaged"):
+    with pytest.raises(JournalError, match="1 in table frames is damaged"):
         journal.frame(1)
-    with pytest.raises(JournalError, match="frame 1 is damaged"):
+    with pytest.raises(JournalError, match="1 in table frames is damaged"):
         journal.content(1)
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from shards.contents import Content, Contents
 from shards.dedupe import IdempotencySet
+from shards.identifiers import Identifiers
 from shards.judging import Judge, Judged
 from shards.people import People
 from shards.preferences import Preferences, UserDocument
@@ -45,6 +46,16 @@ plain_entries = st.fixed_dictionaries(
 frames = st.lists(plain_entries, max_size=6) | st.lists(entries, max_size=4)
 
 
+class Native:
+    """Every frame was numbered here."""
+
+    def origin(self, seq: int) -> tuple[str, int]:
+        return "gen", seq
+
+    def seq_of(self, generation: str, old: int) -> int | None:
+        return old
+
+
 class Side:
     """A fresh judge; ``bodies`` stand for its journal."""
 
@@ -55,7 +66,7 @@ class Side:
             routing, list(CHANNELS), frozenset({0, 1, 3}), {}, {"quiet": QUIET}.get, users_max=2
         )  # webhook, push and system are not configured
         self.keys = IdempotencySet(5)
-        self.judge = Judge("gen", routing, self.people, self.keys, Contents(self.bodies.get))
+        self.judge = Judge(Identifiers(Native()), routing, self.people, self.keys, Contents(self.bodies.get))
 
     def columns(self, body: bytes, seq: int) -> Judged | None:
         judged = self.judge._judge_columns(Content(body, False, None), seq)

@@ -1,0 +1,49 @@
+"""What one turn did, to be stored in one transaction."""
+
+from __future__ import annotations
+
+from array import array
+from typing import NamedTuple
+
+import msgspec
+
+from shards.frames import Frame, Run
+from shards.wire import DeadLetter
+
+Note = tuple[int | None, str, str]  # of a delivery that failed: next attempt in ms, error class, last error
+Place = tuple[int, int]  # a delivery: frame and slot
+
+
+class Now(NamedTuple):
+    """The time of a turn: ``mono`` in seconds for waits and limits, ``wall_us`` since the epoch for records."""
+
+    mono: float
+    wall_us: int
+
+
+class Dead(NamedTuple):
+    seq: int
+    slot: int
+    letter: DeadLetter
+
+
+# One delivery's new word, with its note if it has one.
+Result = tuple[Frame, int, int, Note | None]
+
+
+class Changes:
+    def __init__(self) -> None:
+        self.frames: list[Frame] = []  # new or changed; each once
+        self.results: list[Result] = []  # single changes, to be logged where their frame is not written anyway
+        self.dead: list[Dead] = []
+        self.revived: list[Place] = []  # dead letters that are none any more
+        self.acquitted: list[Place] = []  # suspects whose attempt has ended
+        self.inbox = array("q")  # user hash, place, user hash, place, ...
+        self.inbox_runs: list[Run] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.frames or self.dead or self.revived)
+
+
+def decode_notes(blob: bytes | None) -> dict[int, Note]:
+    return msgspec.msgpack.decode(blob, type=dict[int, Note]) if blob else {}

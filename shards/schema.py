@@ -1,0 +1,199 @@
+"""The journal's file: its tables, its format, and how an older one becomes this one.
+
+Every row ends with ``crc``, a checksum of its other columns in their order, since SQLite by itself finds almost no
+damage: a flipped bit in a blob passes even its own integrity check.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from shards.wire import pack
+
+FORMAT = 2
+PAGE_BYTES = 4_096  # every page that a small commit touches is written whole: this decides the tail of the latency
+CHECKPOINT_PAGES = 500  # 2 MB: a checkpoint holds up its turn, so it is to be short
+CACHE_KIB = 32_768
+
+# table -> its columns before ``crc``, and what follows them
+TABLES: dict[str, tuple[str, str]] = {
+    "state": ("id INTEGER PRIMARY KEY CHECK (id = 1), value BLOB NOT NULL", ""),
+    "frames": (
+        (
+            "seq INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, source INTEGER NOT NULL, fanned INTEGER NOT NULL, "
+            "inbox INTEGER NOT NULL, widths BLOB NOT NULL, verdict BLOB, digests BLOB, body BLOB NOT NULL"
+        ),
+        "",
+    ),
+    "ledger": (
+        (
+            "seq INTEGER PRIMARY KEY, open INTEGER NOT NULL, mask INTEGER NOT NULL, updated_ms INTEGER NOT NULL, "
+            "log INTEGER NOT NULL, slots BLOB NOT NULL, notes BLOB"
+        ),
+        "",
+    ),
+    "results": ("id INTEGER PRIMARY KEY, entries BLOB NOT NULL", ""),
+    "users": ("user_id TEXT PRIMARY KEY, document BLOB NOT NULL", ""),
+    "dead": (
+        (
+            "seq INTEGER, slot INTEGER, id TEXT NOT NULL, user_id TEXT, channel TEXT, category TEXT, "
+            "reason TEXT NOT NULL, error_class TEXT NOT NULL, died_at_ms INTEGER NOT NULL, letter BLOB NOT NULL"
+        ),
+        "PRIMARY KEY (seq, slot)",
+    ),
+    "outbox": ("n INTEGER PRIMARY KEY, item BLOB NOT NULL", ""),
+    "inbox_tail": ("id INTEGER PRIMARY KEY, entries BLOB NOT NULL", ""),
+    "inbox": ("user_hash INTEGER, first INTEGER, places BLOB NOT NULL", "PRIMARY KEY (user_hash, first)"),
+    "inbox_marks": ("user_hash INTEGER, place INTEGER, state TEXT NOT NULL", "PRIMARY KEY (user_hash, place)"),
+    # frames that came from another journal, in runs: `count` of them from `seq` on were `old`, `old + 1`, ... there
+    "origins": ("seq INTEGER PRIMARY KEY, count INTEGER NOT NULL, generation TEXT NOT NULL, old INTEGER NOT NULL", ""),
+    # deliveries that were under way when the shard died
+    "suspects": ("seq INTEGER, slot INTEGER, crashes INTEGER NOT NULL", "PRIMARY KEY (seq, slot)"),
+}
+WITHOUT_ROWID = frozenset({"users", "dead", "inbox", "inbox_marks", "suspects"})
+INDEXES = {
+    "open_frames": "ledger(seq, mask) WHERE open > 0",
+    "origin": "origins(generation, old)",
+}
+_NEW_IN_2 = ("origins", "suspects")
+
+
+class JournalError(Exception):
+    """The journal cannot be used: the message names the file, what is wrong, and what to do."""
+
+
+class DamagedError(JournalError):
+    """The file is not what was written: it is to be put aside, and what is readable kept."""
+
+
+def checksum(*values: bytes | str | int | None) -> int:
+    """63 bits of XXH3, as SQLite's integers are signed."""
+    digest = xxhash.xxh3_64()
+    for value in values:
+        if isinstance(value, bytes):
+            digest.update(value)
+        elif isinstance(value, str):
+            digest.update(value.encode())
+        else:
+            digest.update(b"-" if value is None else b"%d," % value)
+    return digest.intdigest() >> 1
+
+
+def columns(table: str) -> list[str]:
+    """The names of a table's columns, without the checksum."""
+    return [column.split()[0] for column in TABLES[table][0].split(", ")]
+
+
+def key_columns(table: str) -> list[str]:
+    """The names of a table's primary key."""
+    named, rest = TABLES[table]
+    return rest.removeprefix("PRIMARY KEY (").rstrip(")").split(", ") if rest else [named.split()[0]]
+
+
+def verified(path: Path, table: str, row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A whole row without its checksum; raises ``DamagedError`` where that does not match."""
+    if checksum(*row[:-1]) != row[-1]:
+        raise DamagedError(f"{path}: {row[0]!r} in table {table} is damaged: its checksum does not match")
+    return row[:-1]
+
+
+def connect(path: Path, durability: str) -> sqlite3.Connection:
+    """The file, locked for this process alone; a new one is empty."""
+    database = sqlite3.connect(path, isolation_level=None, cached_statements=256)
+    path.chmod(0o600)
+    for pragma in (
+        f"page_size = {PAGE_BYTES}",
+        "locking_mode = EXCLUSIVE",
+        "journal_mode = WAL",
+        f"synchronous = {'FULL' if durability == 'power' else 'NORMAL'}",
+        f"wal_autocheckpoint = {CHECKPOINT_PAGES}",
+        f"cache_size = -{CACHE_KIB}",
+        "cache_spill = OFF",
+        "temp_store = MEMORY",
+    ):
+        database.execute(f"PRAGMA {pragma}")
+    return database
+
+
+def is_new(database: sqlite3.Connection) -> bool:
+    return database.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone() is None
+
+
+def meta(database: sqlite3.Connection, key: str) -> Any:
+    return database.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()[0]
+
+
+def create(database: sqlite3.Connection, shard: int, shards: int) -> None:
+    """All tables, in the open transaction, with a generation that no other journal has."""
+    database.execute("CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID")
+    for table in TABLES:
+        _create_table(database, table)
+    _create_indexes(database)
+    values = {"format": FORMAT, "generation": new_generation(), "shard": shard, "shards": shards, "channels": pack([])}
+    database.executemany("INSERT INTO meta VALUES (?, ?)", values.items())
+
+
+def new_generation() -> str:
+    return secrets.token_hex(4)
+
+
+def begin_generation(database: sqlite3.Connection, last: int) -> str:
+    """Name what follows frame ``last`` anew, in the open transaction.
+
+    Needed wherever numbers that were given out may be given again: in a generation of their own they mislead nobody.
+    """
+    known = database.execute("SELECT coalesce(max(seq + count - 1), 0) FROM origins").fetchone()[0]
+    if last > known:
+        add_origin(database, known + 1, last - known, str(meta(database, "generation")), known + 1)
+    generation = new_generation()
+    database.execute("UPDATE meta SET value = ? WHERE key = 'generation'", (generation,))
+    return generation
+
+
+def add_origin(database: sqlite3.Connection, seq: int, count: int, generation: str, old: int) -> None:
+    """``count`` frames from ``seq`` on were numbered ``old``, ``old + 1``, ... in another generation."""
+    row = (seq, count, generation, old)
+    database.execute("INSERT INTO origins VALUES (?, ?, ?, ?, ?)", (*row, checksum(*row)))
+
+
+def _create_table(database: sqlite3.Connection, table: str) -> None:
+    named, rest = TABLES[table]
+    parts = ", ".join(filter(None, (named, "crc INTEGER NOT NULL", rest)))
+    database.execute(f"CREATE TABLE {table}({parts}){' WITHOUT ROWID' if table in WITHOUT_ROWID else ''}")
+
+
+def _create_indexes(database: sqlite3.Connection) -> None:
+    for name, on in INDEXES.items():
+        database.execute(f"CREATE INDEX {name} ON {on}")
+
+
+def migrate(path: Path, database: sqlite3.Connection) -> None:
+    """Bring an older format to this one, in the open transaction; raises ``JournalError`` for a newer one."""
+    found = meta(database, "format")
+    if found == FORMAT:
+        return
+    if found != 1:
+        raise JournalError(
+            f"{path} has format {found}, and this version reads formats 1 to {FORMAT}: "
+            "use the version of the dispatcher that wrote it, or a newer one"
+        )
+    database.create_function("checksum", -1, checksum, deterministic=True)
+    database.execute("DROP INDEX open_frames")
+    for table in TABLES:
+        if table in _NEW_IN_2:
+            _create_table(database, table)
+            continue
+        names = ", ".join(columns(table))
+        # of format 1 only bodies had a checksum: what did not match it is not to match now
+        crc = f"checksum({names})" if table != "frames" else f"iif(checksum(body) = crc, checksum({names}), -1)"
+        database.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
+        _create_table(database, table)
+        database.execute(f"INSERT INTO {table} SELECT {names}, {crc} FROM old_{table}")
+        database.execute(f"DROP TABLE old_{table}")
+    _create_indexes(database)
+    database.execute("UPDATE meta SET value = ? WHERE key = 'format'", (FORMAT,))

@@ -1,0 +1,315 @@
+"""A shard while its journal can be written: everything that is made from the journal, and the steps of a turn.
+
+Nothing here survives an error of the disk: the owner drops the whole object and makes it again from what is committed.
+"""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections.abc import Container, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from shards import ledger
+from shards.changes import Now, Place, decode_notes
+from shards.channels.base import Channel
+from shards.channels.simulated import SimulatedChannel
+from shards.core import Core
+from shards.counters import ChannelCounters
+from shards.frames import Run
+from shards.inbox import Inbox
+from shards.intake import Intake
+from shards.journal import SqliteJournal, State
+from shards.limiter import Limiter
+from shards.maintenance import Maintenance
+from shards.marks import Marks
+from shards.operations import Operations
+from shards.schema import DamagedError
+from shards.settings import ShardSettings
+from shards.stream import Stream
+from shards.wire import CHANNELS, Ask, Data, Metrics, Outbox, OutboxItem, Ping, Verdict
+
+OUTBOX_BATCH = 500
+OUTBOX_RESEND_S = 1.0
+
+_outbox_item = msgspec.msgpack.Decoder(OutboxItem)
+_verdict = msgspec.msgpack.Decoder(Verdict)
+
+
+FrameNumber = tuple[int, int, int]  # epoch, gen, n: a frame as the router names it
+
+
+class UnjudgeableError(Exception):
+    """A frame brings judging down: a bug, and no reason to stop serving others."""
+
+    def __init__(self, number: FrameNumber) -> None:
+        super().__init__(f"frame {number[2]} of epoch {number[0]}")
+        self.number = number
+
+
+class Shard:
+    """Opening it brings back what was: positions, keys, what waits for a retry, suspects. Raises as the journal does.
+
+    ``limiters``, by channel, are those of a predecessor in the same process: what they let pass stays spent.
+    ``refused`` are frames that brought a predecessor down.
+    """
+
+    def __init__(
+        self,
+        settings: ShardSettings,
+        moment: Now,
+        limiters: Mapping[int, Limiter],
+        refused: Container[FrameNumber],
+    ) -> None:
+        self.settings = settings
+        self._refused = refused
+        path = Path(settings.path)
+        names = [*CHANNELS, *(name for name in settings.channels if name not in CHANNELS)]
+        self.journal = journal = SqliteJournal(path, settings.shard, settings.shards, settings.durability, names)
+        try:
+            self.marks = Marks(path.with_suffix(".marks"), sum(one.concurrency for one in settings.channels.values()))
+            self.state: State = journal.state
+            counters = self.state.counters
+            while len(counters.channels) < len(journal.channel_names):
+                counters.channels.append(ChannelCounters())
+            self.inbox = Inbox(journal.database)
+            self.core = Core(settings, journal.channel_names, journal, counters, random.random)
+            self.core.limiters.update(limiters)
+            self.operations = Operations(self.core, journal, self.inbox)
+            self.stream = Stream(self.core, self.inbox, self.operations, settings.bounds.users)
+            self.intake = Intake(self.state.last, (self.state.epoch, self.state.gen), self.state.base)
+            self.channels: dict[int, Channel] = {
+                journal.channel_names.index(name): SimulatedChannel(
+                    name, channel.seed, channel.failure_rate, channel.latency
+                )
+                for name, channel in settings.channels.items()
+            }
+            self.maintenance = Maintenance(settings, journal, self.core)
+            self.changed_at_us = 0  # when a delivery last changed
+            if self.state.counted is None:
+                self.state.counted = [count for _, _, count in counters.finals(journal.channel_names)]
+            self._outbox_sent = (0, 0.0)  # the last number sent, and when
+            self.maintenance.remember_keys(moment)
+            self._recover(moment)
+            self._find_suspects(moment)
+        except BaseException:
+            journal.close()
+            raise
+
+    # --- start -------------------------------------------------------------------------------------------------
+
+    def _recover(self, moment: Now) -> None:
+        """From the journal back to where the shard was: its position, its lanes, what waits for a retry."""
+        core = self.core
+        core.last = self.state.last
+        first, mask = self.journal.open_mask()
+        if mask:
+            for channel in range(len(core.channel_names)):
+                for priority in range(4):
+                    lane = ledger.lane_of(channel, priority)
+                    if mask & ledger.lane_bit(lane):
+                        core.behind[lane] = first - 1
+        for seq, slots, notes in self.journal.waiting():
+            values = ledger.words(slots)
+            for slot, (due_ms, _, _) in decode_notes(notes).items():
+                if due_ms is not None and ledger.outcome_of(values[slot]) == ledger.RETRYING:
+                    wait_s = min(max(0.0, due_ms / 1000 - moment.wall_us / 1e6), self.settings.retry.max)
+                    core.wait(seq, slot, ledger.channel_of(values[slot]), moment.mono + wait_s)
+
+    def _find_suspects(self, moment: Now) -> None:
+        """What was under way when the process before this one died is suspected of it."""
+        crashes = self.journal.suspect(self.marks.found(), self._is_open)
+        self.marks.clear()
+        self.core.suspect(crashes, moment)
+
+    def _is_open(self, place: Place) -> bool:
+        seq, slot = place
+        row = self.journal.frame(seq)
+        return row is not None and ledger.outcome_of(ledger.words(row.slots)[slot]) in ledger.OPEN
+
+    def close(self) -> None:
+        """Nothing that is under way now brought anything down."""
+        self.marks.clear()
+        self.marks.close()
+        self.journal.close()
+
+    # --- the steps of a turn -----------------------------------------------------------------------------------
+
+    def take(self, messages: list[Data | Ping | Ask], moment: Now) -> tuple[list[tuple[int, Verdict | None]], bool]:
+        """Frames that are next in sequence are judged; what is asked for is looked up. Whether to ask for a resend."""
+        verdicts: list[tuple[int, Verdict | None]] = []
+        resend = False
+        intake = self.intake
+        for message in messages:
+            if isinstance(message, Data):
+                match intake.offer(message):
+                    case "take":
+                        if message.n == 1:
+                            verdicts.clear()  # of another series: their numbers would be mistaken for this one's
+                        verdicts.append((message.n, self._judge(message, moment)))
+                        self.journal.begin()
+                    case "gap":
+                        resend = resend or intake.wants_resend(message)
+            elif isinstance(message, Ping):
+                if intake.missing(message):
+                    resend = resend or intake.wants_resend(message)
+            elif (message.epoch, message.gen) == intake.epoch:
+                base = intake.base
+                verdicts += [
+                    (seq - base, _verdict.decode(blob) if blob else None)
+                    for seq, blob in self.journal.verdicts(base + n for n in message.numbers if n <= intake.have)
+                ]
+        return verdicts, resend
+
+    def _judge(self, data: Data, moment: Now) -> Verdict | None:
+        number = data.epoch, data.gen, data.n
+        if number in self._refused:
+            return self.core.refuse(data, self.intake.last, moment)
+        try:
+            return self.core.receive(data, self.intake.last, moment)
+        except (sqlite3.Error, OSError, DamagedError):
+            raise
+        except Exception as error:
+            raise UnjudgeableError(number) from error
+
+    def collect(self, moment: Now) -> None:
+        """What the channels have finished."""
+        for number, channel in self.channels.items():
+            due = channel.next_due()
+            if due is None or due > moment.mono:
+                continue
+            delivered, failed = channel.collect(moment.mono)
+            if not channel.harmless:
+                for frame, slots in delivered:
+                    self.marks.end(frame.seq, slots)
+                for (frame, slot, *_), _, _ in failed:
+                    self.marks.end(frame.seq, (slot,))
+            if delivered:
+                self.core.deliver(number, delivered, moment)
+            if failed:
+                self.core.fail(number, failed, moment)
+
+    def start(self, moment: Now) -> None:
+        """Attempts of what is committed, as far as the channels have room."""
+        for number, channel in self.channels.items():
+            suspect = self.core.try_suspect(number, moment)
+            if suspect:
+                self._start(channel, [suspect], moment, alone=True)
+            runs = self.core.take(number, moment)
+            if runs:
+                self._start(channel, runs, moment, alone=False)
+
+    def _start(self, channel: Channel, runs: list[Run], moment: Now, alone: bool) -> None:
+        if not channel.harmless:
+            for run in runs:
+                self.marks.start(run.frame.seq, run.slots, alone)
+        channel.start(runs, moment.mono)
+
+    def maintain(self, moment: Now) -> None:
+        if moment.mono >= self.maintenance.next_at:
+            self._count(moment)
+            self.maintenance.step(moment)
+
+    def _count(self, moment: Now) -> None:
+        """What has happened since the last time, for the collector's metrics."""
+        finals = list(self.core.counters.finals(self.core.channel_names))
+        counted = self.state.counted or []
+        counted += [0] * (len(finals) - len(counted))
+        news = [
+            (name, what, count - before)
+            for (name, what, count), before in zip(finals, counted, strict=True)
+            if count != before
+        ]
+        if news:
+            self.journal.begin()
+            self.journal.post([Metrics(moment.wall_us // 1_000_000, news)])
+            self.state.counted = [count for _, _, count in finals]
+
+    def commit(self, moment: Now) -> list[tuple[bytes, bytes]]:
+        """Store the turn; what was delivered in-app, as documents for the stream."""
+        journal, core = self.journal, self.core
+        changes = core.changes
+        if not changes and not journal.database.in_transaction:
+            return []
+        if changes:
+            self.changed_at_us = moment.wall_us
+        journal.begin()
+        journal.record(changes, moment.wall_us // 1000)
+        if changes.inbox:
+            self.inbox.append(changes.inbox)
+        self.state.last = self.intake.last
+        (self.state.epoch, self.state.gen), self.state.base = self.intake.epoch, self.intake.base
+        journal.save_state()
+        journal.commit()
+        published = self.stream.documents(changes.inbox_runs)
+        core.committed()
+        return published
+
+    # --- the collector -----------------------------------------------------------------------------------------
+
+    def outbox(self, moment: Now) -> Outbox | None:
+        """What the collector has not confirmed: at once what is new, and all of it again after a while."""
+        sent, sent_at = self._outbox_sent
+        stale = moment.mono - sent_at >= OUTBOX_RESEND_S
+        if sent == self.state.outbox and not stale:
+            return None
+        rows = self.journal.outbox(0 if stale else sent, OUTBOX_BATCH)
+        if not rows:
+            self._outbox_sent = (self.state.outbox, moment.mono)
+            return None
+        items = [_outbox_item.decode(item) for _, item in rows]
+        return Outbox(self.settings.shard, self.journal.generation, rows[0][0], items)
+
+    def outbox_sent(self, outbox: Outbox, moment: Now) -> None:
+        self._outbox_sent = (outbox.first + len(outbox.items) - 1, moment.mono)
+
+    def trim_outbox(self, generation: str, n: int) -> None:
+        if generation == self.journal.generation:
+            self.journal.begin()
+            self.journal.trim_outbox(n)
+
+    def is_drained(self) -> bool:
+        """Whether nothing is under way, and the collector has everything."""
+        return not any(self.core.in_flight) and not self.journal.outbox(0, 1)
+
+    # --- stats -------------------------------------------------------------------------------------------------
+
+    def stats(self, moment: Now) -> dict[str, Any]:
+        """This shard's part of the ``stats`` operation; the counts are those of the last commit."""
+        core = self.core
+        channels: dict[str, Any] = {}
+        for number, (name, counters) in enumerate(zip(core.channel_names, core.counters.channels, strict=True)):
+            channels[name] = {
+                "planned": counters.planned,
+                "attempts": counters.attempts,
+                "failed_attempts": counters.failed_attempts,
+                "outcomes": {ledger.OUTCOMES[final]: counters.outcomes[final] for final in ledger.FINAL},
+                "queued": sum(core.queued[4 * number : 4 * number + 4]),
+                "in_flight": core.in_flight[number],
+                "retrying": len(core.retrying[number]),
+                "latency": {
+                    "buckets": core.latencies[number].buckets(),
+                    "max_us": core.latencies[number].max_us,
+                },
+            }
+        return {
+            "shard": self.settings.shard,
+            "generation": self.journal.generation,
+            "accepted": core.counters.accepted,
+            "duplicates": core.counters.duplicates,
+            "rejected": core.counters.rejected,
+            "pending": self.journal.pending(),
+            "dead_letters": {reason: count for reason, count in core.counters.dead_letters.items() if count},
+            "channels": channels,
+            "frames": self.intake.last,
+            "lanes_on_disk": len(core.behind),
+            "suspects": len(core.suspects),
+            "idempotency_entries": len(core.idempotency),
+            "idempotency_window_s": self.maintenance.window_s(moment.wall_us),
+            "outbox": self.state.outbox,
+            "journal_bytes": self.journal.size_bytes(),
+            "changed_at_us": self.changed_at_us,
+        }
