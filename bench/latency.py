@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, Literal
 
@@ -20,8 +21,13 @@ from shards.wire import Notification, pack
 from tests.support.service import RunningDispatcher, wait_until
 
 USERS = 1_000
+FOLLOWED = b"inapp.user-"
 GRACE_S = 2.0  # for the last answers
 WARM_UP = 200
+
+
+def one_of_many(number: int) -> str:
+    return f"user-{number % USERS}"
 
 
 class Waits:
@@ -35,7 +41,10 @@ class Waits:
 class Load:
     """A DEALER, and for a dispatcher a SUB beside it, at a steady rate."""
 
-    def __init__(self, submit: str, stream: str | None) -> None:
+    def __init__(
+        self, submit: str, stream: str | None, user_of: Callable[[int], str] = one_of_many, first: int = 0
+    ) -> None:
+        self._user_of = user_of
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.dealer = self.context.socket(zmq.DEALER)
         self.dealer.connect(submit)
@@ -45,10 +54,10 @@ class Load:
         if stream:
             self.sub = self.context.socket(zmq.SUB)
             self.sub.set(zmq.RCVHWM, 0)
-            self.sub.subscribe(b"inapp.")
+            self.sub.subscribe(FOLLOWED)
             self.sub.connect(stream)
             self.poller.register(self.sub, zmq.POLLIN)
-        self._first = 0
+        self._first = first  # the number of the next message, which is its key too
 
     def subscribed(self) -> None:
         """Returns when documents arrive: a subscription takes a moment to reach the shards."""
@@ -61,7 +70,8 @@ class Load:
         decode = msgspec.msgpack.Decoder().decode
         sent_at = [0.0] * count
         waits = Waits()
-        expected = count * (2 if self.sub is not None else 1)
+        followed = sum(self._user_of(number).startswith("user-") for number in range(first, first + count))
+        expected = count + (followed if self.sub is not None else 0)
         sent = 0
         started = time.perf_counter()
         deadline = started + duration_s + GRACE_S
@@ -84,14 +94,13 @@ class Load:
                 elif self.sub is not None:
                     while parts := _receive(self.sub):
                         place = int(orjson.loads(parts[1])["idempotency_key"]) - first
-                        if place >= 0:
+                        if 0 <= place < count:
                             waits.stream.append((time.perf_counter() - sent_at[place]) * 1000)
         return waits
 
-    @staticmethod
-    def _message(number: int) -> bytes:
+    def _message(self, number: int) -> bytes:
         notification = Notification(
-            user_id=f"user-{number % USERS}",
+            user_id=self._user_of(number),
             title="A title",
             body="And a body of some words.",
             idempotency_key=str(number),

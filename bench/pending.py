@@ -18,14 +18,14 @@ channels = ["sms"]
 max_entries = {idempotency_entries}
 [channels.sms]
 provider = "simulated"
-latency = "1h"
+latency = "{latency}"
 [bounds]
 lane_items = {lane_items}
 """
 
 
-def config(lane_items: int = 10_000, idempotency_entries: int = 10_000_000) -> str:
-    return CONFIG.format(lane_items=lane_items, idempotency_entries=idempotency_entries)
+def config(lane_items: int = 10_000, idempotency_entries: int = 10_000_000, latency: str = "1h") -> str:
+    return CONFIG.format(lane_items=lane_items, idempotency_entries=idempotency_entries, latency=latency)
 
 
 def batches(first: int, count: int) -> Iterator[list[Notification]]:
@@ -35,6 +35,7 @@ def batches(first: int, count: int) -> Iterator[list[Notification]]:
             Notification(
                 user_id=user_id(number * 7_919 % USERS),
                 category="security",
+                priority="low",
                 title="A new device signed in",
                 body="Someone signed in from a device that we have not seen before.",
                 idempotency_key=str(number),

@@ -16,7 +16,7 @@ from __future__ import annotations
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Callable, Mapping, MutableSequence
+from collections.abc import Callable, Iterator, Mapping, MutableSequence
 from typing import NamedTuple, Protocol
 
 from shards import ledger, validation
@@ -51,7 +51,8 @@ from shards.wire import (
 )
 
 INAPP = "inapp"
-FRAMES_PER_REFILL = 8  # frames read from disk for a lane in one turn
+FRAMES_PER_REFILL = 64  # read from disk for a lane in one turn,
+ITEMS_PER_REFILL = 1_000  # until so many deliveries are decided: they delay whatever comes in
 LOGGED_MAX = 16  # a run of more deliveries has its frame's ledger written, which is then cheaper
 
 
@@ -76,7 +77,7 @@ class Journal(Origins, Protocol):
 
     def frame(self, seq: int) -> StoredFrame | None: ...
 
-    def open_frames(self, lane: int, after: int, count: int) -> list[StoredFrame]: ...
+    def open_frames(self, lane: int, after: int, count: int) -> Iterator[StoredFrame]: ...
 
     def content(self, seq: int) -> tuple[bytes, bool, bytes | None] | None: ...
 
@@ -326,26 +327,28 @@ class Core:
         for lane, after in list(self.behind.items()):
             if self.queued[lane] > room:
                 continue
-            stored = self._journal.open_frames(lane, after, FRAMES_PER_REFILL)
-            for row in stored:
+            decided = 0
+            for row in self._journal.open_frames(lane, after, FRAMES_PER_REFILL):
                 self.behind[lane] = row.seq
-                self._expand(row, lane, now)
-                if self.queued[lane] >= self.settings.bounds.lane_items:
+                decided += self._expand(row, lane, now)
+                if decided >= ITEMS_PER_REFILL or self.queued[lane] >= self.settings.bounds.lane_items:
                     break
-            if not stored:
+            if self.behind[lane] == after:
                 del self.behind[lane]
             else:
                 more = True
         return more
 
-    def _expand(self, row: StoredFrame, lane: int, now: Now) -> None:
+    def _expand(self, row: StoredFrame, lane: int, now: Now) -> int:
+        """Decide the frame's deliveries that belong into the lane; how many these were."""
         frame = self._frame(row)
         value = ledger.word(lane >> 2, lane & 3)
         slots = frame.slots
-        slot = 0
+        slot = decided = 0
         for index, width in enumerate(frame.widths):
             for place in range(slot, slot + width):
                 if slots[place] == value:
+                    decided += 1
                     entry, notification = self._entry(frame, place, index)
                     category = self.routing.categories.get(notification.category)
                     self._decide_singly(
@@ -357,6 +360,7 @@ class Core:
                     )
             slot += width
         self._let_go(frame)
+        return decided
 
     def _entry(self, frame: Frame, slot: int, index: int) -> tuple[Entry, Notification]:
         """A delivery that was on disk, as one in memory."""

@@ -25,7 +25,7 @@ from shards.preferences import UserDocument
 from shards.schema import DamagedError, JournalError, checksum
 from shards.validation import instant_ms
 from shards.wire import DeadAdded, DeadLetter, DeadRemoved, OutboxItem, pack
-from shards.witness import Testimony, Witness, boot_now
+from shards.witness import Statement, Witness, boot_now
 
 log = logging.getLogger("journal")
 
@@ -64,14 +64,14 @@ class SqliteJournal:
         self._boot = boot_now()
         self._logged: dict[int, Frame] = {}  # frames with changes that only the log has
         self._witness = Witness(witness_path(path))
-        testimony = self._witness.read()
-        if testimony and not path.exists():
+        statement = self._witness.read()
+        if statement and not path.exists():
             raise DamagedError(f"{path} is missing, and {witness_path(path)} says that there was one")
         self.database = schema.connect(path, durability)
         try:
             self.database.execute("BEGIN IMMEDIATE")
             if schema.is_new(self.database):
-                if testimony:
+                if statement:
                     raise DamagedError(f"{path} is empty, and {witness_path(path)} says that it was not")
                 schema.create(self.database, shard, shards)
             self._check_owner(shard, shards)
@@ -80,8 +80,8 @@ class SqliteJournal:
             self.channel_names = self._number_channels(channel_names)
             row = self._row("state", 1)
             self.state = msgspec.msgpack.decode(row[1], type=State) if row else State()
-            if testimony:
-                self._compare(testimony)
+            if statement:
+                self._compare(statement)
             self._log_settled = self.state.log
             self._check_tail()
             self._settle_log()
@@ -99,15 +99,15 @@ class SqliteJournal:
         if owner != (shard, shards):
             raise JournalError(f"{self.path} is of shard {owner[0]} of {owner[1]}, not {shard} of {shards}")
 
-    def _compare(self, testimony: Testimony) -> None:
+    def _compare(self, statement: Statement) -> None:
         """The journal beside its witness: one that ends earlier has lost what was acknowledged."""
-        if testimony.generation == self.generation and testimony.commits <= self.state.log:
+        if statement.generation == self.generation and statement.commits <= self.state.log:
             return
         missing = (
             f"{self.path} ends at frame {self.state.last}, transaction {self.state.log} of {self.generation}; its "
-            f"witness says frame {testimony.last}, transaction {testimony.commits} of {testimony.generation}"
+            f"witness says frame {statement.last}, transaction {statement.commits} of {statement.generation}"
         )
-        if testimony.generation != self.generation or testimony.synced or testimony.boot == self._boot:
+        if statement.generation != self.generation or statement.synced or statement.boot == self._boot:
             raise DamagedError(f"{missing}: what was committed is gone")
         log.warning(
             "%s: the last instants before a power cut are lost, which durability = %r allows", missing, "process"
@@ -142,7 +142,7 @@ class SqliteJournal:
     def commit(self) -> None:
         self.database.execute("COMMIT")
         state = self.state
-        self._witness.write(Testimony(self.generation, state.log, state.last, self._boot, self._synced))
+        self._witness.write(Statement(self.generation, state.log, state.last, self._boot, self._synced))
 
     def record(self, changes: Changes, now_ms: int) -> None:
         """Write what a turn did, within the transaction."""
@@ -352,13 +352,13 @@ class SqliteJournal:
         _, at_us, source, fanned, _, widths, _, _, body = frame
         return StoredFrame(seq, at_us, source, bool(fanned), body, widths, ledger[2], ledger[5], ledger[6])
 
-    def open_frames(self, lane: int, after: int, count: int) -> list[StoredFrame]:
+    def open_frames(self, lane: int, after: int, count: int) -> Iterator[StoredFrame]:
         """Frames after ``after`` that may have pending deliveries for the lane."""
         seqs = self.database.execute(
             "SELECT seq FROM ledger WHERE open > 0 AND seq > ? AND mask >> ? & 1 ORDER BY seq LIMIT ?",
             (after, lane % LANE_BITS, count),
         ).fetchall()
-        return [frame for (seq,) in seqs if (frame := self.frame(seq)) is not None]
+        return (frame for (seq,) in seqs if (frame := self.frame(seq)) is not None)
 
     def content(self, seq: int) -> tuple[bytes, bool, bytes | None] | None:
         """``(body, fanned, digests)``, as ``contents.Content`` takes them."""

@@ -20,7 +20,7 @@ _COPY = struct.Struct("<8sQQQ?7xQ")  # the last is a checksum of the others
 _COPIES = 2  # written in turns: one that was cut short leaves the other
 
 
-class Testimony(NamedTuple):
+class Statement(NamedTuple):
     """``commits`` counts the transactions of a journal, ``last`` is its last frame."""
 
     generation: str
@@ -41,19 +41,19 @@ class Witness:
         finally:
             os.close(descriptor)
 
-    def read(self) -> Testimony | None:
+    def read(self) -> Statement | None:
         """The latest that is whole; None of a new page."""
         found = []
         for copy in range(_COPIES):
             fields = _COPY.unpack_from(self._page, copy * _COPY.size)
             if fields[-1] and fields[-1] == _checksum(fields[:-1]):
                 generation, commits, last, boot, synced, _ = fields
-                found.append(Testimony(generation.decode(), commits, last, boot, synced))
-        return max(found, key=lambda testimony: testimony.commits, default=None)
+                found.append(Statement(generation.decode(), commits, last, boot, synced))
+        return max(found, key=lambda statement: statement.commits, default=None)
 
-    def write(self, testimony: Testimony) -> None:
-        fields = (testimony.generation.encode(), *testimony[1:])
-        at = testimony.commits % _COPIES * _COPY.size
+    def write(self, statement: Statement) -> None:
+        fields = (statement.generation.encode(), *statement[1:])
+        at = statement.commits % _COPIES * _COPY.size
         _COPY.pack_into(self._page, at, *fields, _checksum(fields))
 
     def clear(self) -> None:
