@@ -10,9 +10,9 @@ import ipaddress
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
@@ -30,7 +30,7 @@ DEFAULT_RATE_LIMITS: Mapping[str, RateLimit] = {"email": RateLimit(rate="1000/mi
 
 
 class SettingsError(Exception):
-    """The configuration cannot be used: the message names the source, the key, and the remedy."""
+    """The configuration cannot be used: a line per problem names the source, the key, and the remedy."""
 
 
 def is_loopback(host: str) -> bool:
@@ -120,19 +120,22 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def load(path: Path | None, environment: Mapping[str, str], command_line: Mapping[str, Any]) -> Settings:
     """Compose the settings; ``command_line`` is nested like the file. Raises ``SettingsError``."""
+    return load_with_sources(path, environment, command_line)[0]
+
+
+def load_with_sources(
+    path: Path | None, environment: Mapping[str, str], command_line: Mapping[str, Any]
+) -> tuple[Settings, Callable[[Sequence[str]], str]]:
+    """``load``, and what tells where the value of a key comes from."""
     layers = _Layers(path, _read(path) if path is not None else "", environment, command_line)
-    try:
-        settings = msgspec.convert(layers.document, Settings, dec_hook=decode_hook)
-    except msgspec.ValidationError as error:
-        layers.refuse(str(error))
+    settings = layers.settings()
     differing = {
         name: category
         for name, category in settings.categories.items()
         if category != DEFAULT_CATEGORIES.get(name)  # a category as it is by default was not configured
     }
-    return msgspec.structs.replace(
-        settings, categories=differing, rate_limits={**DEFAULT_RATE_LIMITS, **settings.rate_limits}
-    )
+    limits = {**DEFAULT_RATE_LIMITS, **settings.rate_limits}
+    return msgspec.structs.replace(settings, categories=differing, rate_limits=limits), layers.origin
 
 
 def to_document(settings: Settings) -> dict[str, Any]:
@@ -179,8 +182,27 @@ class _Layers:
                 raise SettingsError(f"{name}: {key} is not a table, it has no {keys[-1]}")
         table[keys[-1]] = value
 
-    def refuse(self, text: str) -> NoReturn:
-        """Raise the decoder's words as ``SettingsError``: with source, line, key in TOML's terms, nearest known key."""
+    def settings(self) -> Settings:
+        """The document, checked. A key that is refused is left out to find the next, and all are told."""
+        told: dict[tuple[str, ...], str] = {}
+        while True:
+            try:
+                settings = msgspec.convert(self.document, Settings, dec_hook=decode_hook)
+            except msgspec.ValidationError as error:
+                keys, what = self._explain(str(error))
+                if any(before[: len(keys)] == keys for before in told):
+                    break  # it follows from what was left out
+                told[keys] = f"{self._source(keys)}: {'.'.join(keys) or 'invalid'}: {what}"
+                if not _drop(self.document, keys):
+                    break
+            else:
+                if not told:
+                    return settings
+                break
+        raise SettingsError("\n".join(told.values()))
+
+    def _explain(self, text: str) -> tuple[tuple[str, ...], str]:
+        """The decoder's words: the key in TOML's terms, and what is wrong with it, with the nearest known key."""
         what, _, where = text.replace("`object`", "`table`").partition(" - at `$")
         keys = list(self._locate(re.findall(r"[^.\[\]`]+|\[\.\.\.\]", where)))
         if found := re.search(r"unknown field `([^`]*)`", what):
@@ -195,7 +217,7 @@ class _Layers:
         ):
             keys += named[1].split(".")
             what = what[named.end() :] if named[2] else what
-        raise SettingsError(f"{self._source(keys)}: {'.'.join(keys) or 'invalid'}: {what}")
+        return tuple(keys), what
 
     def _locate(self, where: Sequence[str]) -> Iterator[str]:
         """The keys of a decoder's path, which says ``[...]`` for an entry of a table of names."""
@@ -212,6 +234,10 @@ class _Layers:
                 kind = _fields(kind).get(step)
             yield key
             value = value.get(key)
+
+    def origin(self, keys: Sequence[str]) -> str:
+        """Where the value of a key comes from."""
+        return self._source(keys) if _has(self.document, keys) else "default"
 
     def _source(self, keys: Sequence[str]) -> str:
         if _has(self._command_line, keys):
@@ -260,6 +286,16 @@ def _merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:
             _merge(into[key], value)
         else:
             into[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _drop(document: Any, keys: Sequence[str]) -> bool:
+    """Leave out a key; whether it was there."""
+    if not _has(document, keys):
+        return False
+    for key in keys[:-1]:
+        document = document[key]
+    del document[keys[-1]]
+    return True
 
 
 def _has(document: Any, keys: Sequence[str]) -> bool:
