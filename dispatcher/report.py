@@ -6,9 +6,7 @@ import sys
 import time
 from typing import Any
 
-from tabulate import tabulate
-
-from dispatcher.terminal import second, table
+from dispatcher.terminal import fields, second, table
 
 PROGRESS_EVERY_S = 5.0  # where no terminal shows a line that changes
 
@@ -70,7 +68,7 @@ def simulation(summary: dict[str, Any]) -> str:
         *((f"  {reason}", f"{count:,}") for reason, count in summary["dead_letters_by_reason"].items()),
         ("  replayed and delivered", f"{summary['dead_drained']:,}"),
     ]
-    return tabulate(rows + dead, tablefmt="plain", disable_numparse=True)
+    return fields(rows + dead)
 
 
 def status(answer: dict[str, Any]) -> str:

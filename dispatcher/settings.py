@@ -6,6 +6,7 @@ Each part stands beside its owner; here they are composed, and nothing is read a
 
 from __future__ import annotations
 
+import copy
 import ipaddress
 import os
 import re
@@ -16,6 +17,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
+from dispatcher.places import line_of
 from shards.limiter import RateLimit
 from shards.retry import RetryPolicy
 from shards.rules import DEFAULT_CATEGORIES, Category, unknown
@@ -159,9 +161,10 @@ class _Layers:
         self._text = text
         self._command_line = command_line
         try:
-            self.document = tomllib.loads(text)
+            self._file = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise SettingsError(f"{path}: not TOML: {error}") from None
+        self.document = copy.deepcopy(self._file)
         self._environment = {
             _keys_of(name): (name, value)
             for name, value in environment.items()
@@ -240,10 +243,12 @@ class _Layers:
         return self._source(keys) if _has(self.document, keys) else "default"
 
     def _source(self, keys: Sequence[str]) -> str:
+        """Who set a key; for a table that nobody set as a whole, who set something in it."""
+        keys = tuple(keys)
         if _has(self._command_line, keys):
             return "the command line"
         for set_keys, (name, _) in self._environment.items():
-            if list(set_keys) == list(keys[: len(set_keys)]):
+            if set_keys == keys[: len(set_keys)] or (set_keys[: len(keys)] == keys and not _has(self._file, keys)):
                 return name
         if self._path is None:
             return "the configuration"
@@ -251,29 +256,9 @@ class _Layers:
         return f"{self._path}, line {line}" if line else str(self._path)
 
 
-def line_of(text: str, keys: Sequence[str]) -> int | None:
-    """The line of a TOML text that sets ``keys``, or that opens the innermost table around them."""
-    found, depth = None, 0
-    table: list[str] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if header := re.match(r"\s*\[([^\[\]]+)\]", line):
-            table = set_here = _split(header[1])
-        elif assignment := re.match(r"\s*([\w.\"' -]+?)\s*=", line):
-            set_here = [*table, *_split(assignment[1])]
-        else:
-            continue
-        if len(set_here) > depth and set_here == list(keys[: len(set_here)]):
-            found, depth = number, len(set_here)
-    return found
-
-
-def _split(dotted: str) -> list[str]:
-    return [key.strip().strip("\"'") for key in dotted.split(".")]
-
-
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:

@@ -11,7 +11,7 @@ from typing import Any
 
 PROGRESS_EVERY_S = 0.1
 FLEXIBLE_MIN = 12  # columns that are cut are still so wide
-GAP = 2  # between columns
+GAP = "  "  # between columns
 
 
 def plain(text: str) -> str:
@@ -59,16 +59,13 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], flexible: Colle
     On a terminal that is too narrow the columns ``flexible`` are cut; where that is not enough, each row becomes a
     block of lines. Elsewhere nothing is cut.
     """
-    from tabulate import tabulate
-    from wcwidth import wcswidth
-
     used = [at for at in range(len(headers)) if any(row[at] not in (None, "") for row in rows)]
     headers = [headers[at] for at in used]
     rows = [[row[at] for at in used] for row in rows]
     cells = [["" if value is None else plain(str(value)) for value in row] for row in rows]
+    sizes = [max(map(_width, column)) for column in zip(headers, *cells, strict=True)]
     if sys.stdout.isatty():
-        sizes = [max(map(wcswidth, column)) for column in zip(headers, *cells, strict=True)]
-        over = sum(sizes) + GAP * (len(sizes) - 1) - shutil.get_terminal_size().columns
+        over = sum(sizes) + len(GAP) * (len(sizes) - 1) - shutil.get_terminal_size().columns
         for at in sorted(range(len(sizes)), key=lambda at: -sizes[at]):
             if headers[at] in flexible and over > 0:
                 spared = min(over, max(0, sizes[at] - FLEXIBLE_MIN))
@@ -76,27 +73,31 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], flexible: Colle
                 over -= spared
         if over > 0:
             return "\n\n".join(fields(list(zip(headers, row, strict=True))) for row in cells)
-        cells = [[_cut(cell, size) for cell, size in zip(row, sizes, strict=True)] for row in cells]
     numbers = [all(isinstance(value, int | float | None) for value in column) for column in zip(*rows, strict=True)]
-    return tabulate(
-        cells, headers, disable_numparse=True, colalign=["right" if number else "left" for number in numbers]
-    )
+    lines = (headers, ["-" * size for size in sizes], *cells)
+    return "\n".join(GAP.join(map(_fit, line, sizes, numbers)).rstrip() for line in lines)
+
+
+def _width(text: str) -> int:
+    """Columns of the terminal: a letter may take two, or none."""
+    from wcwidth import wcswidth
+
+    return len(text) if text.isascii() else int(wcswidth(text))
+
+
+def _fit(text: str, size: int, to_the_right: bool) -> str:
+    if _width(text) > size:
+        while _width(text) >= size:
+            text = text[:-1]
+        text += "…"
+    blank = " " * (size - _width(text))
+    return blank + text if to_the_right else text + blank
 
 
 def fields(pairs: Sequence[tuple[str, Any]]) -> str:
     """A line for each name and its value; none for what is empty."""
     width = max(len(name) for name, _ in pairs)
     return "\n".join(f"{name:<{width}}  {plain(str(value))}" for name, value in pairs if value not in (None, ""))
-
-
-def _cut(text: str, size: int) -> str:
-    from wcwidth import wcswidth
-
-    if wcswidth(text) <= size:
-        return text
-    while wcswidth(text) >= size:
-        text = text[:-1]
-    return text + "…"
 
 
 class Progress:

@@ -157,18 +157,23 @@ def purge(service: Service, filters: dict[str, Any], limit: int | None, everythi
 
 
 def _repeat(service: Service, op: str, done: str, filters: dict[str, Any], limit: int | None) -> None:
-    """Call until the last call found fewer than it might. What dies meanwhile must not keep it going for ever:
-    it stops at ``limit``, or at as many as there were when it began.
+    """Call until a call found fewer than it might have.
+
+    A letter that is replayed and dies again at once must not keep this going for ever: it ends at ``limit``, or at as
+    many as there were when it began.
     """
-    most = limit or sum(service.ask("stats")["dead_letters"].values())
-    count = found = 0
+    stats = service.ask("stats")
+    there_are = sum(stats["dead_letters"].values())
+    most = min(limit, there_are) if limit else there_are
+    count = 0
     progress = Progress()
     while count < most:
-        at_most = min(PER_CALL, most - count)
-        found = service.ask(op, **filters, limit=at_most if limit else None)["count"]
+        left = most - count
+        bound = None if left >= PER_CALL * len(stats["shards"]) else min(left, PER_CALL)
+        found = service.ask(op, **filters, limit=bound)["count"]
         count += found
         progress.show(f"{done} {count:,}")
-        if found < at_most:
+        if found < (bound or PER_CALL):
             break
     progress.clear()
     service.show({"count": count}, lambda answer: f"{done} {answer['count']:,}")

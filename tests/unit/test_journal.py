@@ -214,7 +214,8 @@ def test_a_dead_letter_is_found_and_removed(journal: SqliteJournal) -> None:
     added.dead, removed.revived = [Dead(3, 0, letter)], [(3, 0)]
     journal.begin()
     journal.record(added, 5)
-    assert journal.dead({"user_id": "ann", "since": 5}, 10, ["sms"]) == [(3, 0, letter)]
+    assert journal.dead({"user_id": "ann", "since": 5}, 10, ["sms", "email"]) == [(3, 0, letter)]
+    assert journal.dead({"user_id": "ann"}, 10, ["sms"]) == []
     assert journal.dead({"user_id": "bob"}, 10) == []
     journal.record(removed, 5)
     journal.commit()
