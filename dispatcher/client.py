@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self
@@ -26,7 +27,7 @@ class NoAnswerError(ClientError):
     """Nobody answered in time: the result is not known."""
 
 
-POLL_MS_MAX = 2**31 - 1  # what ZeroMQ's poll takes
+POLL_MS = 100  # a signal that comes just before a poll is seen after it
 PIPELINE_MAX = 256  # requests under way at once, far below what the dispatcher allows all its clients together
 
 
@@ -86,7 +87,10 @@ class Client:
 
     def _receive(self) -> tuple[int, Error | None, dict[str, Any]]:
         """The number of the request, and its error or its answer."""
-        if not self._socket.poll(min(int(self._timeout_s * 1000), POLL_MS_MAX)):
+        deadline = time.monotonic() + self._timeout_s
+        while not self._socket.poll(min(POLL_MS, max(0, int((deadline - time.monotonic()) * 1000)))):
+            if time.monotonic() < deadline:
+                continue
             text = (
                 f"no answer from {self.submit_endpoint} within {self._timeout_s:g} s; is the dispatcher running there?"
             )
