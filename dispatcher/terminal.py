@@ -11,6 +11,7 @@ from typing import Any
 
 PROGRESS_EVERY_S = 0.1
 FLEXIBLE_MIN = 12  # columns that are cut are still so wide
+CELL_MAX = 1_000  # characters: every row is as wide as the widest, and a title may have a million
 GAP = "  "  # between columns
 
 
@@ -57,12 +58,12 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], flexible: Colle
     """A line per row, without the columns that are empty in all of them.
 
     On a terminal that is too narrow the columns ``flexible`` are cut; where that is not enough, each row becomes a
-    block of lines. Elsewhere nothing is cut.
+    block of lines. Elsewhere only texts beyond ``CELL_MAX`` are cut.
     """
     used = [at for at in range(len(headers)) if any(row[at] not in (None, "") for row in rows)]
     headers = [headers[at] for at in used]
     rows = [[row[at] for at in used] for row in rows]
-    cells = [["" if value is None else plain(str(value)) for value in row] for row in rows]
+    cells = [["" if value is None else _cell(str(value)) for value in row] for row in rows]
     sizes = [max(map(_width, column)) for column in zip(headers, *cells, strict=True)]
     if sys.stdout.isatty():
         over = sum(sizes) + len(GAP) * (len(sizes) - 1) - shutil.get_terminal_size().columns
@@ -76,6 +77,10 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], flexible: Colle
     numbers = [all(isinstance(value, int | float | None) for value in column) for column in zip(*rows, strict=True)]
     lines = (headers, ["-" * size for size in sizes], *cells)
     return "\n".join(GAP.join(map(_fit, line, sizes, numbers)).rstrip() for line in lines)
+
+
+def _cell(text: str) -> str:
+    return plain(text) if len(text) <= CELL_MAX else plain(text[:CELL_MAX]) + "…"
 
 
 def _width(text: str) -> int:

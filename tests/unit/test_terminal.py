@@ -70,6 +70,12 @@ def test_elsewhere_nothing_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "t" * 300 in table(("id", "title"), [("x", "t" * 300)], ("title",))
 
 
+def test_one_endless_text_does_not_widen_every_row() -> None:
+    shown = table(("title", "id"), [("t" * 1_000_000, "x"), *[("", "y")] * 100])
+    assert len(shown) < 200_000
+    assert f"{'t' * 1_000}…  x" in shown
+
+
 def test_fields_leave_out_what_is_empty() -> None:
     assert fields([("id", "x"), ("user", None), ("last error", "a\nb"), ("attempts", 0)]) == (
         "id          x\nlast error  a\\nb\nattempts    0"
