@@ -2,75 +2,54 @@
 
 from __future__ import annotations
 
-import logging
+import errno
+import io
+import os
 import signal
 import sys
-import uuid
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 import click
-import msgspec
-import orjson
-import zmq
 
 from dispatcher import __version__
-from dispatcher.client import Client, ClientError
-from dispatcher.settings import Settings, SettingsError, environment, load
-from shards.process import LOG_FORMAT
-from shards.units import Seconds
-from shards.wire import PRIORITIES
-
-WRONG_USAGE = 2
+from dispatcher.commands.completion import completion
+from dispatcher.commands.config import config
+from dispatcher.commands.dead import dead
+from dispatcher.commands.inbox import inbox
+from dispatcher.commands.notifications import send, stats, status
+from dispatcher.commands.options import (
+    INTERRUPTED,
+    WRONG_USAGE,
+    config_option,
+    duration,
+    fail,
+    json_option,
+    loaded_settings,
+)
+from dispatcher.commands.users import user
+from dispatcher.terminal import json_text
 
 
 class DefaultGroup(click.Group):
-    """Options without a command are those of ``serve``."""
+    """Options without a command are those of ``serve``. No failure of the outside world ends in a traceback."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args and args[0].startswith("-") and args[0] not in ("-h", "--help", "--version"):
             args = ["serve", *args]
         return super().parse_args(ctx, args)
 
-
-def _fail(message: str, code: int) -> NoReturn:
-    click.echo(f"error: {message}", err=True)
-    sys.exit(code)
-
-
-def _settings(config: Path | None, **dispatcher: Any) -> Settings:
-    given = {key: value for key, value in dispatcher.items() if value is not None}
-    try:
-        return load(config, environment(), {"dispatcher": given} if given else {})
-    except SettingsError as error:
-        _fail(str(error), WRONG_USAGE)
-
-
-def _duration(_context: click.Context, _parameter: click.Parameter, value: str) -> Seconds:
-    try:
-        return Seconds.parse(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-
-
-_config_option = click.option(
-    "--config", type=click.Path(path_type=Path, dir_okay=False), help="A TOML file; see config/dispatcher.toml."
-)
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
-
-
-def _asks(command: Callable[..., None]) -> Callable[..., None]:
-    """The options of what asks a running dispatcher."""
-    for option in (
-        _json_option,
-        _config_option,
-        click.option("--timeout", metavar="DURATION", callback=_duration, default="10s", help="Wait so long."),
-        click.option("--submit", help="The submit endpoint of a running dispatcher.  [default: as configured]"),
-    ):
-        command = option(command)
-    return command
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, click.Abort):
+            click.echo(err=True)
+            ctx.exit(INTERRUPTED)
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # the reader, such as `head`, has enough; click ends quietly
+                raise
+            fail(f"{error.filename or 'the output'}: {os.strerror(error.errno or errno.EIO)}")
 
 
 @click.group(cls=DefaultGroup, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -80,20 +59,29 @@ def main() -> None:
 
     Without a command, `python -m dispatcher --shards 8` is `python -m dispatcher serve --shards 8`.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a title may have characters that the locale has not
+            stream.reconfigure(errors="backslashreplace")
 
 
 @main.command()
 @click.option("--shards", type=click.IntRange(1, 256), help="Worker processes.  [default: the data directory's, or 4]")
-@_config_option
+@config_option
 @click.option("--data-dir", help="Where the state is kept.  [default: .dispatcher]")
 @click.option(
     "--durability", type=click.Choice(["power", "process"]), help="What a receipt survives.  [default: power]"
 )
 def serve(shards: int | None, config: Path | None, data_dir: str | None, durability: str | None) -> None:
-    """Run the service until SIGTERM or Ctrl-C; then drain, and exit 0."""
-    from dispatcher.supervisor import BrokenError, StartError, Supervisor
+    """Run the service.
 
-    settings = _settings(config, shards=shards, data_dir=data_dir, durability=durability)
+    It runs until SIGTERM or Ctrl-C; then it drains, and exits with 0.
+    """
+    import logging
+
+    from dispatcher.supervisor import BrokenError, StartError, Supervisor
+    from shards.process import LOG_FORMAT
+
+    settings = loaded_settings(config, shards=shards, data_dir=data_dir, durability=durability)
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
 
     def announce() -> None:
@@ -110,9 +98,9 @@ def serve(shards: int | None, config: Path | None, data_dir: str | None, durabil
     try:
         supervisor.run()
     except BrokenError as error:
-        _fail(str(error), 1)
+        fail(str(error))
     except StartError as error:
-        _fail(str(error), WRONG_USAGE)
+        fail(str(error), WRONG_USAGE)
 
 
 @main.command()
@@ -123,15 +111,19 @@ def serve(shards: int | None, config: Path | None, data_dir: str | None, durabil
 @click.option("--failure-rate", type=click.FloatRange(0, 1), default=0.1, help="Of simulated attempts.")
 @click.option("--duplicate-rate", type=click.FloatRange(0, 1), default=0.01, help="Of events that repeat a key.")
 @click.option(
-    "--retry-base", metavar="DURATION", callback=_duration, default="50ms", help="The first retry's longest wait."
+    "--retry-base", metavar="DURATION", callback=duration, default="50ms", help="The first retry's longest wait."
 )
 @click.option("--max-retries", type=click.IntRange(0, 250), default=3, help="Attempts after the first.")
 @click.option("--durability", type=click.Choice(["power", "process"]), default="power", help="What a receipt survives.")
 @click.option("--seed", type=int, default=1, help="Equal seeds give equal outcomes.")
-@_json_option
+@json_option
 def simulate(as_json: bool, **options: Any) -> None:
-    """Put seeded events through a service of its own, and account for every delivery."""
+    """Put seeded events through a service of its own.
+
+    Every delivery is accounted for; the exit code is 1 if one is missing.
+    """
     from dispatcher import report
+    from dispatcher.client import ClientError
     from dispatcher.simulate import Plan, SimulationError
     from dispatcher.simulate import simulate as run
 
@@ -141,97 +133,11 @@ def simulate(as_json: bool, **options: Any) -> None:
         summary = run(Plan(**options), progress.show)
     except (SimulationError, ClientError) as error:
         progress.end()
-        _fail(str(error), 1)
+        fail(str(error))
     progress.end()
-    if as_json:
-        click.echo(orjson.dumps(summary))
-    else:
-        click.echo(report.simulation(summary))
+    click.echo(json_text(summary) if as_json else report.simulation(summary))
     sys.exit(0 if summary["conserved"] and not summary["pending"] else 1)
 
 
-@main.command()
-@click.argument("user_id")
-@click.option("--title")
-@click.option("--body")
-@click.option("--category", help="Decides the channels and the priority.  [default: system]")
-@click.option("--priority", type=click.Choice(PRIORITIES))
-@click.option("--channel", "channels", multiple=True, help="Instead of the category's channels; repeatable.")
-@click.option("--payload", help="A JSON object.")
-@click.option("--key", help="The idempotency key.  [default: a random one]")
-@_asks
-def send(
-    user_id: str,
-    title: str | None,
-    body: str | None,
-    category: str | None,
-    priority: str | None,
-    channels: tuple[str, ...],
-    payload: str | None,
-    key: str | None,
-    as_json: bool,
-    **where: Any,
-) -> None:
-    """Send one notification to USER_ID and print its id."""
-    try:
-        data = orjson.loads(payload) if payload else None
-    except orjson.JSONDecodeError as error:
-        _fail(f"--payload is not JSON: {error}", WRONG_USAGE)
-    notification = {
-        "user_id": user_id,
-        "title": title,
-        "body": body,
-        "category": category,
-        "priority": priority,
-        "channels": list(channels) or None,
-        "payload": data,
-        "idempotency_key": key or str(uuid.uuid4()),
-    }
-    given = {name: value for name, value in notification.items() if value is not None}
-    answer = _request(where, "submit", notifications=[given])
-    if answer["rejected"]:
-        refusal = answer["rejected"][0]["error"]
-        field = f" ({refusal['field']})" if refusal.get("field") else ""
-        _fail(f"{refusal['code']}{field}: {refusal['message']}", 1)
-    if as_json:
-        click.echo(orjson.dumps(answer))
-    else:
-        click.echo(answer["ids"][0] + ("  (a duplicate: this is the first one's id)" if answer["duplicates"] else ""))
-
-
-@main.command()
-@click.argument("id")
-@_asks
-def status(id: str, as_json: bool, **where: Any) -> None:
-    """Show what became of the notification ID."""
-    from dispatcher import report
-
-    answer = _request(where, "status", id=id)
-    click.echo(orjson.dumps(answer) if as_json else report.status(answer))
-
-
-@main.command()
-@_asks
-def stats(as_json: bool, **where: Any) -> None:
-    """Show counters by channel and outcome, and the health of every process."""
-    from dispatcher import report
-
-    answer = _request(where, "stats")
-    click.echo(orjson.dumps(answer) if as_json else report.stats(answer))
-
-
-def _request(where: dict[str, Any], op: str, **fields: Any) -> dict[str, Any]:
-    """The answer of the dispatcher that the options of ``_asks`` name."""
-    endpoint = where["submit"] or _settings(where["config"]).dispatcher.submit
-    try:
-        with Client(endpoint, where["timeout"]) as client:
-            return client.request(op, **fields)
-    except zmq.ZMQError as error:
-        _fail(
-            f"--submit {endpoint!r}: {zmq.strerror(error.errno or 0)}; an endpoint is like tcp://127.0.0.1:7712",
-            WRONG_USAGE,
-        )
-    except ClientError as error:
-        _fail(str(error), 1)
-    except msgspec.MsgspecError as error:
-        _fail(f"{endpoint} does not answer as a dispatcher: {error}", 1)
+for command in (send, status, stats, user, inbox, dead, config, completion):
+    main.add_command(command)

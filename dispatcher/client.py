@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import time
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,8 +23,16 @@ class ClientError(Exception):
         self.error = error
 
 
+class NoAnswerError(ClientError):
+    """Nobody answered in time: the result is not known."""
+
+
+POLL_MS = 100  # a signal that comes just before a poll is seen after it
+PIPELINE_MAX = 256  # requests under way at once, far below what the dispatcher allows all its clients together
+
+
 class Client:
-    """Requests one after the other, each with a timeout in seconds. A context manager; not for several threads.
+    """Requests, each with a timeout in seconds. A context manager; not for several threads.
 
     Raises ``zmq.ZMQError`` if ``submit`` is not an endpoint.
     """
@@ -42,22 +52,54 @@ class Client:
 
     def request(self, op: str, **fields: Any) -> dict[str, Any]:
         """The answer's document; raises ``ClientError`` for ``ok: false`` and for silence."""
+        number = self._send(op, fields)
+        while True:
+            answered, error, answer = self._receive()
+            if answered != number:
+                continue  # of a request that was given up
+            if error is not None:
+                raise ClientError(error)
+            return answer
+
+    def pipelined(self, op: str, requests: Iterable[dict[str, Any]]) -> Iterator[tuple[int, Error | None]]:
+        """Many requests under way at once: the place of each, from 0, and its error, as the answers come.
+
+        Raises ``NoAnswerError`` once no answer comes within the timeout.
+        """
+        waiting: dict[int, int] = {}
+        for place, fields in enumerate(requests):
+            waiting[self._send(op, fields)] = place
+            while len(waiting) >= PIPELINE_MAX:
+                yield from self._answered(waiting)
+        while waiting:
+            yield from self._answered(waiting)
+
+    def _answered(self, waiting: dict[int, int]) -> Iterator[tuple[int, Error | None]]:
+        number, error, _ = self._receive()
+        if number in waiting:
+            yield waiting.pop(number), error
+
+    def _send(self, op: str, fields: dict[str, Any]) -> int:
         number = next(self._numbers)
         message = {"op": op, "seq": number, **{key: value for key, value in fields.items() if value is not None}}
         self._socket.send_multipart([b"", msgspec.msgpack.encode(message)])
-        while self._socket.poll(int(self._timeout_s * 1000)):
-            answer = msgspec.msgpack.decode(self._socket.recv_multipart()[1])
-            if answer.pop("seq", None) != number:
-                continue  # of a request that was given up
-            if not answer.pop("ok"):
-                raise ClientError(msgspec.convert(answer["error"], Error))
-            return dict(answer)
-        raise ClientError(
-            Error(
-                "unavailable",
-                f"no answer from {self.submit_endpoint} within {self._timeout_s:g} s; is the dispatcher running there?",
+        return number
+
+    def _receive(self) -> tuple[int, Error | None, dict[str, Any]]:
+        """The number of the request, and its error or its answer."""
+        deadline = time.monotonic() + self._timeout_s
+        while not self._socket.poll(min(POLL_MS, max(0, int((deadline - time.monotonic()) * 1000)))):
+            if time.monotonic() < deadline:
+                continue
+            text = (
+                f"no answer from {self.submit_endpoint} within {self._timeout_s:g} s; is the dispatcher running there?"
             )
-        )
+            raise NoAnswerError(Error("unavailable", text))
+        answer = msgspec.msgpack.decode(self._socket.recv_multipart()[-1], type=dict[str, Any])
+        number = answer.pop("seq", None)
+        if not answer.pop("ok", False):
+            return number, msgspec.convert(answer.get("error"), Error), answer
+        return number, None, answer
 
     def close(self) -> None:
         self._socket.close(linger=0)

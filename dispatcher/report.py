@@ -1,13 +1,12 @@
-"""What the command line shows to people: tables, the simulation's summary, and a line of progress."""
+"""What the command line shows to people of a simulation, of a notification and of the whole service."""
 
 from __future__ import annotations
 
-import datetime
 import sys
 import time
 from typing import Any
 
-from tabulate import tabulate
+from dispatcher.terminal import fields, second, table
 
 PROGRESS_EVERY_S = 5.0  # where no terminal shows a line that changes
 
@@ -69,7 +68,7 @@ def simulation(summary: dict[str, Any]) -> str:
         *((f"  {reason}", f"{count:,}") for reason, count in summary["dead_letters_by_reason"].items()),
         ("  replayed and delivered", f"{summary['dead_drained']:,}"),
     ]
-    return tabulate(rows + dead, tablefmt="plain", disable_numparse=True)
+    return fields(rows + dead)
 
 
 def status(answer: dict[str, Any]) -> str:
@@ -77,16 +76,16 @@ def status(answer: dict[str, Any]) -> str:
         (
             delivery["channel"],
             delivery["outcome"],
-            delivery["reason"] or "",
+            delivery["reason"],
             delivery["attempts"],
-            _instant(delivery["updated_at"]),
-            _instant(delivery["next_attempt_at"]),
-            delivery["last_error"] or "",
+            second(delivery["updated_at"]),
+            second(delivery["next_attempt_at"]),
+            delivery["last_error"],
         )
         for delivery in answer["deliveries"]
     ]
     headers = ("channel", "outcome", "reason", "attempts", "updated", "next attempt", "last error")
-    return f"{answer['id']}\n" + tabulate(rows, headers)
+    return f"{answer['id']}\n" + table(headers, rows, flexible=("last error",))
 
 
 def stats(answer: dict[str, Any]) -> str:
@@ -116,25 +115,20 @@ def stats(answer: dict[str, Any]) -> str:
         for shard in answer["shards"]
     ]
     processes += [
-        (name, answer[name]["pid"], answer[name]["cpu_s"], answer[name]["rss_mb"], "", "")
+        (name, answer[name]["pid"], answer[name]["cpu_s"], answer[name]["rss_mb"], None, None)
         for name in ("router", "collector")
     ]
+    dead = ", ".join(f"{reason} {count:,}" for reason, count in answer["dead_letters"].items() if count)
     head = (
         f"accepted {answer['accepted']:,}  duplicates {answer['duplicates']:,}  rejected {answer['rejected']:,}  "
         f"planned {answer['planned']:,}  pending {answer['pending']:,}  "
         f"conserved {'yes' if answer['conserved'] else 'NO'}\n"
-        f"dead letters {answer['dead_letters'] or 'none'}  idempotency window {answer['idempotency_window_s']:,.0f} s"
+        f"dead letters {dead or 'none'}  idempotency window {answer['idempotency_window_s']:,.0f} s"
     )
     return "\n\n".join(
         (
             head,
-            tabulate(channels, headers, missingval="-") if channels else "nothing was planned yet",
-            tabulate(processes, ("process", "pid", "CPU s", "memory MB", "pending", "up s")),
+            table(headers, channels) if channels else "nothing was planned yet",
+            table(("process", "pid", "CPU s", "memory MB", "pending", "up s"), processes),
         )
     )
-
-
-def _instant(milliseconds: int | None) -> str:
-    if milliseconds is None:
-        return ""
-    return datetime.datetime.fromtimestamp(milliseconds / 1000).astimezone().isoformat(timespec="milliseconds")

@@ -6,16 +6,18 @@ Each part stands beside its owner; here they are composed, and nothing is read a
 
 from __future__ import annotations
 
+import copy
 import ipaddress
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
+from dispatcher.places import line_of
 from shards.limiter import RateLimit
 from shards.retry import RetryPolicy
 from shards.rules import DEFAULT_CATEGORIES, Category, unknown
@@ -30,7 +32,7 @@ DEFAULT_RATE_LIMITS: Mapping[str, RateLimit] = {"email": RateLimit(rate="1000/mi
 
 
 class SettingsError(Exception):
-    """The configuration cannot be used: the message names the source, the key, and the remedy."""
+    """The configuration cannot be used: a line per problem names the source, the key, and the remedy."""
 
 
 def is_loopback(host: str) -> bool:
@@ -120,19 +122,22 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def load(path: Path | None, environment: Mapping[str, str], command_line: Mapping[str, Any]) -> Settings:
     """Compose the settings; ``command_line`` is nested like the file. Raises ``SettingsError``."""
+    return load_with_sources(path, environment, command_line)[0]
+
+
+def load_with_sources(
+    path: Path | None, environment: Mapping[str, str], command_line: Mapping[str, Any]
+) -> tuple[Settings, Callable[[Sequence[str]], str]]:
+    """``load``, and what tells where the value of a key comes from."""
     layers = _Layers(path, _read(path) if path is not None else "", environment, command_line)
-    try:
-        settings = msgspec.convert(layers.document, Settings, dec_hook=decode_hook)
-    except msgspec.ValidationError as error:
-        layers.refuse(str(error))
+    settings = layers.settings()
     differing = {
         name: category
         for name, category in settings.categories.items()
         if category != DEFAULT_CATEGORIES.get(name)  # a category as it is by default was not configured
     }
-    return msgspec.structs.replace(
-        settings, categories=differing, rate_limits={**DEFAULT_RATE_LIMITS, **settings.rate_limits}
-    )
+    limits = {**DEFAULT_RATE_LIMITS, **settings.rate_limits}
+    return msgspec.structs.replace(settings, categories=differing, rate_limits=limits), layers.origin
 
 
 def to_document(settings: Settings) -> dict[str, Any]:
@@ -156,9 +161,10 @@ class _Layers:
         self._text = text
         self._command_line = command_line
         try:
-            self.document = tomllib.loads(text)
+            self._file = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise SettingsError(f"{path}: not TOML: {error}") from None
+        self.document = copy.deepcopy(self._file)
         self._environment = {
             _keys_of(name): (name, value)
             for name, value in environment.items()
@@ -179,8 +185,27 @@ class _Layers:
                 raise SettingsError(f"{name}: {key} is not a table, it has no {keys[-1]}")
         table[keys[-1]] = value
 
-    def refuse(self, text: str) -> NoReturn:
-        """Raise the decoder's words as ``SettingsError``: with source, line, key in TOML's terms, nearest known key."""
+    def settings(self) -> Settings:
+        """The document, checked. A key that is refused is left out to find the next, and all are told."""
+        told: dict[tuple[str, ...], str] = {}
+        while True:
+            try:
+                settings = msgspec.convert(self.document, Settings, dec_hook=decode_hook)
+            except msgspec.ValidationError as error:
+                keys, what = self._explain(str(error))
+                if any(before[: len(keys)] == keys for before in told):
+                    break  # it follows from what was left out
+                told[keys] = f"{self._source(keys)}: {'.'.join(keys) or 'invalid'}: {what}"
+                if not _drop(self.document, keys):
+                    break
+            else:
+                if not told:
+                    return settings
+                break
+        raise SettingsError("\n".join(told.values()))
+
+    def _explain(self, text: str) -> tuple[tuple[str, ...], str]:
+        """The decoder's words: the key in TOML's terms, and what is wrong with it, with the nearest known key."""
         what, _, where = text.replace("`object`", "`table`").partition(" - at `$")
         keys = list(self._locate(re.findall(r"[^.\[\]`]+|\[\.\.\.\]", where)))
         if found := re.search(r"unknown field `([^`]*)`", what):
@@ -195,7 +220,7 @@ class _Layers:
         ):
             keys += named[1].split(".")
             what = what[named.end() :] if named[2] else what
-        raise SettingsError(f"{self._source(keys)}: {'.'.join(keys) or 'invalid'}: {what}")
+        return tuple(keys), what
 
     def _locate(self, where: Sequence[str]) -> Iterator[str]:
         """The keys of a decoder's path, which says ``[...]`` for an entry of a table of names."""
@@ -213,11 +238,17 @@ class _Layers:
             yield key
             value = value.get(key)
 
+    def origin(self, keys: Sequence[str]) -> str:
+        """Where the value of a key comes from."""
+        return self._source(keys) if _has(self.document, keys) else "default"
+
     def _source(self, keys: Sequence[str]) -> str:
+        """Who set a key; for a table that nobody set as a whole, who set something in it."""
+        keys = tuple(keys)
         if _has(self._command_line, keys):
             return "the command line"
         for set_keys, (name, _) in self._environment.items():
-            if list(set_keys) == list(keys[: len(set_keys)]):
+            if set_keys == keys[: len(set_keys)] or (set_keys[: len(keys)] == keys and not _has(self._file, keys)):
                 return name
         if self._path is None:
             return "the configuration"
@@ -225,29 +256,9 @@ class _Layers:
         return f"{self._path}, line {line}" if line else str(self._path)
 
 
-def line_of(text: str, keys: Sequence[str]) -> int | None:
-    """The line of a TOML text that sets ``keys``, or that opens the innermost table around them."""
-    found, depth = None, 0
-    table: list[str] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if header := re.match(r"\s*\[([^\[\]]+)\]", line):
-            table = set_here = _split(header[1])
-        elif assignment := re.match(r"\s*([\w.\"' -]+?)\s*=", line):
-            set_here = [*table, *_split(assignment[1])]
-        else:
-            continue
-        if len(set_here) > depth and set_here == list(keys[: len(set_here)]):
-            found, depth = number, len(set_here)
-    return found
-
-
-def _split(dotted: str) -> list[str]:
-    return [key.strip().strip("\"'") for key in dotted.split(".")]
-
-
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -260,6 +271,16 @@ def _merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:
             _merge(into[key], value)
         else:
             into[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _drop(document: Any, keys: Sequence[str]) -> bool:
+    """Leave out a key; whether it was there."""
+    if not _has(document, keys):
+        return False
+    for key in keys[:-1]:
+        document = document[key]
+    del document[keys[-1]]
+    return True
 
 
 def _has(document: Any, keys: Sequence[str]) -> bool:

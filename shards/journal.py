@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -403,11 +403,14 @@ class SqliteJournal:
         rows = self.database.execute("SELECT * FROM outbox WHERE n > ? ORDER BY n LIMIT ?", (after, count))
         return [(n, item) for n, item in (schema.verified(self.path, "outbox", row) for row in rows)]
 
-    def dead(self, filters: dict[str, Any], count: int, deliveries: bool) -> list[tuple[int, int, DeadLetter]]:
-        """Dead letters that match all filters, the oldest first; of ``deliveries`` alone, or rejections as well."""
+    def dead(
+        self, filters: dict[str, Any], count: int, channels: Sequence[str] | None = None
+    ) -> list[tuple[int, int, DeadLetter]]:
+        """Dead letters that match all filters, the oldest first; on these ``channels``, or rejections as well."""
         where, values = dead_filter(filters)
-        if deliveries:
-            where += " AND slot >= 0"
+        if channels is not None:
+            where += f" AND slot >= 0 AND channel IN ({', '.join('?' * len(channels))})"
+            values += channels
         rows = self.database.execute(
             f"SELECT * FROM dead WHERE {where} ORDER BY died_at_ms, seq, slot LIMIT ?", (*values, count)
         ).fetchall()

@@ -6,6 +6,7 @@ import re
 
 import msgspec
 
+from shards.rules import unknown
 from shards.wire import RequestError
 
 DOCUMENT_BYTES_MAX = 65_536
@@ -40,6 +41,15 @@ class UserDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     timezone: str | None = None
     locale: str | None = None
     preferences: Preferences = Preferences()
+
+
+TABLES: dict[str, type[msgspec.Struct]] = {  # by path, without the places in lists
+    "user": UserDocument,
+    "user.contacts": Contacts,
+    "user.contacts.push": PushContact,
+    "user.contacts.webhook": WebhookContact,
+    "user.preferences": Preferences,
+}
 
 
 class Choices:
@@ -79,7 +89,8 @@ def parse_document(document: object) -> UserDocument:
         text, _, path = str(error).partition(" - at `$")
         field = f"user{path.rstrip('`')}"
         if found := re.search(r"unknown field `(.*)`", text, re.DOTALL):
-            raise RequestError("unknown_key", f"unknown key {found[1][:80]!r}", f"{field}.{found[1][:80]}") from None
+            known = TABLES[re.sub(r"\[[^\]]*\]", "", field)].__struct_fields__
+            raise RequestError("unknown_key", unknown("key", found[1], known), f"{field}.{found[1][:80]}") from None
         raise RequestError("bad_value", f"{text[0].lower()}{text[1:]}", field) from None
     if len(msgspec.msgpack.encode(parsed)) > DOCUMENT_BYTES_MAX:
         raise RequestError("too_large", f"the document is over {DOCUMENT_BYTES_MAX} bytes", "user")

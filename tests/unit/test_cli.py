@@ -7,10 +7,12 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 import zmq
 from click.testing import CliRunner, Result
@@ -19,7 +21,20 @@ from dispatcher import __version__
 from dispatcher.cli import main
 from tests.support.service import ROOT, RunningDispatcher, free_endpoints
 
-COMMANDS = ("serve", "simulate", "send", "status", "stats")
+COMMANDS = (
+    "serve", "simulate", "send", "status", "stats", "user", "inbox", "dead", "config", "completion",
+)  # fmt: skip
+GROUPS = {
+    "user": ("put", "get", "delete"),
+    "dead": ("list", "show", "replay", "purge"),
+    "config": ("check", "show"),
+}
+ASKING = (
+    ["send", "user-1", "--title", "x"], ["status", "some-id"], ["stats"],
+    ["user", "get", "ada"], ["user", "delete", "ada"], ["user", "put", "ada", "--off", "sms"],
+    ["inbox", "ada"], ["inbox", "ada", "--mark", "read", "some-id"],
+    ["dead", "list"], ["dead", "show", "some-id"], ["dead", "replay"], ["dead", "purge", "--all"],
+)  # fmt: skip
 QUICK_S = 5.0
 
 
@@ -59,12 +74,22 @@ def test_help_lists_every_command(flag: str) -> None:
         assert re.search(rf"(?m)^  {command} +[A-Z]", result.stdout), f"{command} has no line of help"
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_and_option_has_its_help(command: str) -> None:
-    result = run(command, "--help")
+@pytest.mark.parametrize(
+    "words",
+    [[name] for name in COMMANDS] + [[group, name] for group, names in GROUPS.items() for name in names],
+    ids=" ".join,
+)
+def test_every_command_has_its_help(words: list[str]) -> None:
+    result = run(*words, "--help")
     assert result.exit_code == 0
-    assert f"{command} [OPTIONS]" in result.stdout
-    assert {"--config", "--json"} & set(re.findall(r"--[a-z-]+", result.stdout))
+    assert f"{' '.join(words)} [OPTIONS]" in result.stdout
+    if words[0] in GROUPS:
+        group = main.commands[words[0]]
+        assert isinstance(group, click.Group)
+        assert tuple(group.commands) == GROUPS[words[0]]
+    if words[0] not in GROUPS or len(words) > 1:
+        told = set(re.findall(r"--[a-z-]+", result.stdout))
+        assert {"--config", "--json"} & told or words in (["completion"], ["config", "check"])
 
 
 def test_the_module_runs_as_a_program() -> None:
@@ -80,7 +105,30 @@ def test_the_module_runs_as_a_program() -> None:
     [
         (["serve", "--shard", "2"], "--shards"),
         (["--shard", "2"], "--shards"),
-        (["sned"], "No such command 'sned'"),
+        (["sned"], "No such command 'sned'. Did you mean 'send'?"),
+        (["dead", "lst"], "No such command 'lst'. Did you mean 'list'?"),
+        (["dead", "list", "--chanel", "x"], "--channel"),
+        (["dead", "list", "--since", "soon"], "'soon' is not a duration such as"),
+        (["dead", "list", "--since", "2026-01-31"], 'is not RFC 3339 with an offset ("2026-01-31T08:00:00Z")'),
+        (["dead", "list", "--limit", "0"], "1<=x<=1000"),
+        (["dead", "show"], "Missing argument 'ID'"),
+        (["dead", "purge"], "no filter is given; name one (see --help), or say --all"),
+        (["dead", "purge", "--limit", "5"], "no filter is given"),
+        (["user", "put"], "give one of --document, --from, or the options"),
+        (["user", "put", "ada"], "give one of --document, --from, or the options"),
+        (["user", "put", "--off", "sms"], "USER_ID is missing"),
+        (["user", "put", "ada", "--from", "-"], "leave USER_ID out"),
+        (["user", "put", "ada", "--document", "-", "--off", "sms"], "give one of"),
+        (["user", "put", "ada", "--document", "absent.json"], "No such file or directory"),
+        (["user", "put", "ada", "--document", "-"], "--document: not a JSON object"),
+        (["inbox", "ada", "some-id"], "IDS are for --mark"),
+        (["inbox", "ada", "--mark", "read"], "--mark needs the IDS"),
+        (["inbox", "ada", "--mark", "lost", "some-id"], "'seen', 'read', 'archived'"),
+        (["completion", "tcsh"], "'bash', 'zsh', 'fish'"),
+        (["status"], "give the ID that `send` or a receipt had, or --user and --key"),
+        (["status", "--user", "ada"], "or --user and --key"),
+        (["status", "some-id", "--user", "ada", "--key", "k"], "or --user and --key"),
+        (["user", "get", "\udcff"], "an argument is not UTF-8"),
         (["serve", "--shards", "0"], "1<=x<=256"),
         (["serve", "--shards", "257"], "1<=x<=256"),
         (["--shards", "many"], "'many' is not a valid integer"),
@@ -92,7 +140,6 @@ def test_the_module_runs_as_a_program() -> None:
         (["send"], "Missing argument 'USER_ID'"),
         (["send", "user-1", "--priority", "urgent"], "'low', 'normal', 'high', 'critical'"),
         (["send", "user-1", "--payload", "{"], "--payload is not JSON"),
-        (["status"], "Missing argument 'ID'"),
         (["stats", "--timeout", "soon"], 'is not a duration such as "50ms"'),
         (["stats", "--submit", "127.0.0.1"], "an endpoint is like tcp://127.0.0.1:7712"),
     ],
@@ -104,7 +151,7 @@ def test_wrong_usage(args: list[str], says: str) -> None:
     assert result.stdout == ""
 
 
-@pytest.mark.parametrize("command", [["serve"], ["stats"], ["send", "user-1", "--title", "x"], ["status", "x"]])
+@pytest.mark.parametrize("command", [["serve"], ["config", "show"], *ASKING], ids=" ".join)
 def test_a_bad_configuration_file_is_named_with_the_line(command: list[str], tmp_path: Path) -> None:
     config = tmp_path / "mine.toml"
     config.write_text('[dispatcher]\ndurability = "power"\nshard = 2\n')
@@ -123,16 +170,31 @@ def test_a_bad_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- nobody there -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", [["send", "user-1", "--title", "x"], ["status", "some-id"], ["stats"]])
+@pytest.mark.parametrize("command", ASKING, ids=" ".join)
 def test_without_a_dispatcher_commands_say_so_soon(command: list[str]) -> None:
     (endpoint,) = free_endpoints(1)
     before = time.monotonic()
     result = run(*command, "--submit", endpoint, "--timeout", "200ms")
     assert time.monotonic() - before < QUICK_S
     assert result.exit_code == 1
+    assert result.stdout == ""
     assert result.stderr == (
-        f"error: unavailable: no answer from {endpoint} within 0.2 s; is the dispatcher running there?\n"
+        f"error: unavailable: no answer from {endpoint} within 0.2 s; is the dispatcher running there? "
+        "(`python -m dispatcher` starts one; --submit or --config names another; --timeout waits longer)\n"
     )
+
+
+def test_the_longest_timeout_is_one() -> None:
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as other:
+        other.bind("tcp://127.0.0.1:*")
+        endpoint = other.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
+        answering = threading.Thread(target=lambda: other.send_multipart([other.recv_multipart()[0], b"", b"\x01"]))
+        answering.start()
+        result = run("stats", "--submit", endpoint, "--timeout", "9999d")
+        answering.join()
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"error: {endpoint} does not answer as a dispatcher: ")
+    assert "--submit names another endpoint" in result.stderr
 
 
 # --- a running service --------------------------------------------------------------------------------------------

@@ -215,11 +215,12 @@ def test_a_dead_letter_is_found_and_removed(journal: SqliteJournal) -> None:
     added.dead, removed.revived = [Dead(3, 0, letter)], [(3, 0)]
     journal.begin()
     journal.record(added, 5)
-    assert journal.dead({"user_id": "ann", "since": 5}, 10, deliveries=True) == [(3, 0, letter)]
-    assert journal.dead({"user_id": "bob"}, 10, deliveries=True) == []
+    assert journal.dead({"user_id": "ann", "since": 5}, 10, ["sms", "email"]) == [(3, 0, letter)]
+    assert journal.dead({"user_id": "ann"}, 10, ["sms"]) == []
+    assert journal.dead({"user_id": "bob"}, 10) == []
     journal.record(removed, 5)
     journal.commit()
-    assert journal.dead({}, 10, deliveries=False) == []
+    assert journal.dead({}, 10) == []
     assert [number for number, _ in journal.outbox(0, 10)] == [1, 2]
 
 

@@ -50,3 +50,19 @@ def test_a_document_that_is_refused(document: Any, code: str, field: str) -> Non
     with pytest.raises(RequestError) as caught:
         parse_document(document)
     assert (caught.value.error.code, caught.value.error.field) == (code, field)
+
+
+@pytest.mark.parametrize(
+    ("document", "says"),
+    [
+        ({"contact": {}}, "did you mean contacts?"),
+        ({"contacts": {"emial": "x"}}, "did you mean email?"),
+        ({"contacts": {"webhook": {"url": "x", "secrt": "x"}}}, "did you mean secret?"),
+        ({"contacts": {"push": [{"provider": "x", "token": "x", "tokn": "x"}]}}, "did you mean token?"),
+        ({"preferences": {"colour": {}}}, "known: categories, channels"),
+    ],
+)
+def test_an_unknown_key_is_told_with_the_nearest(document: Any, says: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        parse_document(document)
+    assert says in caught.value.error.message

@@ -11,7 +11,8 @@ from typing import Any, get_args, get_origin
 import msgspec
 import pytest
 
-from dispatcher.settings import Settings, SettingsError, line_of, load, to_document
+from dispatcher.places import line_of
+from dispatcher.settings import Settings, SettingsError, load, to_document
 from shards.limiter import RateLimit
 from shards.rules import DEFAULT_CATEGORIES, Category
 from shards.settings import ChannelSettings
@@ -190,6 +191,15 @@ def test_endpoints_that_only_this_machine_reaches_need_nothing(endpoint: str) ->
         ),
         ('[channels.email]\nprovider = "simulated"\nconcurency = 1\n', 3, "channels.email.concurency", "concurrency"),
         ('[rate_limits]\nemail = { rate = "1/day", brust = 1 }\n', 2, "rate_limits.email.brust", "did you mean burst?"),
+        ('[rate_limits.email]\nrate = "1/day"\nbrust = 1\n', 3, "rate_limits.email.brust", "did you mean burst?"),
+        ('[channels]\nsms = { provider = "simulated", sead = 1 }\n', 2, "channels.sms.sead", "did you mean seed?"),
+        ('channels.sms.provider = "simulated"\nchannels.sms.sead = 1\n', 2, "channels.sms.sead", "did you mean seed?"),
+        ('[channels."a.b"]\nprovider = "simulated"\nsead = 1\n', 3, "channels.a.b.sead", "did you mean seed?"),
+        ("shards = 4\n", 1, "shards", "known: bounds, categories"),
+        ('"no such" = 4\n', 1, "no such", "known: bounds, categories"),
+        ("[dispatcher]\nSHARDS = 4\n", 2, "dispatcher.SHARDS", "shards"),
+        ('[dispatcher]\ndata_dir = """\nshard = 1\n[limits]\n"""\nshard = 2\n', 6, "dispatcher.shard", "shards?"),
+        ("\ufeff[dispatcher]\nshard = 1\n", 2, "dispatcher.shard", "did you mean shards?"),
     ],
 )
 def test_an_unknown_key_is_named_with_its_line_and_the_nearest(
@@ -273,6 +283,29 @@ def test_an_error_names_the_source_that_set_the_key(written: Path) -> None:
     message = refusal(text, written, {"DISPATCHER_RETRY__BSE": "2s"})
     assert message == "DISPATCHER_RETRY__BSE: retry.bse: unknown key 'bse'; did you mean base?"
     assert refusal(text, written, {"DISPATCHER_SHARD": "2"}).startswith("DISPATCHER_SHARD: dispatcher.shard: ")
+    message = refusal(text, written, {"DISPATCHER_RETRI__BASE": "2s"})
+    assert message == "DISPATCHER_RETRI__BASE: retri: unknown key 'retri'; did you mean retry or retention?"
+    message = refusal(text, written, {"DISPATCHER_CATEGORIES__NEWS__PRIORITY": "low"})
+    assert message == "DISPATCHER_CATEGORIES__NEWS__PRIORITY: categories.news: channels is missing"
+
+
+def test_every_problem_is_told_and_none_that_follows_from_another(written: Path) -> None:
+    text = (
+        '[retry]\nbsae = "1s"\nfactor = 0.5\n'
+        '[channels.fax]\nprovider = "smtp"\nfailure_rate = 2\n'
+        '[categories.legal]\nchannels = ["fax", "fox"]\n'
+    )
+    messages = refusal(text, written, {"DISPATCHER_BOUNDS__USERS": "0"}).splitlines()
+    assert {tuple(message.split(": ")[:2]) for message in messages} == {
+        (f"{written}, line 2", "retry.bsae"),
+        (f"{written}, line 3", "retry.factor"),
+        (f"{written}, line 5", "channels.fax.provider"),
+        (f"{written}, line 6", "channels.fax.failure_rate"),
+        (f"{written}, line 8", "categories.legal.channels"),
+        ("DISPATCHER_BOUNDS__USERS", "bounds.users"),
+    }
+    messages = refusal('[retention]\nfinished = "1h"\n[rate_limits]\nfx = "1/day"\n', written).splitlines()
+    assert [message.split(": ")[1] for message in messages] == ["rate_limits.fx", "retention.finished"]
 
 
 def test_variables_that_contradict_each_other_are_an_error(written: Path) -> None:
@@ -300,4 +333,7 @@ def test_the_line_of_a_key_is_that_of_its_own_table() -> None:
     assert line_of(text, ["limits", "base"]) == 2
     assert line_of(text, ["categories", "x", "channels", "0"]) == 8
     assert line_of("retry.base = 1\n", ["retry", "base"]) == 1
+    assert line_of("a = 1\n[[dispatcher]]\nx = 1\n", ["dispatcher"]) == 2
+    assert line_of("[dispacher.x]\n", ["dispacher"]) == 1
+    assert line_of('[x]\r\n# a "comment" = 1\r\na = [ # one\r\n1 ]\r\nb = "\u2028"\r\nc = 1\r\n', ["x", "c"]) == 6
     assert line_of(text, ["bounds", "users"]) is None

@@ -1,0 +1,58 @@
+"""What the commands share: how they fail, and the options that several of them take."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from dispatcher.terminal import plain
+
+if TYPE_CHECKING:
+    from dispatcher.settings import Settings
+    from shards.units import Seconds
+
+FAILED = 1
+WRONG_USAGE = 2
+INTERRUPTED = 130  # as shells have it: 128 + SIGINT
+
+config_option = click.option(
+    "--config", type=click.Path(path_type=Path, dir_okay=False), help="A TOML file; see config/dispatcher.toml."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+
+
+def fail(message: str, code: int = FAILED) -> NoReturn:
+    """End with a line on standard error that says what was wrong, where, and what to do."""
+    click.echo(f"error: {plain(message)}", err=True)
+    sys.exit(code)
+
+
+def loaded_settings(config: Path | None, **dispatcher: Any) -> Settings:
+    """The configuration with these options of the command line in it; ends the program where it is wrong."""
+    from dispatcher.settings import SettingsError, environment, load
+
+    given = {key: value for key, value in dispatcher.items() if value is not None}
+    try:
+        return load(config, environment(), {"dispatcher": given} if given else {})
+    except SettingsError as error:
+        refuse_settings(error)
+
+
+def refuse_settings(error: Exception) -> NoReturn:
+    """Every problem of a configuration on a line of its own."""
+    for problem in str(error).splitlines():
+        click.echo(f"error: {plain(problem)}", err=True)
+    sys.exit(WRONG_USAGE)
+
+
+def duration(_context: click.Context, _parameter: click.Parameter, value: str) -> Seconds:
+    """A callback for options such as ``--timeout 10s``."""
+    from shards.units import Seconds
+
+    try:
+        return Seconds.parse(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
