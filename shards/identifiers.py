@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from shards.wire import RequestError, make_id, parse_id
+from shards.wire import make_id, parse_id
 
 SEQ_MAX = 2**47  # far beyond any; a place must fit SQLite's integers
 
@@ -29,10 +29,8 @@ class Identifiers:
         generation, old = self._origins.origin(seq)
         return make_id(generation, user_hash, old, index)
 
-    def find(self, text: str, field: str = "id") -> tuple[int, int, int]:
-        """``(user hash, seq, index)``; ``RequestError`` not_found if this journal has no such frame."""
+    def find(self, text: str) -> tuple[int, int, int] | None:
+        """``(user hash, seq, index)``; None if this journal has no such frame. ``RequestError`` if it is no id."""
         generation, user_hash, old, index = parse_id(text)
         seq = self._origins.seq_of(generation, old) if old <= SEQ_MAX else None
-        if seq is None:
-            raise RequestError("not_found", "no such notification; it may be older than retention", field)
-        return user_hash, seq, index
+        return None if seq is None else (user_hash, seq, index)

@@ -82,7 +82,10 @@ class Operations:
         return {"id": self._core.ids.make(hash_user(user_id), seq, index), "deliveries": deliveries}
 
     def _place_by_id(self, text: str) -> tuple[int, int]:
-        user_hash, seq, index = self._core.ids.find(text)
+        found = self._core.ids.find(text)
+        if found is None:
+            raise RequestError("not_found", "no such notification; it may be older than retention", "id")
+        user_hash, seq, index = found
         try:
             user_id, _ = self._item(seq, index)
         except LookupError:
@@ -198,7 +201,7 @@ class Operations:
         entries = {place: number for number, place in self._inbox.places(user.signed_hash, 0, 2**62)}
         places = set()
         for at, text in enumerate(request.ids or ()):
-            _, seq, index = self._core.ids.find(text, f"ids[{at}]")
+            _, seq, index = self._core.ids.find(text) or (0, 0, 0)
             place = seq << PLACE_SHIFT | index
             if place not in entries:
                 raise RequestError("not_found", f"{text!r:.80} is not in this user's inbox", f"ids[{at}]")
