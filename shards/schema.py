@@ -72,16 +72,8 @@ class DamagedError(JournalError):
 
 
 def checksum(*values: bytes | str | int | None) -> int:
-    """63 bits of XXH3, as SQLite's integers are signed."""
-    digest = xxhash.xxh3_64()
-    for value in values:
-        if isinstance(value, bytes):
-            digest.update(value)
-        elif isinstance(value, str):
-            digest.update(value.encode())
-        else:
-            digest.update(b"-" if value is None else b"%d," % value)
-    return digest.intdigest() >> 1
+    """63 bits of XXH3, as SQLite's integers are signed. No booleans: SQLite gives them back as integers."""
+    return xxhash.xxh3_64_intdigest(pack(values)) >> 1
 
 
 def columns(table: str) -> list[str]:
@@ -183,6 +175,7 @@ def migrate(path: Path, database: sqlite3.Connection) -> None:
             "use the version of the dispatcher that wrote it, or a newer one"
         )
     database.create_function("checksum", -1, checksum, deterministic=True)
+    database.create_function("body_checksum", 1, lambda body: xxhash.xxh3_64_intdigest(body) >> 1, deterministic=True)
     database.execute("DROP INDEX open_frames")
     for table in TABLES:
         if table in _NEW_IN_2:
@@ -190,7 +183,7 @@ def migrate(path: Path, database: sqlite3.Connection) -> None:
             continue
         names = ", ".join(columns(table))
         # of format 1 only bodies had a checksum: what did not match it is not to match now
-        crc = f"checksum({names})" if table != "frames" else f"iif(checksum(body) = crc, checksum({names}), -1)"
+        crc = f"checksum({names})" if table != "frames" else f"iif(body_checksum(body) = crc, checksum({names}), -1)"
         database.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
         _create_table(database, table)
         database.execute(f"INSERT INTO {table} SELECT {names}, {crc} FROM old_{table}")

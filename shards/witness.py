@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 import xxhash
 
+from shards.wire import pack
+
 _COPY = struct.Struct("<8sQQQ?7xQ")  # the last is a checksum of the others
 _COPIES = 2  # written in turns: one that was cut short leaves the other
 
@@ -70,4 +72,4 @@ def boot_now() -> int:
 
 
 def _checksum(fields: tuple[object, ...]) -> int:
-    return xxhash.xxh3_64_intdigest(repr(fields).encode()) | 1
+    return xxhash.xxh3_64_intdigest(pack(fields)) | 1

@@ -34,10 +34,6 @@ def test_rows_that_differ_have_checksums_that_differ(one: tuple[object, ...], ot
     assert checksum(*one) != checksum(*other)  # type: ignore[arg-type]  # rows of all kinds
 
 
-def test_true_is_what_sqlite_makes_of_it() -> None:
-    assert checksum(True) == checksum(1)
-
-
 def test_a_row_that_does_not_match_is_named() -> None:
     row = (5, b"blob")
     assert schema.verified(Path("j.db"), "outbox", (*row, checksum(*row))) == row
