@@ -6,7 +6,7 @@ import logging
 import signal
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -18,6 +18,8 @@ import zmq
 
 from dispatcher import __version__
 from dispatcher.client import Client, ClientError
+from dispatcher.curve import KeyFileError, client_keys
+from dispatcher.keys import keys
 from dispatcher.settings import Settings, SettingsError, environment, load
 from shards.process import LOG_FORMAT
 from shards.units import Seconds
@@ -40,10 +42,11 @@ def _fail(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _settings(config: Path | None, **dispatcher: Any) -> Settings:
-    given = {key: value for key, value in dispatcher.items() if value is not None}
+def _settings(config: Path | None, curve: Mapping[str, Any] | None = None, **dispatcher: Any) -> Settings:
+    tables = {"dispatcher": dispatcher, "curve": curve or {}}
+    given = {name: {key: value for key, value in table.items() if value is not None} for name, table in tables.items()}
     try:
-        return load(config, environment(), {"dispatcher": given} if given else {})
+        return load(config, environment(), {name: table for name, table in given.items() if table})
     except SettingsError as error:
         _fail(str(error), WRONG_USAGE)
 
@@ -67,6 +70,8 @@ def _asks(command: Callable[..., None]) -> Callable[..., None]:
         _json_option,
         _config_option,
         click.option("--timeout", metavar="DURATION", callback=_duration, default="10s", help="Wait so long."),
+        click.option("--server-key", help="File of its public key, if it has CURVE.  [default: as configured]"),
+        click.option("--secret-key", help="File of your own secret key, if it has CURVE.  [default: as configured]"),
         click.option("--submit", help="The submit endpoint of a running dispatcher.  [default: as configured]"),
     ):
         command = option(command)
@@ -222,16 +227,22 @@ def stats(as_json: bool, **where: Any) -> None:
 
 def _request(where: dict[str, Any], op: str, **fields: Any) -> dict[str, Any]:
     """The answer of the dispatcher that the options of ``_asks`` name."""
-    endpoint = where["submit"] or _settings(where["config"]).dispatcher.submit
+    settings = _settings(where["config"], {"secret_key": where["secret_key"], "server_key": where["server_key"]})
+    endpoint = where["submit"] or settings.dispatcher.submit
     try:
-        with Client(endpoint, where["timeout"]) as client:
+        with Client(endpoint, where["timeout"], client_keys(settings.curve)) as client:
             return client.request(op, **fields)
     except zmq.ZMQError as error:
         _fail(
             f"--submit {endpoint!r}: {zmq.strerror(error.errno or 0)}; an endpoint is like tcp://127.0.0.1:7712",
             WRONG_USAGE,
         )
+    except KeyFileError as error:
+        _fail(str(error), WRONG_USAGE)
     except ClientError as error:
         _fail(str(error), 1)
     except msgspec.MsgspecError as error:
         _fail(f"{endpoint} does not answer as a dispatcher: {error}", 1)
+
+
+main.add_command(keys)

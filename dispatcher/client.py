@@ -8,7 +8,9 @@ from typing import Any, Self
 
 import msgspec
 import zmq
+from zmq.utils.monitor import recv_monitor_message
 
+from dispatcher.curve import ClientKeys
 from shards.wire import Error
 
 
@@ -24,15 +26,22 @@ class ClientError(Exception):
 class Client:
     """Requests one after the other, each with a timeout in seconds. A context manager; not for several threads.
 
-    Raises ``zmq.ZMQError`` if ``submit`` is not an endpoint.
+    ``keys`` are for a dispatcher that asks for CURVE. Raises ``zmq.ZMQError`` if ``submit`` is not an endpoint.
     """
 
-    def __init__(self, submit: str = "tcp://127.0.0.1:7712", timeout_s: float = 10.0) -> None:
+    def __init__(
+        self, submit: str = "tcp://127.0.0.1:7712", timeout_s: float = 10.0, keys: ClientKeys | None = None
+    ) -> None:
         self.submit_endpoint = submit
         self._timeout_s = timeout_s
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.set(zmq.LINGER, 0)
+        self._keys = keys
+        if keys:
+            keys.apply(self._socket)
+        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        self._events: set[int] = set()
         try:
             self._socket.connect(submit)
         except zmq.ZMQError:
@@ -55,11 +64,24 @@ class Client:
         raise ClientError(
             Error(
                 "unavailable",
-                f"no answer from {self.submit_endpoint} within {self._timeout_s:g} s; is the dispatcher running there?",
+                f"no answer from {self.submit_endpoint} within {self._timeout_s:g} s; {self._guess()}",
             )
         )
 
+    def _guess(self) -> str:
+        """Why there is no answer, by what has become of the connection."""
+        while self._monitor.poll(0):
+            self._events.add(recv_monitor_message(self._monitor)["event"])
+        if zmq.EVENT_CONNECTED not in self._events or zmq.EVENT_HANDSHAKE_SUCCEEDED in self._events:
+            return "is the dispatcher running there?"
+        if self._keys is None:
+            return "it asks for keys: name yours (--secret-key) and the server's (--server-key)"
+        key = self._keys.own.public.decode()
+        return f"it refuses the keys: is {key} on its allow-list, is the server's key right, has it CURVE at all?"
+
     def close(self) -> None:
+        self._socket.disable_monitor()
+        self._monitor.close(linger=0)
         self._socket.close(linger=0)
         self._context.term()
 

@@ -19,7 +19,7 @@ from dispatcher import __version__
 from dispatcher.cli import main
 from tests.support.service import ROOT, RunningDispatcher, free_endpoints
 
-COMMANDS = ("serve", "simulate", "send", "status", "stats")
+COMMANDS = ("serve", "simulate", "send", "status", "stats", "keys")
 QUICK_S = 5.0
 
 
