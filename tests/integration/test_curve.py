@@ -240,11 +240,15 @@ def test_secrets_show_nowhere(service: RunningDispatcher, ring: KeyRing) -> None
             assert secret not in content, place
 
 
-def test_children_do_not_inherit_the_settings_in_the_environment() -> None:
+def test_a_service_that_is_open_warns_and_its_children_do_not_inherit_its_settings() -> None:
     """Their settings come on standard input; the environment may hold what is not for them."""
-    with RunningDispatcher(shards=1, environment={"DISPATCHER_CHANNELS__SMS__PROVIDER": "simulated"}) as running:
-        assert running.client.submit({"user_id": "ada", "title": "x", "channels": ["sms"]})["accepted"] == 1
-        for role, pid in running.child_pids().items():
+    service = RunningDispatcher(shards=1, environment={"DISPATCHER_INSECURE": "true"})
+    everywhere = service.ingest.replace("127.0.0.1", "0.0.0.0")
+    service.config_file.write_text(service.config_file.read_text().replace(service.ingest, everywhere))
+    with service:
+        assert f"ingest at {everywhere} is open to whoever reaches this machine" in service.log()
+        assert f"submit at {service.submit} is open" not in service.log()
+        for role, pid in service.child_pids().items():
             assert b"DISPATCHER_" not in Path(f"/proc/{pid}/environ").read_bytes(), role
 
 
@@ -257,7 +261,10 @@ def test_children_do_not_inherit_the_settings_in_the_environment() -> None:
         (lambda ring: ring.secret(SERVER).chmod(0o640), "server.secret: is open to other users; chmod 600 "),
         (lambda ring: ring.secret(SERVER).unlink(), "server.secret: cannot be read: No such file or directory; "),
         (lambda ring: ring.secret(SERVER).write_text("x" * 41), "server.secret: not a key, which is 40 characters"),
-        (lambda ring: (ring.allow / "eve.public").write_text("x"), "eve.public: not a key, which is 40 characters"),
+        (
+            lambda ring: (ring.allow / "eve.public").write_text("x"),
+            "allow/eve.public: not a key, which is 40 characters",
+        ),
         (lambda ring: ring.allow.rmdir(), "allow: not a directory of public keys: No such file or directory"),
         (lambda ring: ring.allow.chmod(0o770), "allow: can be written by other users; chmod go-w "),
     ],

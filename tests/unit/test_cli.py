@@ -64,7 +64,7 @@ def test_every_command_and_option_has_its_help(command: str) -> None:
     result = run(command, "--help")
     assert result.exit_code == 0
     assert f"{command} [OPTIONS]" in result.stdout
-    assert {"--config", "--json"} & set(re.findall(r"--[a-z-]+", result.stdout))
+    assert {"--config", "--json", "COMMAND"} & set(re.findall(r"--[a-z-]+|COMMAND", result.stdout))
 
 
 def test_the_module_runs_as_a_program() -> None:
