@@ -53,7 +53,8 @@ def ring(tmp_path: Path) -> KeyRing:
 
 
 @pytest.fixture
-def door(ring: KeyRing, monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
+def door(ring: KeyRing, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[Door]:
+    caplog.set_level(logging.INFO, logger="router")
     monkeypatch.setattr(gate, "HANDSHAKE_MS", 500)  # whoever was refused asks again so soon
     opened = Door(ring)
     yield opened
@@ -78,7 +79,6 @@ def test_without_a_gate_nobody_gets_in(door: Door, ring: KeyRing) -> None:
 
 
 def test_refusals_are_one_line_of_the_log(door: Door, ring: KeyRing, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
     strangers = [ring.new(f"stranger-{number}") for number in range(20)]
     for keys in strangers:
         door.knock(keys)
