@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,6 +13,8 @@ from zmq.utils.monitor import recv_monitor_message
 
 from dispatcher.curve import ClientKeys
 from shards.wire import Error
+
+PROBE_S = 0.5
 
 
 class ClientError(Exception):
@@ -40,8 +43,6 @@ class Client:
         self._keys = keys
         if keys:
             keys.apply(self._socket)
-        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
-        self._events: set[int] = set()
         try:
             self._socket.connect(submit)
         except zmq.ZMQError:
@@ -69,10 +70,20 @@ class Client:
         )
 
     def _guess(self) -> str:
-        """Why there is no answer, by what has become of the connection."""
-        while self._monitor.poll(0):
-            self._events.add(recv_monitor_message(self._monitor)["event"])
-        if zmq.EVENT_CONNECTED not in self._events or zmq.EVENT_HANDSHAKE_SUCCEEDED in self._events:
+        """Why there is no answer, by what becomes of another connection."""
+        seen: set[int] = set()
+        events = zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED
+        with self._context.socket(zmq.DEALER) as probe, probe.get_monitor_socket(events) as monitor:
+            if self._keys:
+                self._keys.apply(probe)
+            probe.connect(self.submit_endpoint)
+            end = time.monotonic() + PROBE_S
+            while zmq.EVENT_HANDSHAKE_SUCCEEDED not in seen and monitor.poll(
+                int(max(0.0, end - time.monotonic()) * 1000)
+            ):
+                seen.add(recv_monitor_message(monitor)["event"])
+            probe.disable_monitor()
+        if zmq.EVENT_CONNECTED not in seen or zmq.EVENT_HANDSHAKE_SUCCEEDED in seen:
             return "is the dispatcher running there?"
         if self._keys is None:
             return "it asks for keys: name yours (--secret-key) and the server's (--server-key)"
@@ -80,8 +91,6 @@ class Client:
         return f"it refuses the keys: is {key} on its allow-list, is the server's key right, has it CURVE at all?"
 
     def close(self) -> None:
-        self._socket.disable_monitor()
-        self._monitor.close(linger=0)
         self._socket.close(linger=0)
         self._context.term()
 

@@ -59,6 +59,26 @@ def test_a_directory_of_another_user_is_refused(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     data_dir.mkdir()
     os.chown(data_dir, 65_534, 65_534)
+    assert refusal(data_dir) == f"{data_dir}: it belongs to user 65534"
+    assert not list(data_dir.iterdir())
+
+
+def test_a_shared_directory_is_refused_and_stays_open(tmp_path: Path) -> None:
+    tmp_path.chmod(0o1777)
+    assert refusal(tmp_path) == f"{tmp_path}: it is a symbolic link, or shared like /tmp"
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o1777
+
+
+def test_a_directory_within_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir(0o700)
+    (tmp_path / "elsewhere").mkdir(0o755)
+    (tmp_path / "data" / "run").symlink_to(tmp_path / "elsewhere")
+    assert "it is a symbolic link" in refusal(tmp_path / "data")
+    assert stat.S_IMODE((tmp_path / "elsewhere").stat().st_mode) == 0o755
+
+
+def refusal(data_dir: Path) -> str:
+    """What the service says that must not start there, without the remedy."""
     ended = subprocess.run(
         [sys.executable, "-m", "dispatcher", "serve", "--data-dir", str(data_dir)],
         cwd=ROOT,
@@ -67,6 +87,7 @@ def test_a_directory_of_another_user_is_refused(tmp_path: Path) -> None:
         timeout=60,
         check=False,
     )
-    assert ended.returncode == 2
-    assert ended.stderr == (f"error: {data_dir}: it belongs to user 65534; data_dir must be a directory of this user\n")
-    assert not list(data_dir.iterdir())
+    assert ended.returncode == 2, ended.stderr
+    said, remedy = ended.stderr.removeprefix("error: ").split("; ")
+    assert remedy == "data_dir must be a directory of this user\n"
+    return said
