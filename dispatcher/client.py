@@ -10,8 +10,12 @@ from typing import Any, Self
 
 import msgspec
 import zmq
+from zmq.utils.monitor import recv_monitor_message
 
+from dispatcher.curve import ClientKeys
 from shards.wire import Error
+
+PROBE_S = 0.5
 
 
 class ClientError(Exception):
@@ -34,15 +38,20 @@ PIPELINE_MAX = 256  # requests under way at once, far below what the dispatcher 
 class Client:
     """Requests, each with a timeout in seconds. A context manager; not for several threads.
 
-    Raises ``zmq.ZMQError`` if ``submit`` is not an endpoint.
+    ``keys`` are for a dispatcher that asks for CURVE. Raises ``zmq.ZMQError`` if ``submit`` is not an endpoint.
     """
 
-    def __init__(self, submit: str = "tcp://127.0.0.1:7712", timeout_s: float = 10.0) -> None:
+    def __init__(
+        self, submit: str = "tcp://127.0.0.1:7712", timeout_s: float = 10.0, keys: ClientKeys | None = None
+    ) -> None:
         self.submit_endpoint = submit
         self._timeout_s = timeout_s
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.set(zmq.LINGER, 0)
+        self._keys = keys
+        if keys:
+            keys.apply(self._socket)
         try:
             self._socket.connect(submit)
         except zmq.ZMQError:
@@ -91,15 +100,34 @@ class Client:
         while not self._socket.poll(min(POLL_MS, max(0, int((deadline - time.monotonic()) * 1000)))):
             if time.monotonic() < deadline:
                 continue
-            text = (
-                f"no answer from {self.submit_endpoint} within {self._timeout_s:g} s; is the dispatcher running there?"
-            )
+            text = f"no answer from {self.submit_endpoint} within {self._timeout_s:g} s; {self._guess()}"
             raise NoAnswerError(Error("unavailable", text))
         answer = msgspec.msgpack.decode(self._socket.recv_multipart()[-1], type=dict[str, Any])
         number = answer.pop("seq", None)
         if not answer.pop("ok", False):
             return number, msgspec.convert(answer.get("error"), Error), answer
         return number, None, answer
+
+    def _guess(self) -> str:
+        """Why there is no answer, by what becomes of another connection."""
+        seen: set[int] = set()
+        events = zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED
+        with self._context.socket(zmq.DEALER) as probe, probe.get_monitor_socket(events) as monitor:
+            if self._keys:
+                self._keys.apply(probe)
+            probe.connect(self.submit_endpoint)
+            end = time.monotonic() + PROBE_S
+            while zmq.EVENT_HANDSHAKE_SUCCEEDED not in seen and monitor.poll(
+                int(max(0.0, end - time.monotonic()) * 1000)
+            ):
+                seen.add(recv_monitor_message(monitor)["event"])
+            probe.disable_monitor()
+        if zmq.EVENT_CONNECTED not in seen or zmq.EVENT_HANDSHAKE_SUCCEEDED in seen:
+            return "is the dispatcher running there?"
+        if self._keys is None:
+            return "it asks for keys: name yours (--secret-key) and the server's (--server-key)"
+        key = self._keys.own.public.decode()
+        return f"it refuses the keys: is {key} on its allow-list, is the server's key right, has it CURVE at all?"
 
     def close(self) -> None:
         self._socket.close(linger=0)

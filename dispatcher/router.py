@@ -16,10 +16,12 @@ import msgspec
 import zmq
 
 from dispatcher import __version__
+from dispatcher.gate import Gate
 from dispatcher.link import Link, Released, SupersededError
 from dispatcher.queries import Queries
 from dispatcher.receipts import Receipt, frame_ids
 from dispatcher.repair import repair
+from dispatcher.settings import is_local
 from dispatcher.splitter import Frame, Gatherer, Part, Split, split
 from shards.process import Stop, begin_child, say_ready
 from shards.rules import unknown
@@ -95,6 +97,8 @@ class RouterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     window_frames: int
     window_bytes: int
     requests: int
+    curve_secret: str = ""  # without it the public sockets are open
+    allow: str = ""
 
 
 class Router:
@@ -129,23 +133,30 @@ class Router:
     def _open_sockets(self) -> None:
         settings = self.settings
         self.context = zmq.Context(2)
+        self.gate = Gate(self.context, settings.curve_secret, settings.allow) if settings.curve_secret else None
         self.reports = self._bind("reports", zmq.PULL, "ipc://run/router", CONTROL_HWM)
-        self.ingest = self._bind("ingest", zmq.PULL, settings.ingest, PUBLIC_HWM)
-        self.submit = self._bind("submit", zmq.ROUTER, settings.submit, PUBLIC_HWM)
-        self.stream = self._bind("stream", zmq.XPUB, settings.stream, PUBLIC_HWM)
+        self.ingest = self._bind("ingest", zmq.PULL, settings.ingest, PUBLIC_HWM, self.gate)
+        self.submit = self._bind("submit", zmq.ROUTER, settings.submit, PUBLIC_HWM, self.gate)
+        self.stream = self._bind("stream", zmq.XPUB, settings.stream, PUBLIC_HWM, self.gate)
         self.controls = [self._connect(f"ipc://run/control-{shard}", CONTROL_HWM) for shard in range(settings.shards)]
         self.collector = self._connect("ipc://run/collector", CONTROL_HWM)
         self.data = [self._connect(f"ipc://run/shard-{shard}", DATA_HWM) for shard in range(settings.shards)]
         self.poller = zmq.Poller()
         for socket in (self.reports, self.ingest, self.submit, self.stream):
             self.poller.register(socket, zmq.POLLIN)
+        if self.gate:
+            self.poller.register(self.gate.socket, zmq.POLLIN)
 
-    def _bind(self, name: str, kind: int, endpoint: str, hwm: int) -> zmq.Socket[bytes]:
+    def _bind(self, name: str, kind: int, endpoint: str, hwm: int, gate: Gate | None = None) -> zmq.Socket[bytes]:
         socket = self.context.socket(kind)
         socket.set(zmq.SNDHWM, hwm)
         socket.set(zmq.RCVHWM, hwm)
         socket.set(zmq.LINGER, 1_000 if kind == zmq.ROUTER else 0)
         socket.set(zmq.MAXMSGSIZE, MESSAGE_BYTES_HARD_MAX)
+        if gate:
+            gate.guard(socket)
+        elif not is_local(endpoint):
+            log.warning("%s at %s is open to whoever reaches this machine: no keys, insecure = true", name, endpoint)
         try:
             socket.bind(endpoint)
         except zmq.ZMQError as error:
@@ -182,6 +193,8 @@ class Router:
     def _turn(self) -> None:
         ready = dict(self.poller.poll(POLL_MS))
         now = time.monotonic()
+        if self.gate and self.gate.socket in ready:
+            self.gate.answer()
         if self.reports in ready:
             self._drain(self.reports, REPORTS_PER_TURN, self._on_report)
         if self.stream in ready:

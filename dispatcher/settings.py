@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
+from dispatcher.curve import CurveSettings
 from dispatcher.places import line_of
 from shards.limiter import RateLimit
 from shards.retry import RetryPolicy
@@ -28,6 +29,7 @@ from shards.wire import CHANNELS
 ENVIRONMENT_PREFIX = "DISPATCHER_"
 SHARDS_MAX = 256
 PORT_MAX = 65_535
+PUBLIC = ("ingest", "submit", "stream")
 DEFAULT_RATE_LIMITS: Mapping[str, RateLimit] = {"email": RateLimit(rate="1000/minute", burst=1000)}
 
 
@@ -43,6 +45,12 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def is_local(endpoint: str) -> bool:
+    """Whether other machines cannot reach a valid endpoint."""
+    scheme, _, address = endpoint.partition("://")
+    return scheme != "tcp" or is_loopback(address.rpartition(":")[0].strip("[]"))
+
+
 class Dispatcher(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The service as a whole. ``shards`` None keeps what the data directory has, 4 in a new one."""
 
@@ -52,7 +60,7 @@ class Dispatcher(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ingest: str = "tcp://127.0.0.1:7711"
     submit: str = "tcp://127.0.0.1:7712"
     stream: str = "tcp://127.0.0.1:7713"
-    insecure: bool = False  # allows other addresses than loopback
+    insecure: bool = False  # allows other addresses than loopback without [curve]
     receipt_timeout: Seconds = Seconds(5.0)
 
     def __post_init__(self) -> None:
@@ -62,7 +70,7 @@ class Dispatcher(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError('data_dir is empty; "." is the current directory')
         if self.receipt_timeout <= 0:
             raise ValueError("receipt_timeout must be above 0")
-        for name in ("ingest", "submit", "stream"):
+        for name in PUBLIC:
             self._check_endpoint(name, getattr(self, name))
 
     def _check_endpoint(self, name: str, endpoint: str) -> None:
@@ -71,11 +79,6 @@ class Dispatcher(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         match = re.fullmatch(r"tcp://(\[[^\[\]]+\]|[^:/]+):(\d+|\*)", endpoint)
         if match is None or (match[2] != "*" and int(match[2]) > PORT_MAX):
             raise ValueError(f"{name} {endpoint!r} is not like tcp://127.0.0.1:7711 or ipc:///path")
-        if not is_loopback(match[1].strip("[]")) and not self.insecure:
-            raise ValueError(
-                f"{name} {endpoint!r} is open to other machines, without authentication; "
-                "bind it to 127.0.0.1, or set insecure = true"
-            )
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -92,6 +95,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole configuration, as ``config/dispatcher.toml`` lists it. ``categories`` has only what differs."""
 
     dispatcher: Dispatcher = Dispatcher()
+    curve: CurveSettings = CurveSettings()
     limits: Limits = Limits()
     categories: dict[str, Category] = {}
     rate_limits: dict[str, RateLimit] = msgspec.field(default_factory=lambda: dict(DEFAULT_RATE_LIMITS))
@@ -103,6 +107,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     channels: dict[str, ChannelSettings] = {}
 
     def __post_init__(self) -> None:
+        for name in PUBLIC:
+            endpoint = getattr(self.dispatcher, name)
+            if not is_local(endpoint) and not self.curve.secret_key and not self.dispatcher.insecure:
+                raise ValueError(
+                    f"dispatcher.{name}: {endpoint!r} is open to other machines, without authentication; "
+                    "bind it to 127.0.0.1, give it keys ([curve] secret_key), or set insecure = true"
+                )
         known = {*CHANNELS, *self.channels}
         for name, category in self.categories.items():
             for channel in category.channels:

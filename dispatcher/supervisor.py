@@ -25,8 +25,10 @@ from typing import IO
 import msgspec
 
 from dispatcher.collector import CollectorSettings
+from dispatcher.curve import KeyFileError, server_secret
+from dispatcher.private import make_private
 from dispatcher.router import RouterSettings
-from dispatcher.settings import Settings
+from dispatcher.settings import ENVIRONMENT_PREFIX, Settings
 from shards.rules import DEFAULT_CATEGORIES
 from shards.settings import ShardSettings
 from shards.units import encode_hook
@@ -76,7 +78,8 @@ class Child:
 
     def start(self) -> None:
         """Start a process; the one before it is dead and waited for."""
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)}
+        environment = {**inherited, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"}
         self.process = subprocess.Popen(
             [sys.executable, "-m", self._module],
             stdin=subprocess.PIPE,
@@ -164,9 +167,10 @@ class Supervisor:
         directory = self.directory
         if directory.is_symlink():
             raise StartError(f"{directory} is a symbolic link; name the directory itself as data_dir")
+        os.umask(0o077)
         try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            (directory / "run").mkdir(mode=0o700, exist_ok=True)
+            make_private(directory)
+            make_private(directory / "run")
             descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StartError(f"{directory}: {error.strerror}; data_dir must be a directory of this user") from None
@@ -222,6 +226,10 @@ class Supervisor:
     # --- children ----------------------------------------------------------------------------------------------
 
     def _make_children(self) -> None:
+        try:
+            secret = server_secret(self.settings.curve)
+        except KeyFileError as error:
+            raise StartError(str(error)) from None
         identity = self._identity()
         os.environ.pop("PYTHONSTARTUP", None)
 
@@ -239,7 +247,7 @@ class Supervisor:
                 "shards.worker",
                 functools.partial(self._shard_settings, number, identity),
             )
-        child("router", "dispatcher.router", lambda: self._router_settings(identity))
+        child("router", "dispatcher.router", lambda: self._router_settings(identity, secret))
 
     def _shard_settings(self, number: int, identity: Identity) -> bytes:
         settings = self.settings
@@ -263,8 +271,8 @@ class Supervisor:
             enc_hook=encode_hook,
         )
 
-    def _router_settings(self, identity: Identity) -> bytes:
-        service, limits = self.settings.dispatcher, self.settings.limits
+    def _router_settings(self, identity: Identity, secret: str) -> bytes:
+        service, limits, allow = self.settings.dispatcher, self.settings.limits, self.settings.curve.allow
         return msgspec.json.encode(
             RouterSettings(
                 epoch=self._next_epoch(),
@@ -278,6 +286,8 @@ class Supervisor:
                 window_frames=limits.window_frames,
                 window_bytes=limits.window_bytes,
                 requests=limits.requests,
+                curve_secret=secret,
+                allow=str(Path(allow).absolute()) if allow else "",
             )
         )
 

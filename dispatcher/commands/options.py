@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -30,13 +31,14 @@ def fail(message: str, code: int = FAILED) -> NoReturn:
     sys.exit(code)
 
 
-def loaded_settings(config: Path | None, **dispatcher: Any) -> Settings:
+def loaded_settings(config: Path | None, curve: Mapping[str, Any] | None = None, **dispatcher: Any) -> Settings:
     """The configuration with these options of the command line in it; ends the program where it is wrong."""
     from dispatcher.settings import SettingsError, environment, load
 
-    given = {key: value for key, value in dispatcher.items() if value is not None}
+    tables = {"dispatcher": dispatcher, "curve": curve or {}}
+    given = {name: {key: value for key, value in table.items() if value is not None} for name, table in tables.items()}
     try:
-        return load(config, environment(), {"dispatcher": given} if given else {})
+        return load(config, environment(), {name: table for name, table in given.items() if table})
     except SettingsError as error:
         refuse_settings(error)
 

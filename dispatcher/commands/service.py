@@ -23,9 +23,12 @@ START = "`python -m dispatcher` starts one; --submit or --config names another; 
 class Service:
     """Asks over one connection, made when first needed. Every failure ends the program, with the remedy."""
 
-    def __init__(self, submit: str | None, config: Path | None, timeout_s: float, as_json: bool) -> None:
+    def __init__(
+        self, submit: str | None, config: Path | None, keys: dict[str, str | None], timeout_s: float, as_json: bool
+    ) -> None:
         self._submit = submit
         self._config = config
+        self._keys = keys
         self._timeout_s = timeout_s
         self._client: Client | None = None
         self.as_json = as_json
@@ -52,15 +55,19 @@ class Service:
         import zmq
 
         from dispatcher.client import Client, ClientError, NoAnswerError
+        from dispatcher.curve import KeyFileError, client_keys
 
-        endpoint = self._submit or loaded_settings(self._config).dispatcher.submit
+        settings = loaded_settings(self._config, self._keys)
+        endpoint = self._submit or settings.dispatcher.submit
         try:
             if self._client is None:
-                self._client = Client(endpoint, self._timeout_s)
+                self._client = Client(endpoint, self._timeout_s, client_keys(settings.curve))
             yield self._client
         except zmq.ZMQError as error:
             reason = zmq.strerror(error.errno or 0)
             fail(f"--submit {endpoint!r}: {reason}; an endpoint is like tcp://127.0.0.1:7712", WRONG_USAGE)
+        except KeyFileError as error:
+            fail(str(error), WRONG_USAGE)
         except NoAnswerError as error:
             fail(f"{error} ({START})")
         except ClientError as error:
@@ -87,14 +94,25 @@ def asks(command: Callable[..., None]) -> Callable[..., None]:
     """Gives a command the options that name a running dispatcher, and that dispatcher as its first argument."""
 
     @functools.wraps(command)
-    def asking(submit: str | None, config: Path | None, timeout: float, as_json: bool, **options: Any) -> None:
-        with Service(submit, config, timeout, as_json) as service:
+    def asking(
+        submit: str | None,
+        config: Path | None,
+        secret_key: str | None,
+        server_key: str | None,
+        timeout: float,
+        as_json: bool,
+        **options: Any,
+    ) -> None:
+        keys = {"secret_key": secret_key, "server_key": server_key}
+        with Service(submit, config, keys, timeout, as_json) as service:
             command(service, **options)
 
     for option in (
         json_option,
         config_option,
         click.option("--timeout", metavar="DURATION", callback=duration, default="10s", help="Wait so long."),
+        click.option("--server-key", help="File of its public key, if it has CURVE.  [default: as configured]"),
+        click.option("--secret-key", help="File of your own secret key, if it has CURVE.  [default: as configured]"),
         click.option("--submit", help="The submit endpoint of a running dispatcher.  [default: as configured]"),
     ):
         asking = option(asking)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.keys import SERVER, KeyRing
 from tests.support.needs import needs
 from tests.support.service import ROOT, RunningDispatcher
 
@@ -79,3 +80,14 @@ def test_the_client_in_javascript(service: RunningDispatcher) -> None:
     assert [(receipt["ok"], receipt["accepted"]) for receipt in receipts] == [(True, 1), (True, 1)]
     assert [receipt["ids"][0] for receipt in receipts] == ids(service, "node-json", "node-msgpack")
     run("node", script, "no endpoint", node_path=modules, expect=1)
+
+
+def test_the_client_in_javascript_with_keys(tmp_path: Path) -> None:
+    modules = node_modules()
+    ring = KeyRing(tmp_path)
+    ada = ring.new("ada")
+    ring.admit("ada")
+    with RunningDispatcher(ring.config, shards=1, keys=ada) as locked:
+        files = (ring.public(SERVER), ring.public("ada"), ring.secret("ada"))
+        run("node", CLIENTS / "node" / "submit.js", locked.submit, *files, node_path=modules)
+        assert len(ids(locked, "node-json", "node-msgpack")) == 2

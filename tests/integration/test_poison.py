@@ -74,7 +74,11 @@ def test_a_replayed_poison_is_given_up_again(service: RunningDispatcher) -> None
     wait_until(lambda: service.request("dead.list", id=id)["items"], PATIENCE_S, "the collector has it")
     assert service.request("dead.replay", id=id)["count"] == 1
     wait_until(
-        lambda: (again := service.request("dead.list", id=id)["items"]) and again[0]["died_at"] and not service.request("stats")["pending"],
+        lambda: (
+            (again := service.request("dead.list", id=id)["items"])
+            and again[0]["died_at"]
+            and not service.request("stats")["pending"]
+        ),
         PATIENCE_S,
         "given up again",
     )

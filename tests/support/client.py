@@ -5,20 +5,35 @@ from __future__ import annotations
 import itertools
 import json
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import msgspec
 import zmq
 
 
+class Keys(NamedTuple):
+    """What a client needs where the dispatcher asks for CURVE."""
+
+    server: bytes
+    public: bytes
+    secret: bytes
+
+    def apply(self, socket: zmq.Socket[bytes]) -> None:
+        socket.curve_serverkey = self.server
+        socket.curve_publickey = self.public
+        socket.curve_secretkey = self.secret
+
+
 class SubmitClient:
     """One DEALER on ``submit``; requests one after the other. A context manager."""
 
-    def __init__(self, endpoint: str, timeout_s: float = 10.0) -> None:
+    def __init__(self, endpoint: str, timeout_s: float = 10.0, keys: Keys | None = None) -> None:
         self._timeout_s = timeout_s
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.set(zmq.LINGER, 0)
+        if keys:
+            keys.apply(self._socket)
         self._socket.connect(endpoint)
         self._numbers = itertools.count(1)
 
@@ -89,10 +104,12 @@ class SubmitClient:
 class Subscriber:
     """A SUB on ``stream``. Subscriptions take a moment to arrive: wait for a first document before relying on them."""
 
-    def __init__(self, endpoint: str, *prefixes: bytes) -> None:
+    def __init__(self, endpoint: str, *prefixes: bytes, keys: Keys | None = None) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.SUB)
         self._socket.set(zmq.LINGER, 0)
+        if keys:
+            keys.apply(self._socket)
         for prefix in prefixes:
             self._socket.subscribe(prefix)
         self._socket.connect(endpoint)

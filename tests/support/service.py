@@ -13,14 +13,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, Self, TypeVar
 
 import zmq
 
-from tests.support.client import SubmitClient, Subscriber
+from tests.support.client import Keys, SubmitClient, Subscriber
 
 ROOT = Path(__file__).parents[2]
 READY_S = 30.0
@@ -62,11 +62,19 @@ class RunningDispatcher:
     """A context manager: ready inside, stopped in order (exit code 0) outside, killed if the test failed.
 
     ``config`` is TOML beside the endpoints; a table ``[dispatcher]`` in it is merged with them. ``start`` after
-    ``stop`` or ``kill`` starts it again on the same data and the same endpoints.
+    ``stop`` or ``kill`` starts it again on the same data and the same endpoints. ``keys`` are those of the clients
+    that it makes, where ``config`` has a table ``[curve]``.
     """
 
     def __init__(
-        self, config: str = "", *, shards: int = 2, durability: Literal["power", "process"] = "process"
+        self,
+        config: str = "",
+        *,
+        shards: int = 2,
+        durability: Literal["power", "process"] = "process",
+        keys: Keys | None = None,
+        umask: int = -1,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="dispatcher-test-"))
         self.data_dir = self.directory / "data"
@@ -74,6 +82,9 @@ class RunningDispatcher:
         self.log_file = self.directory / "log"
         self.shards = shards
         self.durability = durability
+        self.keys = keys
+        self._umask = umask
+        self._environment = environment or {}
         self.ingest, self.submit, self.stream = free_endpoints(3)
         self.ready_line = ""
         self.process: subprocess.Popen[bytes] | None = None
@@ -87,6 +98,7 @@ class RunningDispatcher:
     def start(self, timeout_s: float = READY_S) -> None:
         """Returns when the service says that it is ready."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("DISPATCHER_")}
+        environment |= self._environment
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 [
@@ -100,6 +112,7 @@ class RunningDispatcher:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
+                umask=self._umask,
                 start_new_session=True,  # so that kill() knows which processes are ours
             )
         try:
@@ -181,7 +194,7 @@ class RunningDispatcher:
     def client(self) -> SubmitClient:
         """One for the whole test, connected when first used."""
         if self._client is None:
-            self._client = SubmitClient(self.submit)
+            self._client = SubmitClient(self.submit, keys=self.keys)
         return self._client
 
     def _close_client(self) -> None:
@@ -198,13 +211,15 @@ class RunningDispatcher:
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         with context.socket(zmq.PUSH) as socket:
             socket.set(zmq.LINGER, 10_000)
+            if self.keys:
+                self.keys.apply(socket)
             socket.connect(self.ingest)
             for message in messages:
                 socket.send(message)
         context.term()
 
     def subscribed(self, *prefixes: bytes) -> Subscriber:
-        return Subscriber(self.stream, *prefixes)
+        return Subscriber(self.stream, *prefixes, keys=self.keys)
 
     def settled_stats(self, timeout_s: float = 10.0) -> dict[str, Any]:
         """``stats`` once nothing is pending."""

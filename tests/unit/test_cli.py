@@ -22,12 +22,13 @@ from dispatcher.cli import main
 from tests.support.service import ROOT, RunningDispatcher, free_endpoints
 
 COMMANDS = (
-    "serve", "simulate", "send", "status", "stats", "user", "inbox", "dead", "config", "completion",
+    "serve", "simulate", "send", "status", "stats", "user", "inbox", "dead", "config", "keys", "completion",
 )  # fmt: skip
 GROUPS = {
     "user": ("put", "get", "delete"),
     "dead": ("list", "show", "replay", "purge"),
     "config": ("check", "show"),
+    "keys": ("new",),
 }
 ASKING = (
     ["send", "user-1", "--title", "x"], ["status", "some-id"], ["stats"],
@@ -89,7 +90,7 @@ def test_every_command_has_its_help(words: list[str]) -> None:
         assert tuple(group.commands) == GROUPS[words[0]]
     if words[0] not in GROUPS or len(words) > 1:
         told = set(re.findall(r"--[a-z-]+", result.stdout))
-        assert {"--config", "--json"} & told or words in (["completion"], ["config", "check"])
+        assert {"--config", "--json"} & told or words in (["completion"], ["config", "check"], ["keys", "new"])
 
 
 def test_the_module_runs_as_a_program() -> None:

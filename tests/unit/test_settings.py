@@ -125,6 +125,7 @@ def test_the_order_is_defaults_file_environment_command_line(written: Path) -> N
         ("DISPATCHER_SHARDS", "8", "dispatcher.shards", 8),
         ("DISPATCHER_INSECURE", "true", "dispatcher.insecure", True),
         ("DISPATCHER_DURABILITY", "process", "dispatcher.durability", "process"),
+        ("DISPATCHER_CURVE__SECRET_KEY", "keys/a.secret", "curve.secret_key", "keys/a.secret"),
         ("DISPATCHER_RETRY__BASE", "2s", "retry.base", 2.0),
         ("DISPATCHER_RETRY__FACTOR", "1.5", "retry.factor", 1.5),
         ("DISPATCHER_IDEMPOTENCY__MAX_ENTRIES", "1_000", "idempotency.max_entries", 1000),
@@ -236,6 +237,8 @@ def test_an_unknown_key_is_named_with_its_line_and_the_nearest(
         ('[dispatcher]\nsubmit = "tcp://127.0.0.1:70000"\n', 2, "dispatcher.submit", "is not like"),
         ('[dispatcher]\nreceipt_timeout = "0s"\n', 2, "dispatcher.receipt_timeout", "above 0"),
         ('[dispatcher]\ndata_dir = ""\n', 2, "dispatcher.data_dir", "is empty"),
+        ('[curve]\nallow = "allowed"\n', 2, "curve.allow", "it needs secret_key as well; `dispatcher keys new NAME`"),
+        ('[curve]\nserver_key = "x"\n', 2, "curve.server_key", "it needs secret_key as well"),
         ("[bounds]\nusers = 0\n", 2, "bounds.users", ">= 1"),
         ("[limits]\nbatch = -1\n", 2, "limits.batch", ">= 1"),
         ('[priorities]\naging = "0s"\n', 2, "priorities.aging", "above 0"),
@@ -265,13 +268,15 @@ def test_a_bad_value_is_named_with_its_line_and_the_remedy(
     ],
 )
 @pytest.mark.parametrize("name", ["ingest", "submit", "stream"])
-def test_an_endpoint_that_others_reach_needs_insecure(name: str, endpoint: str, written: Path) -> None:
+def test_an_endpoint_that_others_reach_needs_keys_or_insecure(name: str, endpoint: str, written: Path) -> None:
     message = refusal(f'[dispatcher]\n{name} = "{endpoint}"\n', written)
     assert f"line 2: dispatcher.{name}: " in message
     assert "without authentication" in message
+    assert "[curve] secret_key" in message
     assert "set insecure = true" in message
-    opened = loaded(f'[dispatcher]\n{name} = "{endpoint}"\ninsecure = true\n', written)
-    assert getattr(opened.dispatcher, name) == endpoint
+    for remedy in ("insecure = true", '[curve]\nsecret_key = "server.secret"'):
+        opened = loaded(f'[dispatcher]\n{name} = "{endpoint}"\n{remedy}\n', written)
+        assert getattr(opened.dispatcher, name) == endpoint
 
 
 def test_an_error_names_the_source_that_set_the_key(written: Path) -> None:

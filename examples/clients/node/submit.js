@@ -1,9 +1,10 @@
 // Submits one notification in JSON and one in MessagePack, and prints both receipts.
 //
 //   npm install
-//   node submit.js [tcp://127.0.0.1:7712]
+//   node submit.js [tcp://127.0.0.1:7712 [SERVER.public OWN.public OWN.secret]]
 "use strict";
 
+const { readFileSync } = require("node:fs");
 const { Dealer } = require("zeromq");
 const { decode, encode } = require("@msgpack/msgpack");
 
@@ -26,8 +27,11 @@ async function submit(socket, encoding, notifications) {
 }
 
 async function main() {
-  const socket = new Dealer({ linger: 0, receiveTimeout: 10_000 });
-  socket.connect(process.argv[2] ?? "tcp://127.0.0.1:7712");
+  const [endpoint = "tcp://127.0.0.1:7712", ...files] = process.argv.slice(2);
+  const [curveServerKey, curvePublicKey, curveSecretKey] = files.map((file) => readFileSync(file, "utf8").trim());
+  const keys = files.length ? { curveServerKey, curvePublicKey, curveSecretKey } : {};
+  const socket = new Dealer({ linger: 0, receiveTimeout: 10_000, ...keys });
+  socket.connect(endpoint);
   let good = true;
   for (const encoding of Object.keys(ENCODINGS)) {
     const receipt = await submit(socket, encoding, [
