@@ -20,16 +20,13 @@ from dispatcher.link import Link, Released, SupersededError
 from dispatcher.queries import Queries
 from dispatcher.receipts import Receipt, frame_ids
 from dispatcher.repair import repair
+from dispatcher.requests import as_list, decode_request, seq_of
 from dispatcher.splitter import Frame, Gatherer, Part, Split, split
 from shards.process import Stop, begin_child, say_ready
-from shards.rules import unknown
-from shards.validation import bad_text
 from shards.wire import (
     INGEST,
-    OPERATIONS,
     SUBMIT,
     UNROUTABLE,
-    UNSUPPORTED,
     Ask,
     Error,
     FromShard,
@@ -61,20 +58,9 @@ INGEST_PER_TURN = 1_000
 INGEST_BYTES_PER_TURN = 2**21
 RETRY_AFTER_MS = 100
 DRAIN_S = 10.0
-PLACES_MAX = 2**62  # what a cursor counts fits SQLite's integers
 SUBSCRIPTIONS_MAX = 4_096  # beyond, shards publish for everybody
 
 
-class Numbered(msgspec.Struct):
-    """What is read of a request that is refused."""
-
-    seq: int | str | None = None
-
-
-_submit_msgpack = msgspec.msgpack.Decoder(Submit)
-_submit_json = msgspec.json.Decoder(Submit)
-_numbered_msgpack = msgspec.msgpack.Decoder(Numbered)
-_numbered_json = msgspec.json.Decoder(Numbered)
 _from_shard = msgspec.msgpack.Decoder(FromShard)
 
 
@@ -217,7 +203,7 @@ class Router:
                 try:
                     self._on_repaired(parts, body, as_json, now)
                 except RequestError as error:
-                    self._answer(parts, as_json, _seq_of(body), error.error)
+                    self._answer(parts, as_json, seq_of(body), error.error)
         except zmq.Again:
             pass
 
@@ -233,17 +219,11 @@ class Router:
     def _on_request(self, envelope: list[bytes], body: bytes, as_json: bool, now: float) -> None:
         if len(body) > self.settings.message_bytes:
             raise RequestError("too_large", f"{len(body)} bytes; at most {self.settings.message_bytes} per message")
-        try:
-            request = (_submit_json if as_json else _submit_msgpack).decode(body)
-        except msgspec.ValidationError:
-            self._on_operation(envelope, body, as_json, now)
-            return
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise RequestError("bad_encoding", f"neither JSON nor MessagePack: {error}"[:300]) from None
-        except RecursionError:
-            raise RequestError("too_deep", "the request is nested too deeply") from None
-        _check_integers(request.seq, "seq")
-        self._on_submit(envelope, request, as_json, now)
+        request = decode_request(body, as_json)
+        if isinstance(request, Submit):
+            self._on_submit(envelope, request, as_json, now)
+        else:
+            self._on_operation(envelope, request, as_json, now)
 
     def _on_submit(self, envelope: list[bytes], request: Submit, as_json: bool, now: float) -> None:
         found = split(request.notifications, self.settings.shards, self.settings.batch)
@@ -276,8 +256,7 @@ class Router:
                 self._enqueue(frame)
             self._gathering.add(key)
 
-    def _on_operation(self, envelope: list[bytes], body: bytes, as_json: bool, now: float) -> None:
-        request = _decode_request(body, as_json)
+    def _on_operation(self, envelope: list[bytes], request: Request, as_json: bool, now: float) -> None:
         if request.op == "ping":
             self._send_answer(
                 envelope,
@@ -345,12 +324,12 @@ class Router:
 
     def _split_repaired(self, body: bytes, as_json: bool) -> Split:
         try:
-            return split(_as_list(body, as_json), self.settings.shards, self.settings.batch)
+            return split(as_list(body, as_json), self.settings.shards, self.settings.batch)
         except RequestError as refused:
             repaired = repair(body) if refused.error.code == "bad_encoding" else body
             if repaired == body:
                 raise
-            return split(_as_list(repaired, as_json), self.settings.shards, self.settings.batch)
+            return split(as_list(repaired, as_json), self.settings.shards, self.settings.batch)
 
     def _bury(self, error: Error, raw: bytes) -> None:
         self.links[0].add(UNROUTABLE, time.time_ns() // 1000, False, raw, [], error)
@@ -488,94 +467,6 @@ class Router:
 def _waits(part: Part) -> bool:
     """Whether somebody still waits for this part's receipt."""
     return part.receipt is not None and bool(part.receipt.envelope)
-
-
-def _as_list(body: bytes, as_json: bool) -> bytes:
-    """``ingest`` takes one notification as well as a list."""
-    if as_json:
-        return body if body.lstrip()[:1] == b"[" else b"[" + body + b"]"
-    first = body[0] if body else 0
-    return body if 0x90 <= first <= 0x9F or first in (0xDC, 0xDD) else b"\x91" + body
-
-
-def _decode_request(body: bytes, as_json: bool) -> Request:
-    """A request for any operation but a well-formed submit; the error names the key and what is known."""
-    codec: Any = msgspec.json if as_json else msgspec.msgpack
-    try:
-        document = codec.decode(body)
-    except msgspec.ValidationError as error:
-        raise _bad_value(error) from None
-    except UnicodeDecodeError as error:
-        found = bad_text(error)
-        raise RequestError(found.code, found.message) from None
-    except msgspec.MsgspecError as error:
-        raise RequestError("bad_encoding", f"neither JSON nor MessagePack: {error}"[:300]) from None
-    except RecursionError:
-        raise RequestError("too_deep", "the request is nested too deeply") from None
-    if not isinstance(document, dict) or not isinstance(document.get("op"), str):
-        raise RequestError("bad_request", "a request is a map with the text op", "op")
-    op = document["op"]
-    if op in UNSUPPORTED:
-        raise RequestError("unsupported", f"{op} is not in this version", "op")
-    needs, takes = ((), ()) if op == "submit" else OPERATIONS.get(op, (None, None))
-    if op == "submit":
-        needs = ("notifications",)
-    if needs is None or takes is None:
-        raise RequestError("unknown_op", unknown("op", op, ("submit", *OPERATIONS)), "op")
-    allowed = ("op", "seq", *needs, *takes)
-    for key in document:
-        if key not in allowed:
-            raise RequestError("unknown_key", unknown("key", str(key), allowed), str(key)[:80])
-    for key in needs:
-        if document.get(key) is None:
-            raise RequestError("bad_request", f"{op} needs {key}", key)
-    if op == "status" and not (document.get("id") or (document.get("user_id") and document.get("idempotency_key"))):
-        raise RequestError("bad_request", "status needs id, or user_id and idempotency_key", "id")
-    if op == "submit":  # whatever else is wrong with one: its list is looked at elsewhere
-        del document["notifications"]
-    try:
-        request = msgspec.convert(document, Request)
-    except msgspec.ValidationError as error:
-        raise _bad_value(error) from None
-    if request.cursor is not None and not _is_place(request.cursor):
-        raise RequestError("bad_value", f"cursor is not one that {op} answered", "cursor")
-    _check_integers(request.seq, "seq")
-    _check_integers(request)
-    return request
-
-
-def _bad_value(error: msgspec.ValidationError) -> RequestError:
-    what, _, where = str(error).partition(" - at `$")
-    field = where.rstrip("`").lstrip(".").partition("[")[0]
-    return RequestError("bad_value", f"{what[0].lower()}{what[1:]}", field or None)
-
-
-def _check_integers(value: object, field: str | None = None) -> None:
-    """JSON has integers that neither a shard nor an answer can be sent."""
-    try:
-        pack(value)
-    except OverflowError:
-        raise RequestError("bad_value", "an integer has more than 64 bits; send it as text", field) from None
-
-
-def _is_place(cursor: str | int) -> bool:
-    try:
-        return 0 <= int(cursor) < PLACES_MAX
-    except ValueError:
-        return False
-
-
-def _seq_of(body: bytes) -> int | str | None:
-    """The request's ``seq``, if so much of it can be read."""
-    try:
-        seq = (_numbered_json if is_json(body) else _numbered_msgpack).decode(body).seq
-        _check_integers(seq, "seq")
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        repaired = repair(body)
-        return _seq_of(repaired) if repaired != body else None
-    except (RecursionError, RequestError):
-        return None
-    return seq
 
 
 def main() -> None:
