@@ -9,12 +9,14 @@ from typing import Any
 
 import msgspec
 
-from dispatcher.repair import repair
 from shards.rules import unknown
-from shards.validation import bad_text
+from shards.validation import bad_text, check_document
 from shards.wire import OPERATIONS, UNSUPPORTED, Request, RequestError, Submit, is_json, pack
 
 PLACES_MAX = 2**62  # what a cursor counts fits SQLite's integers
+SEQ_BYTES_MAX = 255  # it is kept while a request waits, and sent back
+IDS_MAX = 1_000  # of one request
+MESSAGE_SHOWN = 300  # characters; a decoder's words may quote the value
 
 
 class Numbered(msgspec.Struct):
@@ -36,10 +38,10 @@ def decode_request(body: bytes, as_json: bool) -> Submit | Request:
     except msgspec.ValidationError:
         return _operation(body, as_json)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise RequestError("bad_encoding", f"neither JSON nor MessagePack: {error}"[:300]) from None
+        raise RequestError("bad_encoding", f"neither JSON nor MessagePack: {error}"[:MESSAGE_SHOWN]) from None
     except RecursionError:
         raise RequestError("too_deep", "the request is nested too deeply") from None
-    _check_integers(request.seq, "seq")
+    _check_seq(request.seq)
     return request
 
 
@@ -54,7 +56,7 @@ def _operation(body: bytes, as_json: bool) -> Request:
         found = bad_text(error)
         raise RequestError(found.code, found.message) from None
     except msgspec.MsgspecError as error:
-        raise RequestError("bad_encoding", f"neither JSON nor MessagePack: {error}"[:300]) from None
+        raise RequestError("bad_encoding", f"neither JSON nor MessagePack: {error}"[:MESSAGE_SHOWN]) from None
     except RecursionError:
         raise RequestError("too_deep", "the request is nested too deeply") from None
     if not isinstance(document, dict) or not isinstance(document.get("op"), str):
@@ -82,9 +84,15 @@ def _operation(body: bytes, as_json: bool) -> Request:
         request = msgspec.convert(document, Request)
     except msgspec.ValidationError as error:
         raise _bad_value(error) from None
+    if op == "submit":
+        raise RequestError("bad_request", "a key is there twice, first with a value that is not valid; give each once")
+    _check_seq(request.seq)
     if request.cursor is not None and not _is_place(request.cursor):
         raise RequestError("bad_value", f"cursor is not one that {op} answered", "cursor")
-    _check_integers(request.seq, "seq")
+    if request.ids is not None and len(request.ids) > IDS_MAX:
+        raise RequestError("too_many", f"{len(request.ids)} ids; at most {IDS_MAX} per request", "ids")
+    if request.user is not None:
+        check_document("user", request.user)
     _check_integers(request)
     return request
 
@@ -92,7 +100,13 @@ def _operation(body: bytes, as_json: bool) -> Request:
 def _bad_value(error: msgspec.ValidationError) -> RequestError:
     what, _, where = str(error).partition(" - at `$")
     field = where.rstrip("`").lstrip(".").partition("[")[0]
-    return RequestError("bad_value", f"{what[0].lower()}{what[1:]}", field or None)
+    return RequestError("bad_value", f"{what[0].lower()}{what[1:]}"[:MESSAGE_SHOWN], field or None)
+
+
+def _check_seq(seq: int | str | None) -> None:
+    _check_integers(seq, "seq")
+    if isinstance(seq, str) and len(seq.encode()) > SEQ_BYTES_MAX:
+        raise RequestError("bad_value", f"seq has over {SEQ_BYTES_MAX} bytes; a number will do", "seq")
 
 
 def _check_integers(value: object, field: str | None = None) -> None:
@@ -114,11 +128,8 @@ def seq_of(body: bytes) -> int | str | None:
     """The request's ``seq``, if so much of it can be read."""
     try:
         seq = (_numbered_json if is_json(body) else _numbered_msgpack).decode(body).seq
-        _check_integers(seq, "seq")
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        repaired = repair(body)
-        return seq_of(repaired) if repaired != body else None
-    except (RecursionError, RequestError):
+        _check_seq(seq)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, RequestError):
         return None
     return seq
 

@@ -191,7 +191,7 @@ class Judge:
         rule = self._routing.resolve(notification)
         user = self._people.user(user_id)
         if notification.payload is not None:
-            validation.check_payload(notification.payload)
+            validation.check_document("payload", notification.payload)
         if not validation.has_content(notification):
             raise RequestError(
                 "bad_value", "nothing to say: give at least one of title, body, template, payload.message", "title"

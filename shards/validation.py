@@ -163,29 +163,29 @@ def _text_rule(name: str, value: str, size: int, size_max: int) -> str:
     return f"{name} {problem}; it must have 1 to {size_max} bytes and no NUL"
 
 
-def check_payload(payload: dict[str, Any]) -> None:
+def check_document(name: str, document: dict[Any, Any]) -> None:
     """Bounded depth; only what JSON can say, as webhooks and the in-app inbox are JSON."""
-    pending: list[tuple[Any, int]] = [(payload, 1)]
+    pending: list[tuple[Any, int]] = [(document, 1)]
     while pending:
         container, depth = pending.pop()
         if depth > PAYLOAD_DEPTH_MAX:
-            raise RequestError("too_deep", f"payload is nested deeper than {PAYLOAD_DEPTH_MAX} levels", "payload")
+            raise RequestError("too_deep", f"{name} is nested deeper than {PAYLOAD_DEPTH_MAX} levels", name)
         for value in container.values() if type(container) is dict else container:
             kind = type(value)
             if kind is str or kind is bool or value is None:
                 continue
             if kind is int:
                 if not ~INTEGER_MAX <= value <= INTEGER_MAX:
-                    raise RequestError("bad_value", "payload has an integer beyond 64 bits; send it as text", "payload")
+                    raise RequestError("bad_value", f"{name} has an integer beyond 64 bits; send it as text", name)
             elif kind is float:
                 if not math.isfinite(value):
-                    raise RequestError("bad_value", f"payload has the number {value}, which JSON cannot say", "payload")
+                    raise RequestError("bad_value", f"{name} has the number {value}, which JSON cannot say", name)
             elif kind is dict or kind is list:
                 pending.append((value, depth + 1))
                 if kind is dict and not all(type(key) is str for key in value):
-                    raise RequestError("bad_value", "payload has a key that is not text", "payload")
+                    raise RequestError("bad_value", f"{name} has a key that is not text", name)
             else:
-                raise RequestError("bad_value", f"payload has a value of type {kind.__name__}; send text", "payload")
+                raise RequestError("bad_value", f"{name} has a value of type {kind.__name__}; send text", name)
 
 
 def instant_ms(name: str, value: str | int) -> int:
@@ -227,9 +227,9 @@ def has_content(notification: Notification) -> bool:
 def readable(raw: bytes) -> bytes:
     """Any bytes as a JSON document for a person: the document itself, or what can be shown of it."""
     try:
-        if is_json(raw):
-            orjson.loads(raw)
-            return bytes(raw)
-        return orjson.dumps(_any_msgpack.decode(raw), default=repr, option=orjson.OPT_NON_STR_KEYS)
+        document = orjson.loads(raw) if is_json(raw) else _any_msgpack.decode(raw)
+        # an answer has it some levels down, and orjson writes fewer levels than it reads
+        shown = orjson.dumps([[[[document]]]], default=repr, option=orjson.OPT_NON_STR_KEYS)
+        return bytes(raw) if is_json(raw) else shown[4:-4]
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, TypeError):
         return orjson.dumps({"undecodable": raw[:1_000].decode("utf-8", "backslashreplace"), "bytes": len(raw)})
