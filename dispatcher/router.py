@@ -22,6 +22,7 @@ from dispatcher.queries import Queries
 from dispatcher.receipts import Receipt, frame_ids
 from dispatcher.repair import repair
 from dispatcher.requests import as_list, decode_request, seq_of
+from dispatcher.settings import MESSAGE_BYTES_HARD_MAX
 from dispatcher.splitter import Frame, Gatherer, Part, Split, split
 from shards.process import Stop, begin_child, say_ready
 from shards.wire import (
@@ -52,7 +53,6 @@ POLL_MS = 100
 DATA_HWM = 64
 CONTROL_HWM = 10_000
 PUBLIC_HWM = 1_000
-MESSAGE_BYTES_HARD_MAX = 64 * 2**20  # beyond, ZeroMQ closes the connection; between, the answer is too_large
 REPORTS_PER_TURN = 200
 REQUESTS_PER_TURN = 100
 INGEST_PER_TURN = 1_000
@@ -81,6 +81,7 @@ class RouterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     receipt_timeout_s: float
     message_bytes: int
     batch: int
+    fanout_bytes: int
     window_frames: int
     window_bytes: int
     requests: int
@@ -93,6 +94,7 @@ class Router:
         self.settings = settings
         self.stop = stop
         self.started = time.monotonic()
+        self._limits = settings.shards, settings.batch, settings.fanout_bytes
         shards = range(settings.shards)
         self.links: list[Link[list[Part]]] = [
             Link(shard, settings.epoch, settings.window_frames, settings.window_bytes) for shard in shards
@@ -237,7 +239,7 @@ class Router:
             self._on_operation(envelope, request, as_json, now)
 
     def _on_submit(self, envelope: list[bytes], request: Submit, as_json: bool, now: float) -> None:
-        found = split(request.notifications, self.settings.shards, self.settings.batch)
+        found = split(request.notifications, *self._limits)
         if self._unanswered >= self.settings.requests:
             raise RequestError("overloaded", "too many submits wait; send again", retry_after_ms=RETRY_AFTER_MS)
         for piece in found.pieces:
@@ -342,12 +344,12 @@ class Router:
 
     def _split_repaired(self, body: bytes, as_json: bool) -> Split:
         try:
-            return split(as_list(body, as_json), self.settings.shards, self.settings.batch)
+            return split(as_list(body, as_json), *self._limits)
         except RequestError as refused:
             repaired = repair(body) if refused.error.code == "bad_encoding" else body
             if repaired == body:
                 raise
-            return split(as_list(repaired, as_json), self.settings.shards, self.settings.batch)
+            return split(as_list(repaired, as_json), *self._limits)
 
     def _bury(self, error: Error, raw: bytes) -> None:
         self.links[0].add(UNROUTABLE, time.time_ns() // 1000, False, raw, [], error)

@@ -12,7 +12,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
 
 import msgspec
 
@@ -26,6 +26,8 @@ from shards.wire import CHANNELS
 ENVIRONMENT_PREFIX = "DISPATCHER_"
 SHARDS_MAX = 256
 PORT_MAX = 65_535
+MESSAGE_BYTES_HARD_MAX = 64 * 2**20  # beyond, ZeroMQ closes the connection; between, the answer is too_large
+POSITIONS_MAX = 60_000  # of one frame: a position must fit 16 bits in an inbox entry
 DEFAULT_RATE_LIMITS: Mapping[str, RateLimit] = {"email": RateLimit(rate="1000/minute", burst=1000)}
 
 
@@ -79,8 +81,9 @@ class Dispatcher(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Bounds of the public sockets and of the router."""
 
-    message_bytes: Count = 1_048_576
-    batch: Count = 10_000
+    message_bytes: Annotated[int, msgspec.Meta(ge=1, le=MESSAGE_BYTES_HARD_MAX)] = 1_048_576
+    batch: Annotated[int, msgspec.Meta(ge=1, le=POSITIONS_MAX)] = 10_000
+    fanout_bytes: Count = 64 * 2**20  # of a message, each notification once for each of its recipients
     window_frames: Count = 16_384  # per shard, sent and not acknowledged
     window_bytes: Count = 64 * 2**20
     requests: Count = 10_000  # submits and operations that wait for their answer

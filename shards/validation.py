@@ -25,6 +25,7 @@ from shards.wire import (
 )
 
 PAYLOAD_DEPTH_MAX = 32
+FANNED_KEPT = 4_096  # bytes of an undecodable entry that each recipient's rejection keeps
 INTEGER_MAX = 2**63 - 1
 NOTIFICATION_KEYS = tuple(field.name for field in msgspec.structs.fields(Notification))
 
@@ -35,6 +36,8 @@ _fanned_msgpack = msgspec.msgpack.Decoder(list[Entry])
 _fanned_json = msgspec.json.Decoder(list[Entry])
 _raw_msgpack = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _raw_json = msgspec.json.Decoder(list[msgspec.Raw])
+_named_msgpack = msgspec.msgpack.Decoder(tuple[list[str], msgspec.Raw])
+_named_json = msgspec.json.Decoder(tuple[list[str], msgspec.Raw])
 _user_msgpack = msgspec.msgpack.Decoder(UserRoute)
 _user_json = msgspec.json.Decoder(UserRoute)
 _any_msgpack = msgspec.msgpack.Decoder()
@@ -53,7 +56,7 @@ def decode_items(body: bytes, fanned: bool) -> list[Item | RejectedItem]:
         try:
             entry: Notification | Fanned = decoder.decode(_list_of_one(raw, as_json))[0]
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-            items.extend([RejectedItem(raw, decode_error(raw, error))] * _recipients(raw, fanned))
+            items.extend(_rejected(raw, fanned, decode_error(raw, error)))
             continue
         if isinstance(entry, tuple):
             items.extend((user_id, entry[1]) for user_id in entry[0])
@@ -82,16 +85,17 @@ def _list_of_one(raw: msgspec.Raw, as_json: bool) -> bytes:
 
 
 class RejectedItem:
-    """An entry that could not be decoded, with the error that its producer gets."""
+    """An entry that could not be decoded, for one of its recipients, with the error that its producer gets."""
 
-    __slots__ = ("error", "raw")
+    __slots__ = ("error", "raw", "user_id")
 
-    def __init__(self, raw: msgspec.Raw, error: Error) -> None:
+    def __init__(self, raw: bytes, user_id: str, error: Error) -> None:
         self.raw = raw
+        self.user_id = user_id
         self.error = error
 
 
-def user_of(raw: msgspec.Raw) -> str:
+def _user_of(raw: msgspec.Raw) -> str:
     """The ``user_id`` of an entry that is refused for another reason; empty if there is none to be read."""
     try:
         return (_user_json if is_json(raw) else _user_msgpack).decode(raw).user_id
@@ -99,15 +103,17 @@ def user_of(raw: msgspec.Raw) -> str:
         return ""
 
 
-def _recipients(raw: msgspec.Raw, fanned: bool) -> int:
-    """How many positions an undecodable entry takes: the router wrote the recipients, so these can be read."""
-    if not fanned:
-        return 1
-    try:
-        entry = (msgspec.json if is_json(raw) else msgspec.msgpack).decode(raw, type=list[msgspec.Raw])
-        return len((msgspec.json if is_json(entry[0]) else msgspec.msgpack).decode(entry[0], type=list[str]))
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return 1
+def _rejected(raw: msgspec.Raw, fanned: bool, error: Error) -> list[RejectedItem]:
+    """One for each position of an undecodable entry: the router wrote the recipients, so these can be read."""
+    if fanned:
+        try:
+            names, entry = (_named_json if is_json(raw) else _named_msgpack).decode(raw)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            pass  # an entry to one user, among others that are fanned out
+        else:
+            kept = bytes(memoryview(entry)[:FANNED_KEPT])
+            return [RejectedItem(kept, name, error) for name in names]
+    return [RejectedItem(bytes(raw), _user_of(raw), error)]
 
 
 _PATH = re.compile(r"^(?P<what>.*?)(?: - at `\$(?P<path>[^`]*)`)?$", re.DOTALL)
