@@ -564,7 +564,9 @@ class Core:
         attempts: int,
         now: Now,
     ) -> None:
-        notification = self.contents.notification(frame.seq, index)
+        notification = msgspec.structs.replace(  # without the others whom it went to: they have letters of their own
+            self.contents.notification(frame.seq, index), user_id=user.user_id, recipients=None
+        )
         letter = DeadLetter(
             make_id(self.generation, user.hash, frame.seq, index),
             user.user_id,
