@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from shards.rules import unknown
-from shards.validation import bad_text, check_document
+from shards.validation import bad_text, check_document, located
 from shards.wire import OPERATIONS, UNSUPPORTED, Request, RequestError, Submit, is_json, pack
 
 PLACES_MAX = 2**62  # what a cursor counts fits SQLite's integers
@@ -98,9 +98,8 @@ def _operation(body: bytes, as_json: bool) -> Request:
 
 
 def _bad_value(error: msgspec.ValidationError) -> RequestError:
-    what, _, where = str(error).partition(" - at `$")
-    field = where.rstrip("`").lstrip(".").partition("[")[0]
-    return RequestError("bad_value", f"{what[0].lower()}{what[1:]}"[:MESSAGE_SHOWN], field or None)
+    what, field = located(error)
+    return RequestError("bad_value", what[:MESSAGE_SHOWN], field.partition("[")[0] or None)
 
 
 def _check_seq(seq: int | str | None) -> None:

@@ -15,7 +15,7 @@ import xxhash
 
 from dispatcher.receipts import Receipt
 from dispatcher.settings import POSITIONS_MAX
-from shards.validation import bad_text, check_address
+from shards.validation import check_address, decode_error, located
 from shards.wire import Error, RequestError, Route, UserRoute, is_json, pack
 
 FRAME_NOTIFICATIONS = 500  # a gathered frame is sent when it has so many, and at the end of the turn
@@ -165,7 +165,7 @@ def _split_singly(
         except RequestError as error:
             errors.append((index, error.error, bytes(raw)))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            errors.append((index, _routing_error(error), bytes(raw)))
+            errors.append((index, _routing_error(raw, error), bytes(raw)))
         else:
             by_shard: dict[int, list[str]] = {}
             at: dict[int, list[int]] = {}
@@ -224,18 +224,10 @@ def _content_bytes(raw: msgspec.Raw, as_json: bool) -> int:
     return len(memoryview(raw)) - len(memoryview(listed.recipients))
 
 
-def _routing_error(error: Exception) -> Error:
-    if isinstance(error, RecursionError):
-        return Error("too_deep", "the notification is nested too deeply")
-    if isinstance(error, UnicodeDecodeError):
-        return bad_text(error)
-    if not isinstance(error, msgspec.ValidationError):
-        return Error("bad_encoding", f"not a valid document: {error}"[:300])
-    what, _, where = str(error).partition(" - at `$")
-    field = where.rstrip("`").lstrip(".")
-    if not field:
-        return Error("bad_request", "a notification must be a map")
-    return Error("bad_value", f"{what[0].lower()}{what[1:]}", field)
+def _routing_error(raw: msgspec.Raw, error: Exception) -> Error:
+    if isinstance(error, msgspec.ValidationError) and not located(error)[1]:
+        return Error("bad_request", "a notification must be a map with texts as keys")
+    return decode_error(raw, error)
 
 
 def _fanned(names: list[str], raw: msgspec.Raw, as_json: bool) -> bytes:

@@ -56,7 +56,7 @@ def decode_items(body: bytes, fanned: bool) -> list[Item | RejectedItem]:
         try:
             entry: Notification | Fanned = decoder.decode(_list_of_one(raw, as_json))[0]
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-            items.extend(_rejected(raw, fanned, decode_error(raw, error)))
+            items.extend(_rejected(raw, fanned, error))
             continue
         if isinstance(entry, tuple):
             items.extend((user_id, entry[1]) for user_id in entry[0])
@@ -103,7 +103,7 @@ def _user_of(raw: msgspec.Raw) -> str:
         return ""
 
 
-def _rejected(raw: msgspec.Raw, fanned: bool, error: Error) -> list[RejectedItem]:
+def _rejected(raw: msgspec.Raw, fanned: bool, error: Exception) -> list[RejectedItem]:
     """One for each position of an undecodable entry: the router wrote the recipients, so these can be read."""
     if fanned:
         try:
@@ -112,11 +112,19 @@ def _rejected(raw: msgspec.Raw, fanned: bool, error: Error) -> list[RejectedItem
             pass  # an entry to one user, among others that are fanned out
         else:
             kept = bytes(memoryview(entry)[:FANNED_KEPT])
-            return [RejectedItem(kept, name, error) for name in names]
-    return [RejectedItem(bytes(raw), _user_of(raw), error)]
+            found = decode_error(entry, error)
+            return [RejectedItem(kept, name, found) for name in names]
+    return [RejectedItem(bytes(raw), _user_of(raw), decode_error(raw, error))]
 
 
-_PATH = re.compile(r"^(?P<what>.*?)(?: - at `\$(?P<path>[^`]*)`)?$", re.DOTALL)
+_PATH = re.compile(r"^(?P<what>.*?)(?: - at (?:`key` in )?`\$(?P<path>[^`]*)`)?$", re.DOTALL)
+
+
+def located(error: msgspec.ValidationError) -> tuple[str, str]:
+    """What a decoder found, and the path to it from the entry of the list on."""
+    match = _PATH.match(str(error))
+    what, path = (match["what"], match["path"] or "") if match else (str(error), "")
+    return f"{what[0].lower()}{what[1:]}", re.sub(r"^(\[[^\]]*\])+", "", path).lstrip(".")
 
 
 def decode_error(raw: bytes | msgspec.Raw, error: Exception) -> Error:
@@ -124,23 +132,38 @@ def decode_error(raw: bytes | msgspec.Raw, error: Exception) -> Error:
     if isinstance(error, RecursionError):
         return Error("too_deep", f"nested deeper than {PAYLOAD_DEPTH_MAX} levels; flatten it", "payload")
     if isinstance(error, UnicodeDecodeError):
-        return bad_text(error)
+        return bad_text(error, _spoiled_field(raw))
     if not isinstance(error, msgspec.ValidationError):
         return Error("bad_encoding", f"not a valid document: {error}"[:300])
-    match = _PATH.match(str(error))
-    what, path = (match["what"], match["path"] or "") if match else (str(error), "")
-    field = re.sub(r"^(\[[^\]]*\])+", "", path).lstrip(".")
+    what, field = located(error)
     if found := re.search(r"unknown field `(.*)`", what, re.DOTALL):
         return Error("unknown_key", unknown("key", found[1], NOTIFICATION_KEYS), found[1][:80])
-    return Error("bad_value", f"{what[0].lower()}{what[1:]}"[:300], field[:80] or None)
+    return Error("bad_value", what[:300], field[:80] or None)
 
 
-def bad_text(error: UnicodeDecodeError) -> Error:
+def _spoiled_field(raw: bytes | msgspec.Raw) -> str | None:
+    """The key whose value has a text that does not decode."""
+    codec: Any = msgspec.json if is_json(raw) else msgspec.msgpack
+    try:
+        values = codec.decode(raw, type=dict[str, msgspec.Raw])
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    for key, value in values.items():
+        try:
+            codec.decode(value)
+        except UnicodeDecodeError:
+            return str(key)[:80]
+        except (msgspec.MsgspecError, RecursionError):
+            continue
+    return None
+
+
+def bad_text(error: UnicodeDecodeError, field: str | None = None) -> Error:
     """A text that is not UTF-8. A lone surrogate, which some encoders let pass, is a value that no text has."""
     following = error.object[error.start : error.start + 2]
     if following[:1] == b"\xed" and following[1:] >= b"\xa0":
-        return Error("bad_value", "a text has a lone surrogate, which UTF-8 cannot say; remove it")
-    return Error("bad_encoding", f"a text is not UTF-8: {error.reason} at byte {error.start} of it")
+        return Error("bad_value", "a text has a lone surrogate, which UTF-8 cannot say; remove it", field)
+    return Error("bad_encoding", f"a text is not UTF-8: {error.reason} at byte {error.start} of it", field)
 
 
 def check_address(given: Notification | Route) -> None:
