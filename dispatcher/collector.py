@@ -145,7 +145,9 @@ class Store:
 
     def dead(self, request: Request) -> dict[str, Any]:
         """A page of dead letters that match the request's filters, the oldest first."""
-        where, values = dead_filter({key: value for key, value in msgspec.to_builtins(request).items() if value})
+        where, values = dead_filter(
+            {key: value for key, value in msgspec.to_builtins(request).items() if value is not None}
+        )
         try:
             after = int(request.cursor or 0)
         except ValueError:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from shards.rules import unknown
-from shards.validation import bad_text, check_document, located
+from shards.validation import bad_text, check_document, located, spoiled_field
 from shards.wire import OPERATIONS, UNSUPPORTED, Request, RequestError, Submit, is_json, pack
 
 PLACES_MAX = 2**62  # what a cursor counts fits SQLite's integers
@@ -35,9 +35,9 @@ def decode_request(body: bytes, as_json: bool) -> Submit | Request:
     """A submit with its list undecoded, or any other operation."""
     try:
         request = (_submit_json if as_json else _submit_msgpack).decode(body)
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, UnicodeDecodeError):
         return _operation(body, as_json)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except msgspec.MsgspecError as error:
         raise RequestError("bad_encoding", f"neither JSON nor MessagePack: {error}"[:MESSAGE_SHOWN]) from None
     except RecursionError:
         raise RequestError("too_deep", "the request is nested too deeply") from None
@@ -51,10 +51,10 @@ def _operation(body: bytes, as_json: bool) -> Request:
     try:
         document = codec.decode(body)
     except msgspec.ValidationError as error:
-        raise _bad_value(error) from None
+        raise RequestError("bad_value", str(error).lower(), spoiled_field(body)) from None
     except UnicodeDecodeError as error:
-        found = bad_text(error)
-        raise RequestError(found.code, found.message) from None
+        found = bad_text(body, error)
+        raise RequestError(found.code, found.message, found.field) from None
     except msgspec.MsgspecError as error:
         raise RequestError("bad_encoding", f"neither JSON nor MessagePack: {error}"[:MESSAGE_SHOWN]) from None
     except RecursionError:
@@ -73,10 +73,11 @@ def _operation(body: bytes, as_json: bool) -> Request:
     for key in document:
         if key not in allowed:
             raise RequestError("unknown_key", unknown("key", str(key), allowed), str(key)[:80])
+    given = {key for key in document if document[key] is not None}
     for key in needs:
-        if document.get(key) is None:
+        if key not in given:
             raise RequestError("bad_request", f"{op} needs {key}", key)
-    if op == "status" and not (document.get("id") or (document.get("user_id") and document.get("idempotency_key"))):
+    if op == "status" and "id" not in given and not {"user_id", "idempotency_key"} <= given:
         raise RequestError("bad_request", "status needs id, or user_id and idempotency_key", "id")
     if op == "submit":  # whatever else is wrong with one: its list is looked at elsewhere
         del document["notifications"]

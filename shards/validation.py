@@ -132,7 +132,7 @@ def decode_error(raw: bytes | msgspec.Raw, error: Exception) -> Error:
     if isinstance(error, RecursionError):
         return Error("too_deep", f"nested deeper than {PAYLOAD_DEPTH_MAX} levels; flatten it", "payload")
     if isinstance(error, UnicodeDecodeError):
-        return bad_text(error, _spoiled_field(raw))
+        return bad_text(raw, error)
     if not isinstance(error, msgspec.ValidationError):
         return Error("bad_encoding", f"not a valid document: {error}"[:300])
     what, field = located(error)
@@ -141,8 +141,8 @@ def decode_error(raw: bytes | msgspec.Raw, error: Exception) -> Error:
     return Error("bad_value", what[:300], field[:80] or None)
 
 
-def _spoiled_field(raw: bytes | msgspec.Raw) -> str | None:
-    """The key whose value has a text that does not decode."""
+def spoiled_field(raw: bytes | msgspec.Raw) -> str | None:
+    """The key whose value has a text or a number that does not decode."""
     codec: Any = msgspec.json if is_json(raw) else msgspec.msgpack
     try:
         values = codec.decode(raw, type=dict[str, msgspec.Raw])
@@ -151,15 +151,16 @@ def _spoiled_field(raw: bytes | msgspec.Raw) -> str | None:
     for key, value in values.items():
         try:
             codec.decode(value)
-        except UnicodeDecodeError:
+        except (UnicodeDecodeError, msgspec.ValidationError):
             return str(key)[:80]
-        except (msgspec.MsgspecError, RecursionError):
+        except (msgspec.DecodeError, RecursionError):
             continue
     return None
 
 
-def bad_text(error: UnicodeDecodeError, field: str | None = None) -> Error:
+def bad_text(raw: bytes | msgspec.Raw, error: UnicodeDecodeError) -> Error:
     """A text that is not UTF-8. A lone surrogate, which some encoders let pass, is a value that no text has."""
+    field = spoiled_field(raw)
     following = error.object[error.start : error.start + 2]
     if following[:1] == b"\xed" and following[1:] >= b"\xa0":
         return Error("bad_value", "a text has a lone surrogate, which UTF-8 cannot say; remove it", field)
