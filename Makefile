@@ -3,11 +3,12 @@
 
 PYTHON ?= python3
 VENV := .venv
+SECONDS ?= 60
 STAMP := $(VENV)/.installed
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint chaos bench clients node venv lock clean
+.PHONY: help demo test lint chaos fuzz bench clients node venv lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -25,6 +26,9 @@ lint: $(STAMP) ## check style, format and types
 
 chaos: $(STAMP) ## kill processes at random under load, and account for every notification
 	$(RUN) -m tests.chaos --kills 300 $(ARGS)
+
+fuzz: $(STAMP) ## send nearly right messages to a running service, and account for every one; SECONDS=600 for longer
+	$(RUN) -m tests.fuzz --seconds $(SECONDS) $(ARGS)
 
 bench: $(STAMP) ## run the benchmarks, each beside its floor
 	$(RUN) -m bench.all $(ARGS)

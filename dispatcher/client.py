@@ -21,6 +21,25 @@ class ClientError(Exception):
         self.error = error
 
 
+class Answer(msgspec.Struct):
+    """What every answer has."""
+
+    ok: bool
+    error: Error | None = None
+
+
+def read_answer(message: bytes) -> dict[str, Any]:
+    """An answer's document; ``msgspec.MsgspecError`` if it is none."""
+    try:
+        document = msgspec.msgpack.decode(message, type=dict[str, Any])
+        answer = msgspec.convert(document, Answer)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from None
+    if not answer.ok and answer.error is None:
+        raise msgspec.DecodeError("it has no error, and is not ok")
+    return document
+
+
 class Client:
     """Requests one after the other, each with a timeout in seconds. A context manager; not for several threads.
 
@@ -41,17 +60,20 @@ class Client:
         self._numbers = itertools.count(1)
 
     def request(self, op: str, **fields: Any) -> dict[str, Any]:
-        """The answer's document; raises ``ClientError`` for ``ok: false`` and for silence."""
+        """The answer's document; raises ``ClientError`` for ``ok: false`` and for silence.
+
+        ``msgspec.MsgspecError`` where whoever listens there is no dispatcher.
+        """
         number = next(self._numbers)
         message = {"op": op, "seq": number, **{key: value for key, value in fields.items() if value is not None}}
         self._socket.send_multipart([b"", msgspec.msgpack.encode(message)])
         while self._socket.poll(int(self._timeout_s * 1000)):
-            answer = msgspec.msgpack.decode(self._socket.recv_multipart()[1])
+            answer = read_answer(self._socket.recv_multipart()[-1])
             if answer.pop("seq", None) != number:
                 continue  # of a request that was given up
             if not answer.pop("ok"):
                 raise ClientError(msgspec.convert(answer["error"], Error))
-            return dict(answer)
+            return answer
         raise ClientError(
             Error(
                 "unavailable",

@@ -114,7 +114,7 @@ class Router:
         self._next_ping = 0.0
         self._prefixes: set[bytes] = set()
         self._open_sockets()
-        self.queries = Queries(settings.shards, self._send_query, self._answer)
+        self.queries = Queries(settings.shards, settings.requests, self._send_query, self._answer)
 
     def _open_sockets(self) -> None:
         settings = self.settings

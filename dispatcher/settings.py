@@ -162,12 +162,18 @@ class _Layers:
             self.document = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise SettingsError(f"{path}: not TOML: {error}") from None
+        except RecursionError:
+            raise SettingsError(f"{path}: nested too deeply") from None
         self._environment = {
             _keys_of(name): (name, value)
             for name, value in environment.items()
             if name.startswith(ENVIRONMENT_PREFIX) and len(name) > len(ENVIRONMENT_PREFIX)
         }
         for keys, (name, value) in self._environment.items():
+            try:
+                f"{name}{value}".encode()
+            except UnicodeEncodeError:
+                raise SettingsError(f"{name!a}: its value is not UTF-8") from None
             self._set(keys, name, _scalar(value))
         _merge(self.document, command_line)
         limits = self.document.get("rate_limits")
@@ -283,7 +289,7 @@ def _scalar(text: str) -> Any:
     """A number, a boolean, a list or an inline table as TOML writes it; everything else is text."""
     try:
         document = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return text
     return document["value"] if len(document) == 1 else text
 
