@@ -146,7 +146,7 @@ def spoiled_field(raw: bytes | msgspec.Raw) -> str | None:
     codec: Any = msgspec.json if is_json(raw) else msgspec.msgpack
     try:
         values = codec.decode(raw, type=dict[str, msgspec.Raw])
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     for key, value in values.items():
         try:
