@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint chaos bench clients node venv lock clean
+.PHONY: help demo test lint chaos fuzz bench clients node venv lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -25,6 +25,9 @@ lint: $(STAMP) ## check style, format and types
 
 chaos: $(STAMP) ## kill processes at random under load, and account for every notification
 	$(RUN) -m tests.chaos --kills 300 $(ARGS)
+
+fuzz: $(STAMP) ## send nearly right messages to a running service, and account for every one; a minute, or ARGS="--seconds 600"
+	$(RUN) -m tests.fuzz $(ARGS)
 
 bench: $(STAMP) ## run the benchmarks, each beside its floor
 	$(RUN) -m bench.all $(ARGS)

@@ -31,6 +31,26 @@ class NoAnswerError(ClientError):
     """Nobody answered in time: the result is not known."""
 
 
+class Answer(msgspec.Struct):
+    """What every answer has."""
+
+    ok: bool
+    error: Error | None = None
+
+
+def read_answer(message: bytes) -> tuple[Error | None, dict[str, Any]]:
+    """An answer's error or document; ``msgspec.MsgspecError`` if it is none, as no dispatcher sends it."""
+    try:
+        document = msgspec.msgpack.decode(message, type=dict[str, Any])
+        answer = msgspec.convert(document, Answer)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from None
+    if not answer.ok and answer.error is None:
+        raise msgspec.DecodeError("it has no error, and is not ok")
+    del document["ok"]
+    return answer.error, document
+
+
 POLL_MS = 100  # a signal that comes just before a poll is seen after it
 PIPELINE_MAX = 256  # requests under way at once, far below what the dispatcher allows all its clients together
 
@@ -102,11 +122,8 @@ class Client:
                 continue
             text = f"no answer from {self.submit_endpoint} within {self._timeout_s:g} s; {self._guess()}"
             raise NoAnswerError(Error("unavailable", text))
-        answer = msgspec.msgpack.decode(self._socket.recv_multipart()[-1], type=dict[str, Any])
-        number = answer.pop("seq", None)
-        if not answer.pop("ok", False):
-            return number, msgspec.convert(answer.get("error"), Error), answer
-        return number, None, answer
+        error, answer = read_answer(self._socket.recv_multipart()[-1])
+        return answer.pop("seq", None), error, answer
 
     def _guess(self) -> str:
         """Why there is no answer, by what becomes of another connection."""

@@ -21,6 +21,7 @@ from dispatcher.queries import COLLECTOR
 from shards.journal import dead_filter
 from shards.process import Stop, begin_child, say_ready, usage
 from shards.wire import (
+    PAGE_BYTES_MAX,
     DeadAdded,
     DeadLetter,
     DeadRemoved,
@@ -145,7 +146,9 @@ class Store:
 
     def dead(self, request: Request) -> dict[str, Any]:
         """A page of dead letters that match the request's filters, the oldest first."""
-        where, values = dead_filter({key: value for key, value in msgspec.to_builtins(request).items() if value})
+        where, values = dead_filter(
+            {key: value for key, value in msgspec.to_builtins(request).items() if value is not None}
+        )
         try:
             after = int(request.cursor or 0)
         except ValueError:
@@ -157,6 +160,12 @@ class Store:
                 (*values, after, limit + 1),
             )
         )
+        ends, size = 0, 0
+        for row in rows[:limit]:
+            size += len(row["notification"])
+            if ends and size > PAGE_BYTES_MAX:
+                break
+            ends += 1
         items = [
             {
                 "id": row["id"],
@@ -170,9 +179,9 @@ class Store:
                 "died_at": row["died_at_ms"],
                 "notification": orjson.loads(row["notification"]),
             }
-            for row in rows[:limit]
+            for row in rows[:ends]
         ]
-        return {"items": items, "next": rows[limit - 1]["place"] if len(rows) > limit else None}
+        return {"items": items, "next": rows[ends - 1]["place"] if len(rows) > ends else None}
 
     def stats(self) -> dict[str, Any]:
         count = self.connection.execute("SELECT count(*) FROM dead_letters").fetchone()[0]

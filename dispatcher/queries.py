@@ -13,7 +13,6 @@ from shards.wire import Error, Query, Reply, Request, RequestError, hash_user, p
 
 Target = int | Literal["collector"]
 COLLECTOR = -1  # the ``shard`` of a reply from the collector
-QUERIES_MAX = 10_000
 SUMMED = ("dead.replay", "dead.purge")  # every shard does its part, and answers how much that was
 
 
@@ -40,10 +39,12 @@ class Queries:
     def __init__(
         self,
         shards: int,
+        waiting_max: int,
         send: Callable[[Target, Query], bool],
         answer: Callable[[list[bytes], bool, int | str | None, dict[str, Any] | Error], None],
     ) -> None:
         self._shards = shards
+        self._waiting_max = waiting_max
         self._send = send
         self._answer = answer
         self._waiting: dict[int, Waiting] = {}
@@ -51,7 +52,7 @@ class Queries:
 
     def ask(self, envelope: list[bytes], as_json: bool, request: Request, deadline: float) -> None:
         """Pass a request on; raises ``RequestError`` where it cannot be."""
-        if len(self._waiting) >= QUERIES_MAX:
+        if len(self._waiting) >= self._waiting_max:
             raise RequestError("overloaded", "too many operations wait; send again", retry_after_ms=100)
         targets = self._targets(request)
         self._last += 1

@@ -15,6 +15,8 @@ NOT_UTF8 = b"\xed\xa0\x80"  # U+D800, refused where a text is decoded
 
 # the loops are possessive and every string ends, at the latest with the message: no input takes quadratic time
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"?|-?(?:NaN|Infinity)', re.DOTALL)
+# most messages that do not decode have nothing to mend: a look at all of it costs a thousandth of taking it apart
+_MENDABLE = re.compile(rb"NaN|Infinity|\\u[Dd][89A-Fa-f]")
 _ESCAPE = re.compile(
     rb"\\(?:u[Dd][89ABab][0-9A-Fa-f]{2}\\u[Dd][C-Fc-f][0-9A-Fa-f]{2}|(u[Dd][89A-Fa-f][0-9A-Fa-f]{2})|.)", re.DOTALL
 )
@@ -22,7 +24,7 @@ _ESCAPE = re.compile(
 
 def repair(message: bytes) -> bytes:
     """The message with every such value replaced; the same message if it has none, or is not JSON."""
-    return _TOKEN.sub(_token, message) if is_json(message) else message
+    return _TOKEN.sub(_token, message) if is_json(message) and _MENDABLE.search(message) else message
 
 
 def _token(found: re.Match[bytes]) -> bytes:

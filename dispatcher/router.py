@@ -7,6 +7,7 @@ and answers a submit when all of its frames are.
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -21,17 +22,14 @@ from dispatcher.link import Link, Released, SupersededError
 from dispatcher.queries import Queries
 from dispatcher.receipts import Receipt, frame_ids
 from dispatcher.repair import repair
-from dispatcher.settings import is_local
+from dispatcher.requests import as_list, decode_request, seq_of
+from dispatcher.settings import MESSAGE_BYTES_HARD_MAX, is_local
 from dispatcher.splitter import Frame, Gatherer, Part, Split, split
 from shards.process import Stop, begin_child, say_ready
-from shards.rules import unknown
-from shards.validation import bad_text
 from shards.wire import (
     INGEST,
-    OPERATIONS,
     SUBMIT,
     UNROUTABLE,
-    UNSUPPORTED,
     Ask,
     Error,
     FromShard,
@@ -57,7 +55,6 @@ POLL_MS = 100
 DATA_HWM = 64
 CONTROL_HWM = 10_000
 PUBLIC_HWM = 1_000
-MESSAGE_BYTES_HARD_MAX = 64 * 2**20  # beyond, ZeroMQ closes the connection; between, the answer is too_large
 REPORTS_PER_TURN = 200
 REQUESTS_PER_TURN = 100
 INGEST_PER_TURN = 1_000
@@ -66,20 +63,14 @@ RETRY_AFTER_MS = 100
 STALL_RETRY_MS = 1_000
 STALL_HOLDS_S = 2.0  # a stalled shard says so ten times a second
 DRAIN_S = 10.0
-PLACES_MAX = 2**62  # what a cursor counts fits SQLite's integers
 SUBSCRIPTIONS_MAX = 4_096  # beyond, shards publish for everybody
+PREFIX_BYTES_MAX = 300  # no topic is as long
+ENVELOPE_PARTS_MAX = 16  # before the request: who gets the answer, by way of which proxies
+ENVELOPE_BYTES_MAX = 4_096
+RECURSION_MAX = 750  # below Python's own: what the router decodes, every process after it can
+RAW_KEPT = 4_096  # bytes of a message over the limit that its dead letter keeps
 
 
-class Numbered(msgspec.Struct):
-    """What is read of a request that is refused."""
-
-    seq: int | str | None = None
-
-
-_submit_msgpack = msgspec.msgpack.Decoder(Submit)
-_submit_json = msgspec.json.Decoder(Submit)
-_numbered_msgpack = msgspec.msgpack.Decoder(Numbered)
-_numbered_json = msgspec.json.Decoder(Numbered)
 _from_shard = msgspec.msgpack.Decoder(FromShard)
 
 
@@ -94,6 +85,7 @@ class RouterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     receipt_timeout_s: float
     message_bytes: int
     batch: int
+    fanout_bytes: int
     window_frames: int
     window_bytes: int
     requests: int
@@ -108,6 +100,7 @@ class Router:
         self.settings = settings
         self.stop = stop
         self.started = time.monotonic()
+        self._limits = settings.shards, settings.batch, settings.fanout_bytes
         shards = range(settings.shards)
         self.links: list[Link[list[Part]]] = [
             Link(shard, settings.epoch, settings.window_frames, settings.window_bytes) for shard in shards
@@ -128,7 +121,7 @@ class Router:
         self._next_ping = 0.0
         self._prefixes: set[bytes] = set()
         self._open_sockets()
-        self.queries = Queries(settings.shards, self._send_query, self._answer)
+        self.queries = Queries(settings.shards, settings.requests, self._send_query, self._answer)
 
     def _open_sockets(self) -> None:
         settings = self.settings
@@ -199,6 +192,8 @@ class Router:
             self._drain(self.reports, REPORTS_PER_TURN, self._on_report)
         if self.stream in ready:
             self._drain(self.stream, REPORTS_PER_TURN, self._on_subscription)
+            for shard in range(self.settings.shards):
+                self._send_subscriptions(shard)
         if self.submit in ready and not self.stop.requested:
             self._read_submits(now)
         if self.ingest in ready and not self.stop.requested:
@@ -225,45 +220,42 @@ class Router:
     def _read_submits(self, now: float) -> None:
         try:
             for _ in range(REQUESTS_PER_TURN):
-                parts = self.submit.recv_multipart(zmq.DONTWAIT)
-                body = parts.pop()
+                envelope = self.submit.recv_multipart(zmq.DONTWAIT)
+                body = envelope.pop()
                 as_json = is_json(body)
-                if len(parts) < 2 or parts[-1]:
-                    self._answer(parts, as_json, None, Error("bad_request", "send an empty part before the request"))
-                    continue
-                try:
-                    self._on_repaired(parts, body, as_json, now)
-                except RequestError as error:
-                    self._answer(parts, as_json, _seq_of(body), error.error)
+                size = sum(map(len, envelope))
+                if len(envelope) < 2 or envelope[-1] or len(envelope) > ENVELOPE_PARTS_MAX or size > ENVELOPE_BYTES_MAX:
+                    error = Error("bad_request", "send one empty part before the request, and nothing else")
+                    self._answer([envelope[0], b""], as_json, None, error)
+                else:
+                    self._on_message(envelope, body, as_json, now)
         except zmq.Again:
             pass
 
-    def _on_repaired(self, envelope: list[bytes], body: bytes, as_json: bool, now: float) -> None:
+    def _on_message(self, envelope: list[bytes], body: bytes, as_json: bool, now: float) -> None:
         try:
-            self._on_request(envelope, body, as_json, now)
+            try:
+                self._on_request(envelope, body, as_json, now)
+            except RequestError as refused:
+                repaired = repair(body) if refused.error.code == "bad_encoding" else body
+                if repaired == body:
+                    raise
+                body = repaired
+                self._on_request(envelope, body, as_json, now)
         except RequestError as refused:
-            repaired = repair(body) if refused.error.code == "bad_encoding" else body
-            if repaired == body:
-                raise
-            self._on_request(envelope, repaired, as_json, now)
+            self._answer(envelope, as_json, seq_of(body), refused.error)
 
     def _on_request(self, envelope: list[bytes], body: bytes, as_json: bool, now: float) -> None:
         if len(body) > self.settings.message_bytes:
             raise RequestError("too_large", f"{len(body)} bytes; at most {self.settings.message_bytes} per message")
-        try:
-            request = (_submit_json if as_json else _submit_msgpack).decode(body)
-        except msgspec.ValidationError:
-            self._on_operation(envelope, body, as_json, now)
-            return
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise RequestError("bad_encoding", f"neither JSON nor MessagePack: {error}"[:300]) from None
-        except RecursionError:
-            raise RequestError("too_deep", "the request is nested too deeply") from None
-        _check_integers(request.seq, "seq")
-        self._on_submit(envelope, request, as_json, now)
+        request = decode_request(body, as_json)
+        if isinstance(request, Submit):
+            self._on_submit(envelope, request, as_json, now)
+        else:
+            self._on_operation(envelope, request, as_json, now)
 
     def _on_submit(self, envelope: list[bytes], request: Submit, as_json: bool, now: float) -> None:
-        found = split(request.notifications, self.settings.shards, self.settings.batch)
+        found = split(request.notifications, *self._limits)
         if self._unanswered >= self.settings.requests:
             raise RequestError("overloaded", "too many submits wait; send again", retry_after_ms=RETRY_AFTER_MS)
         for piece in found.pieces:
@@ -303,8 +295,7 @@ class Router:
                 self._enqueue(frame)
             self._gathering.add(key)
 
-    def _on_operation(self, envelope: list[bytes], body: bytes, as_json: bool, now: float) -> None:
-        request = _decode_request(body, as_json)
+    def _on_operation(self, envelope: list[bytes], request: Request, as_json: bool, now: float) -> None:
         if request.op == "ping":
             self._send_answer(
                 envelope,
@@ -338,7 +329,14 @@ class Router:
 
     def _send_answer(self, envelope: list[bytes], as_json: bool, answer: dict[str, Any]) -> None:
         try:
-            self.submit.send_multipart([*envelope, encode_answer(answer, as_json)], zmq.DONTWAIT)
+            body = encode_answer(answer, as_json)
+        except TypeError as problem:  # orjson's; a bug, but not one that is to bring everybody's router down
+            log.error("an answer cannot be encoded: %s", problem)
+            seq = {"seq": answer["seq"]} if "seq" in answer else {}
+            refusal = Error("internal", "the answer cannot be encoded")
+            body = encode_answer({"ok": False, "error": refusal, **seq}, as_json)
+        try:
+            self.submit.send_multipart([*envelope, body], zmq.DONTWAIT)
         except zmq.ZMQError:
             pass  # the client is gone or reads nothing: the work is done, and it may ask again
 
@@ -364,7 +362,7 @@ class Router:
                 raise RequestError("too_large", f"{len(body)} bytes; at most {self.settings.message_bytes}")
             found = self._split_repaired(body, as_json)
         except RequestError as refused:
-            self._bury(refused.error, body)
+            self._bury(refused.error, body if refused.error.code != "too_large" else body[:RAW_KEPT])
             return
         self._gather(found, as_json, INGEST, None)
         for _, error, raw in found.errors:
@@ -372,12 +370,12 @@ class Router:
 
     def _split_repaired(self, body: bytes, as_json: bool) -> Split:
         try:
-            return split(_as_list(body, as_json), self.settings.shards, self.settings.batch)
+            return split(as_list(body, as_json), *self._limits)
         except RequestError as refused:
             repaired = repair(body) if refused.error.code == "bad_encoding" else body
             if repaired == body:
                 raise
-            return split(_as_list(repaired, as_json), self.settings.shards, self.settings.batch)
+            return split(as_list(repaired, as_json), *self._limits)
 
     def _bury(self, error: Error, raw: bytes) -> None:
         self.links[0].add(UNROUTABLE, time.time_ns() // 1000, False, raw, [], error)
@@ -500,12 +498,11 @@ class Router:
     # --- the stream --------------------------------------------------------------------------------------------
 
     def _on_subscription(self, message: bytes) -> None:
-        if message[:1] == b"\x01":
-            self._prefixes.add(message[1:])
-        else:
-            self._prefixes.discard(message[1:])
-        for shard in range(self.settings.shards):
-            self._send_subscriptions(shard)
+        kind, prefix = message[:1], message[1:]
+        if kind == b"\x01" and len(prefix) <= PREFIX_BYTES_MAX:
+            self._prefixes.add(prefix)
+        elif kind == b"\x00":  # anything else is a message, which an XSUB may send
+            self._prefixes.discard(prefix)
 
     def _send_subscriptions(self, shard: int) -> None:
         prefixes = sorted(self._prefixes) if len(self._prefixes) <= SUBSCRIPTIONS_MAX else [b""]
@@ -520,96 +517,9 @@ def _waits(part: Part) -> bool:
     return part.receipt is not None and bool(part.receipt.envelope)
 
 
-def _as_list(body: bytes, as_json: bool) -> bytes:
-    """``ingest`` takes one notification as well as a list."""
-    if as_json:
-        return body if body.lstrip()[:1] == b"[" else b"[" + body + b"]"
-    first = body[0] if body else 0
-    return body if 0x90 <= first <= 0x9F or first in (0xDC, 0xDD) else b"\x91" + body
-
-
-def _decode_request(body: bytes, as_json: bool) -> Request:
-    """A request for any operation but a well-formed submit; the error names the key and what is known."""
-    codec: Any = msgspec.json if as_json else msgspec.msgpack
-    try:
-        document = codec.decode(body)
-    except msgspec.ValidationError as error:
-        raise _bad_value(error) from None
-    except UnicodeDecodeError as error:
-        found = bad_text(error)
-        raise RequestError(found.code, found.message) from None
-    except msgspec.MsgspecError as error:
-        raise RequestError("bad_encoding", f"neither JSON nor MessagePack: {error}"[:300]) from None
-    except RecursionError:
-        raise RequestError("too_deep", "the request is nested too deeply") from None
-    if not isinstance(document, dict) or not isinstance(document.get("op"), str):
-        raise RequestError("bad_request", "a request is a map with the text op", "op")
-    op = document["op"]
-    if op in UNSUPPORTED:
-        raise RequestError("unsupported", f"{op} is not in this version", "op")
-    needs, takes = ((), ()) if op == "submit" else OPERATIONS.get(op, (None, None))
-    if op == "submit":
-        needs = ("notifications",)
-    if needs is None or takes is None:
-        raise RequestError("unknown_op", unknown("op", op, ("submit", *OPERATIONS)), "op")
-    allowed = ("op", "seq", *needs, *takes)
-    for key in document:
-        if key not in allowed:
-            raise RequestError("unknown_key", unknown("key", str(key), allowed), str(key)[:80])
-    for key in needs:
-        if document.get(key) is None:
-            raise RequestError("bad_request", f"{op} needs {key}", key)
-    if op == "status" and not (document.get("id") or (document.get("user_id") and document.get("idempotency_key"))):
-        raise RequestError("bad_request", "status needs id, or user_id and idempotency_key", "id")
-    if op == "submit":  # whatever else is wrong with one: its list is looked at elsewhere
-        del document["notifications"]
-    try:
-        request = msgspec.convert(document, Request)
-    except msgspec.ValidationError as error:
-        raise _bad_value(error) from None
-    if request.cursor is not None and not _is_place(request.cursor):
-        raise RequestError("bad_value", f"cursor is not one that {op} answered", "cursor")
-    _check_integers(request.seq, "seq")
-    _check_integers(request)
-    return request
-
-
-def _bad_value(error: msgspec.ValidationError) -> RequestError:
-    what, _, where = str(error).partition(" - at `$")
-    field = where.rstrip("`").lstrip(".").partition("[")[0]
-    return RequestError("bad_value", f"{what[0].lower()}{what[1:]}", field or None)
-
-
-def _check_integers(value: object, field: str | None = None) -> None:
-    """JSON has integers that neither a shard nor an answer can be sent."""
-    try:
-        pack(value)
-    except OverflowError:
-        raise RequestError("bad_value", "an integer has more than 64 bits; send it as text", field) from None
-
-
-def _is_place(cursor: str | int) -> bool:
-    try:
-        return 0 <= int(cursor) < PLACES_MAX
-    except ValueError:
-        return False
-
-
-def _seq_of(body: bytes) -> int | str | None:
-    """The request's ``seq``, if so much of it can be read."""
-    try:
-        seq = (_numbered_json if is_json(body) else _numbered_msgpack).decode(body).seq
-        _check_integers(seq, "seq")
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        repaired = repair(body)
-        return _seq_of(repaired) if repaired != body else None
-    except (RecursionError, RequestError):
-        return None
-    return seq
-
-
 def main() -> None:
     stop, line = begin_child("the router")
+    sys.setrecursionlimit(RECURSION_MAX)
     router = Router(msgspec.json.decode(line, type=RouterSettings), stop)
     say_ready()
     try:

@@ -13,7 +13,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 
@@ -30,6 +30,8 @@ ENVIRONMENT_PREFIX = "DISPATCHER_"
 SHARDS_MAX = 256
 PORT_MAX = 65_535
 PUBLIC = ("ingest", "submit", "stream")
+MESSAGE_BYTES_HARD_MAX = 64 * 2**20  # beyond, ZeroMQ closes the connection; between, the answer is too_large
+POSITIONS_MAX = 60_000  # of one frame: a position must fit 16 bits in an inbox entry
 DEFAULT_RATE_LIMITS: Mapping[str, RateLimit] = {"email": RateLimit(rate="1000/minute", burst=1000)}
 
 
@@ -84,8 +86,9 @@ class Dispatcher(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Bounds of the public sockets and of the router."""
 
-    message_bytes: Count = 1_048_576
-    batch: Count = 10_000
+    message_bytes: Annotated[int, msgspec.Meta(ge=1, le=MESSAGE_BYTES_HARD_MAX)] = 1_048_576
+    batch: Annotated[int, msgspec.Meta(ge=1, le=POSITIONS_MAX)] = 10_000
+    fanout_bytes: Count = 64 * 2**20  # of a message, each notification once for each of its recipients
     window_frames: Count = 16_384  # per shard, sent and not acknowledged
     window_bytes: Count = 64 * 2**20
     requests: Count = 10_000  # submits and operations that wait for their answer
@@ -175,6 +178,8 @@ class _Layers:
             self._file = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise SettingsError(f"{path}: not TOML: {error}") from None
+        except RecursionError:
+            raise SettingsError(f"{path}: nested too deeply") from None
         self.document = copy.deepcopy(self._file)
         self._environment = {
             _keys_of(name): (name, value)
@@ -182,6 +187,10 @@ class _Layers:
             if name.startswith(ENVIRONMENT_PREFIX) and len(name) > len(ENVIRONMENT_PREFIX)
         }
         for keys, (name, value) in self._environment.items():
+            try:
+                f"{name}{value}".encode()
+            except UnicodeEncodeError:
+                raise SettingsError(f"{name!a}: its value is not UTF-8") from None
             self._set(keys, name, _scalar(value))
         _merge(self.document, command_line)
         limits = self.document.get("rate_limits")
@@ -312,7 +321,7 @@ def _scalar(text: str) -> Any:
     """A number, a boolean, a list or an inline table as TOML writes it; everything else is text."""
     try:
         document = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return text
     return document["value"] if len(document) == 1 else text
 

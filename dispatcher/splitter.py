@@ -14,13 +14,13 @@ import msgspec
 import xxhash
 
 from dispatcher.receipts import Receipt
-from shards.validation import bad_text, check_address
+from dispatcher.settings import POSITIONS_MAX
+from shards.validation import check_address, decode_error, located
 from shards.wire import Error, RequestError, Route, UserRoute, is_json, pack
 
 FRAME_NOTIFICATIONS = 500  # a gathered frame is sent when it has so many, and at the end of the turn
 FRAME_BYTES = 262_144
 WHOLE_MIN = 100  # shorter lists are gathered, even where one shard gets all of it
-POSITIONS_MAX = 60_000  # of one frame: a position must fit 16 bits in an inbox entry
 
 _users_msgpack = msgspec.msgpack.Decoder(list[UserRoute])
 _users_json = msgspec.json.Decoder(list[UserRoute])
@@ -28,6 +28,16 @@ _raw_msgpack = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _raw_json = msgspec.json.Decoder(list[msgspec.Raw])
 _route_msgpack = msgspec.msgpack.Decoder(Route)
 _route_json = msgspec.json.Decoder(Route)
+
+
+class Listed(msgspec.Struct):
+    """How long the list of recipients is, as it came."""
+
+    recipients: msgspec.Raw
+
+
+_listed_msgpack = msgspec.msgpack.Decoder(Listed)
+_listed_json = msgspec.json.Decoder(Listed)
 
 
 class Part(NamedTuple):
@@ -70,15 +80,18 @@ class Split(NamedTuple):
     errors: list[tuple[int, Error, bytes]]
 
 
-def split(notifications: bytes | msgspec.Raw, shards: int, batch_max: int) -> Split:
-    """Raises ``RequestError`` where the list as a whole is not acceptable."""
+def split(notifications: bytes | msgspec.Raw, shards: int, batch_max: int, fanout_bytes_max: int) -> Split:
+    """Raises ``RequestError`` where the list as a whole is not acceptable.
+
+    ``batch_max`` counts each recipient, ``fanout_bytes_max`` a notification's bytes once for each of its recipients.
+    """
     as_json = is_json(notifications)
     try:
         # what names a recipient in another way as well is for the shard to refuse
         routes = (_users_json if as_json else _users_msgpack).decode(notifications)
         hashes = [_hash(route.user_id.encode()) for route in routes]
     except (msgspec.ValidationError, UnicodeDecodeError):
-        return _split_singly(notifications, as_json, shards, batch_max)
+        return _split_singly(notifications, as_json, shards, batch_max, fanout_bytes_max)
     except msgspec.MsgspecError as error:
         raise RequestError("bad_encoding", f"not a valid list of notifications: {error}"[:300]) from None
     except RecursionError:
@@ -115,7 +128,9 @@ def split(notifications: bytes | msgspec.Raw, shards: int, batch_max: int) -> Sp
 _hash = xxhash.xxh3_64_intdigest
 
 
-def _split_singly(notifications: bytes | msgspec.Raw, as_json: bool, shards: int, batch_max: int) -> Split:
+def _split_singly(
+    notifications: bytes | msgspec.Raw, as_json: bool, shards: int, batch_max: int, fanout_bytes_max: int
+) -> Split:
     """Entry by entry: some have several recipients, or cannot be routed."""
     try:
         raws = (_raw_json if as_json else _raw_msgpack).decode(notifications)
@@ -134,15 +149,23 @@ def _split_singly(notifications: bytes | msgspec.Raw, as_json: bool, shards: int
     positions: dict[int, list[int]] = {}
     hashes: dict[int, array[int]] = {}
     fanned = set()
+    fanout_bytes_left = fanout_bytes_max
     decode = (_route_json if as_json else _route_msgpack).decode
     for index, raw in enumerate(raws):
         sizes.append(None)
         try:
             recipients, listed = _recipients(decode(raw), batch_max - len(shape))
+            if listed:
+                copied = _content_bytes(raw, as_json) * len(recipients)
+                if copied > fanout_bytes_left:
+                    problem = f"a copy for each of {len(recipients)} recipients has {copied} bytes"
+                    room = f"the batch has room for {fanout_bytes_left}"
+                    raise RequestError("too_many", f"{problem}; {room}", "recipients")
+                fanout_bytes_left -= copied
         except RequestError as error:
             errors.append((index, error.error, bytes(raw)))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            errors.append((index, _routing_error(error), bytes(raw)))
+            errors.append((index, _routing_error(raw, error), bytes(raw)))
         else:
             by_shard: dict[int, list[str]] = {}
             at: dict[int, list[int]] = {}
@@ -195,18 +218,16 @@ def _recipients(route: Route, room: int) -> tuple[list[str], bool]:
     return recipients, True
 
 
-def _routing_error(error: Exception) -> Error:
-    if isinstance(error, RecursionError):
-        return Error("too_deep", "the notification is nested too deeply")
-    if isinstance(error, UnicodeDecodeError):
-        return bad_text(error)
-    if not isinstance(error, msgspec.ValidationError):
-        return Error("bad_encoding", f"not a valid document: {error}"[:300])
-    what, _, where = str(error).partition(" - at `$")
-    field = where.rstrip("`").lstrip(".")
-    if not field:
-        return Error("bad_request", "a notification must be a map")
-    return Error("bad_value", f"{what[0].lower()}{what[1:]}", field)
+def _content_bytes(raw: msgspec.Raw, as_json: bool) -> int:
+    """What each recipient of a notification gets of it: all but the list of them."""
+    listed = (_listed_json if as_json else _listed_msgpack).decode(raw)
+    return len(memoryview(raw)) - len(memoryview(listed.recipients))
+
+
+def _routing_error(raw: msgspec.Raw, error: Exception) -> Error:
+    if isinstance(error, msgspec.ValidationError) and not located(error)[1]:
+        return Error("bad_request", "a notification must be a map with texts as keys")
+    return decode_error(raw, error)
 
 
 def _fanned(names: list[str], raw: msgspec.Raw, as_json: bool) -> bytes:

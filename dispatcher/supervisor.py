@@ -283,6 +283,7 @@ class Supervisor:
                 receipt_timeout_s=float(service.receipt_timeout),
                 message_bytes=limits.message_bytes,
                 batch=limits.batch,
+                fanout_bytes=limits.fanout_bytes,
                 window_frames=limits.window_frames,
                 window_bytes=limits.window_bytes,
                 requests=limits.requests,

@@ -37,7 +37,9 @@ class DeadLetters:
     def bury(self, entry: Entry, reason: str, error_class: str, message: str, attempts: int, now: Now) -> None:
         """A delivery, whose word in the ledger is already its last."""
         frame, slot, index, user, _ = entry
-        notification = self._contents.notification(frame.seq, index)
+        notification = msgspec.structs.replace(  # without the others whom it went to: they have letters of their own
+            self._contents.notification(frame.seq, index), user_id=user.user_id, recipients=None
+        )
         letter = DeadLetter(
             self._ids.make(user.hash, frame.seq, index),
             user.user_id,

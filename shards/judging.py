@@ -152,13 +152,14 @@ class Judge:
         judged = Judged(users, decisions, keys, None, None, [], [], {})
         for index, item in enumerate(validation.decode_items(data.body, data.fanned)):
             if isinstance(item, validation.RejectedItem):
-                self._reject(judged, digests, index, item.error, validation.user_of(item.raw), bytes(item.raw))
+                self._reject(judged, digests, index, item.error, item.user_id, item.raw)
                 continue
             user_id, notification = item
             try:
                 user, decision, key = self._check(user_id, notification, now_ms)
             except RequestError as error:
-                self._reject(judged, digests, index, error.error, user_id, _as_it_came(here, index, notification))
+                raw = _as_it_came(here, index, user_id, notification)
+                self._reject(judged, digests, index, error.error, user_id, raw)
                 continue
             digest = NO_DIGEST
             if key is not None:
@@ -191,7 +192,7 @@ class Judge:
         rule = self._routing.resolve(notification)
         user = self._people.user(user_id)
         if notification.payload is not None:
-            validation.check_payload(notification.payload)
+            validation.check_document("payload", notification.payload)
         if not validation.has_content(notification):
             raise RequestError(
                 "bad_value", "nothing to say: give at least one of title, body, template, payload.message", "title"
@@ -244,9 +245,11 @@ class Judge:
         return Duplicate(index, self._ids.make(user.hash, original, place), mismatch)
 
 
-def _as_it_came(content: Content, index: int, notification: Notification) -> bytes:
+def _as_it_came(content: Content, index: int, user_id: str, notification: Notification) -> bytes:
     if not content.fanned:
         return content.raw(index)
+    if notification.recipients is not None:  # each keeps it without the others
+        notification = msgspec.structs.replace(notification, user_id=user_id, recipients=None)
     try:
         return pack(notification)
     except OverflowError:  # an integer beyond 64 bits, which only JSON can say

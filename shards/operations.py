@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import orjson
 
 from shards import ledger, validation
 from shards.changes import Now, decode_notes
@@ -16,7 +17,15 @@ from shards.inbox import PLACE_SHIFT, Inbox
 from shards.journal import SqliteJournal
 from shards.people import User
 from shards.preferences import UserDocument, parse_document
-from shards.wire import PRIORITIES, DeadLetter, Notification, Request, RequestError, hash_user
+from shards.wire import (
+    PAGE_BYTES_MAX,
+    PRIORITIES,
+    DeadLetter,
+    Notification,
+    Request,
+    RequestError,
+    hash_user,
+)
 
 INBOX_PAGE = 50
 DEAD_MAX = 1_000  # per call of dead.replay and dead.purge; the caller repeats
@@ -153,10 +162,19 @@ class Operations:
         except ValueError:
             raise RequestError("bad_value", "cursor is not one that inbox.list answered", "cursor") from None
         found = self._inbox.places(user.signed_hash, after, limit + 1)
-        items = [item for number, place in found[:limit] if (item := self.inbox_item(user, number, place))]
+        items: list[dict[str, Any]] = []
+        size, ends = 0, 0
+        for number, place in found[:limit]:
+            item = self.inbox_item(user, number, place)
+            size += len(orjson.dumps(item))
+            if items and size > PAGE_BYTES_MAX:
+                break
+            if item is not None:
+                items.append(item)
+            ends += 1
         return {
             "items": items,
-            "next": found[limit - 1][0] if len(found) > limit else None,
+            "next": found[ends - 1][0] if len(found) > ends else None,
             "unread": self._inbox.unread(user.signed_hash, self._oldest()),
         }
 

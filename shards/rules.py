@@ -10,6 +10,7 @@ import msgspec
 from shards import ledger
 from shards.wire import PRIORITIES, PRIORITY_NUMBERS, Notification, RequestError
 
+NAME_SHOWN = 80  # characters of a name that is not known; the search for its neighbours takes longer than linear time
 RULES_CACHED_MAX = 10_000  # distinct (category, priority, channels) of producers' own wishes
 
 
@@ -114,7 +115,7 @@ class Routing:
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """The message for a name that is not known: it proposes the nearest ones, or lists what there is."""
-    names = sorted(known)
+    names, name = sorted(known), name[:NAME_SHOWN]
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names) or 'none'}"
-    return f"unknown {kind} {name[:80]!r}; {hint}"
+    return f"unknown {kind} {name!r}; {hint}"

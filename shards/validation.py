@@ -25,6 +25,7 @@ from shards.wire import (
 )
 
 PAYLOAD_DEPTH_MAX = 32
+FANNED_KEPT = 4_096  # bytes of an undecodable entry that each recipient's rejection keeps
 INTEGER_MAX = 2**63 - 1
 NOTIFICATION_KEYS = tuple(field.name for field in msgspec.structs.fields(Notification))
 
@@ -35,6 +36,8 @@ _fanned_msgpack = msgspec.msgpack.Decoder(list[Entry])
 _fanned_json = msgspec.json.Decoder(list[Entry])
 _raw_msgpack = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _raw_json = msgspec.json.Decoder(list[msgspec.Raw])
+_named_msgpack = msgspec.msgpack.Decoder(tuple[list[str], msgspec.Raw])
+_named_json = msgspec.json.Decoder(tuple[list[str], msgspec.Raw])
 _user_msgpack = msgspec.msgpack.Decoder(UserRoute)
 _user_json = msgspec.json.Decoder(UserRoute)
 _any_msgpack = msgspec.msgpack.Decoder()
@@ -53,7 +56,7 @@ def decode_items(body: bytes, fanned: bool) -> list[Item | RejectedItem]:
         try:
             entry: Notification | Fanned = decoder.decode(_list_of_one(raw, as_json))[0]
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-            items.extend([RejectedItem(raw, decode_error(raw, error))] * _recipients(raw, fanned))
+            items.extend(_rejected(raw, fanned, error))
             continue
         if isinstance(entry, tuple):
             items.extend((user_id, entry[1]) for user_id in entry[0])
@@ -83,20 +86,22 @@ def _list_of_one(raw: msgspec.Raw, as_json: bool) -> bytes:
 
 def positions(body: bytes, fanned: bool) -> int:
     """How many notifications a frame has after fan-out, without a look at what they say."""
-    return sum(_recipients(raw, fanned) for raw in raw_entries(body))
+    fanned_out = [_fanned_out(raw) if fanned else None for raw in raw_entries(body)]
+    return sum(1 if entry is None else len(entry[0]) for entry in fanned_out)
 
 
 class RejectedItem:
-    """An entry that could not be decoded, with the error that its producer gets."""
+    """An entry that could not be decoded, for one of its recipients, with the error that its producer gets."""
 
-    __slots__ = ("error", "raw")
+    __slots__ = ("error", "raw", "user_id")
 
-    def __init__(self, raw: msgspec.Raw, error: Error) -> None:
+    def __init__(self, raw: bytes, user_id: str, error: Error) -> None:
         self.raw = raw
+        self.user_id = user_id
         self.error = error
 
 
-def user_of(raw: msgspec.Raw) -> str:
+def _user_of(raw: msgspec.Raw) -> str:
     """The ``user_id`` of an entry that is refused for another reason; empty if there is none to be read."""
     try:
         return (_user_json if is_json(raw) else _user_msgpack).decode(raw).user_id
@@ -104,18 +109,33 @@ def user_of(raw: msgspec.Raw) -> str:
         return ""
 
 
-def _recipients(raw: msgspec.Raw, fanned: bool) -> int:
-    """How many positions an undecodable entry takes: the router wrote the recipients, so these can be read."""
-    if not fanned:
-        return 1
+def _rejected(raw: msgspec.Raw, fanned: bool, error: Exception) -> list[RejectedItem]:
+    """One for each position of an undecodable entry: the router wrote the recipients, so these can be read."""
+    fanned_out = _fanned_out(raw) if fanned else None
+    if fanned_out is None:
+        return [RejectedItem(bytes(raw), _user_of(raw), decode_error(raw, error))]
+    names, entry = fanned_out
+    kept = bytes(memoryview(entry)[:FANNED_KEPT])
+    found = decode_error(entry, error)
+    return [RejectedItem(kept, name, found) for name in names]
+
+
+def _fanned_out(raw: msgspec.Raw) -> tuple[list[str], msgspec.Raw] | None:
+    """The recipients of an entry, and what it says; None of an entry to one user, among others that are fanned out."""
     try:
-        entry = (msgspec.json if is_json(raw) else msgspec.msgpack).decode(raw, type=list[msgspec.Raw])
-        return len((msgspec.json if is_json(entry[0]) else msgspec.msgpack).decode(entry[0], type=list[str]))
+        return (_named_json if is_json(raw) else _named_msgpack).decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        return 1
+        return None
 
 
-_PATH = re.compile(r"^(?P<what>.*?)(?: - at `\$(?P<path>[^`]*)`)?$", re.DOTALL)
+_PATH = re.compile(r"^(?P<what>.*?)(?: - at (?:`key` in )?`\$(?P<path>[^`]*)`)?$", re.DOTALL)
+
+
+def located(error: msgspec.ValidationError) -> tuple[str, str]:
+    """What a decoder found, and the path to it from the entry of the list on."""
+    match = _PATH.match(str(error))
+    what, path = (match["what"], match["path"] or "") if match else (str(error), "")
+    return f"{what[0].lower()}{what[1:]}", re.sub(r"^(\[[^\]]*\])+", "", path).lstrip(".")
 
 
 def decode_error(raw: bytes | msgspec.Raw, error: Exception) -> Error:
@@ -123,23 +143,39 @@ def decode_error(raw: bytes | msgspec.Raw, error: Exception) -> Error:
     if isinstance(error, RecursionError):
         return Error("too_deep", f"nested deeper than {PAYLOAD_DEPTH_MAX} levels; flatten it", "payload")
     if isinstance(error, UnicodeDecodeError):
-        return bad_text(error)
+        return bad_text(raw, error)
     if not isinstance(error, msgspec.ValidationError):
         return Error("bad_encoding", f"not a valid document: {error}"[:300])
-    match = _PATH.match(str(error))
-    what, path = (match["what"], match["path"] or "") if match else (str(error), "")
-    field = re.sub(r"^(\[[^\]]*\])+", "", path).lstrip(".")
+    what, field = located(error)
     if found := re.search(r"unknown field `(.*)`", what, re.DOTALL):
         return Error("unknown_key", unknown("key", found[1], NOTIFICATION_KEYS), found[1][:80])
-    return Error("bad_value", f"{what[0].lower()}{what[1:]}"[:300], field[:80] or None)
+    return Error("bad_value", what[:300], field[:80] or None)
 
 
-def bad_text(error: UnicodeDecodeError) -> Error:
+def spoiled_field(raw: bytes | msgspec.Raw) -> str | None:
+    """The key whose value has a text or a number that does not decode."""
+    codec: Any = msgspec.json if is_json(raw) else msgspec.msgpack
+    try:
+        values = codec.decode(raw, type=dict[str, msgspec.Raw])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    for key, value in values.items():
+        try:
+            codec.decode(value)
+        except (UnicodeDecodeError, msgspec.ValidationError):
+            return str(key)[:80]
+        except (msgspec.DecodeError, RecursionError):
+            continue
+    return None
+
+
+def bad_text(raw: bytes | msgspec.Raw, error: UnicodeDecodeError) -> Error:
     """A text that is not UTF-8. A lone surrogate, which some encoders let pass, is a value that no text has."""
+    field = spoiled_field(raw)
     following = error.object[error.start : error.start + 2]
     if following[:1] == b"\xed" and following[1:] >= b"\xa0":
-        return Error("bad_value", "a text has a lone surrogate, which UTF-8 cannot say; remove it")
-    return Error("bad_encoding", f"a text is not UTF-8: {error.reason} at byte {error.start} of it")
+        return Error("bad_value", "a text has a lone surrogate, which UTF-8 cannot say; remove it", field)
+    return Error("bad_encoding", f"a text is not UTF-8: {error.reason} at byte {error.start} of it", field)
 
 
 def check_address(given: Notification | Route) -> None:
@@ -168,29 +204,29 @@ def _text_rule(name: str, value: str, size: int, size_max: int) -> str:
     return f"{name} {problem}; it must have 1 to {size_max} bytes and no NUL"
 
 
-def check_payload(payload: dict[str, Any]) -> None:
+def check_document(name: str, document: dict[Any, Any]) -> None:
     """Bounded depth; only what JSON can say, as webhooks and the in-app inbox are JSON."""
-    pending: list[tuple[Any, int]] = [(payload, 1)]
+    pending: list[tuple[Any, int]] = [(document, 1)]
     while pending:
         container, depth = pending.pop()
         if depth > PAYLOAD_DEPTH_MAX:
-            raise RequestError("too_deep", f"payload is nested deeper than {PAYLOAD_DEPTH_MAX} levels", "payload")
+            raise RequestError("too_deep", f"{name} is nested deeper than {PAYLOAD_DEPTH_MAX} levels", name)
         for value in container.values() if type(container) is dict else container:
             kind = type(value)
             if kind is str or kind is bool or value is None:
                 continue
             if kind is int:
                 if not ~INTEGER_MAX <= value <= INTEGER_MAX:
-                    raise RequestError("bad_value", "payload has an integer beyond 64 bits; send it as text", "payload")
+                    raise RequestError("bad_value", f"{name} has an integer beyond 64 bits; send it as text", name)
             elif kind is float:
                 if not math.isfinite(value):
-                    raise RequestError("bad_value", f"payload has the number {value}, which JSON cannot say", "payload")
+                    raise RequestError("bad_value", f"{name} has the number {value}, which JSON cannot say", name)
             elif kind is dict or kind is list:
                 pending.append((value, depth + 1))
                 if kind is dict and not all(type(key) is str for key in value):
-                    raise RequestError("bad_value", "payload has a key that is not text", "payload")
+                    raise RequestError("bad_value", f"{name} has a key that is not text", name)
             else:
-                raise RequestError("bad_value", f"payload has a value of type {kind.__name__}; send text", "payload")
+                raise RequestError("bad_value", f"{name} has a value of type {kind.__name__}; send text", name)
 
 
 def instant_ms(name: str, value: str | int) -> int:
@@ -232,9 +268,9 @@ def has_content(notification: Notification) -> bool:
 def readable(raw: bytes) -> bytes:
     """Any bytes as a JSON document for a person: the document itself, or what can be shown of it."""
     try:
-        if is_json(raw):
-            orjson.loads(raw)
-            return bytes(raw)
-        return orjson.dumps(_any_msgpack.decode(raw), default=repr, option=orjson.OPT_NON_STR_KEYS)
+        document = orjson.loads(raw) if is_json(raw) else _any_msgpack.decode(raw)
+        # an answer has it some levels down, and orjson writes fewer levels than it reads
+        shown = orjson.dumps([[[[document]]]], default=repr, option=orjson.OPT_NON_STR_KEYS)
+        return bytes(raw) if is_json(raw) else shown[4:-4]
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, TypeError):
         return orjson.dumps({"undecodable": raw[:1_000].decode("utf-8", "backslashreplace"), "bytes": len(raw)})

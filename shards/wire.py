@@ -45,6 +45,7 @@ Code = Literal[
 
 USER_ID_BYTES_MAX = 256
 KEY_BYTES_MAX = 255
+PAGE_BYTES_MAX = 4 * 2**20  # of the items of one answer; a page ends before it, and goes on with its cursor
 
 
 class Error(Struct, omit_defaults=True, frozen=True):

@@ -183,6 +183,7 @@ def test_an_id_that_points_far_beyond_the_journal(service: RunningDispatcher, pl
         b"\x82\xa2op\xa6submit\xadnotifications\xdd\xff\xff\xff\xff",
         b"\x82\xa2op\xa6submit\xadnotifications\x91\x82\x01\x02\x03\x04",
         b"\x82\xa2op\xa6submit\xadnotifications\x91\xd4\x05\x01",
+        b"\x82\xa1a\xa1\xff\xa1b" + b"\x91" * 100_000,  # a bad text, and then no end of lists
         b'"' * 100_000,
         b'{"' + b'\\"' * 400_000,
         b"{NaN" * 100_000,

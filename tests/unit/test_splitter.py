@@ -13,6 +13,7 @@ from dispatcher.splitter import WHOLE_MIN, Gatherer, Split, split
 from shards.wire import RequestError, hash_user
 
 SHARDS = 3
+FANOUT_BYTES = 1_000_000
 SAME = [f"user-{number}" for number in range(400) if hash_user(f"user-{number}") % SHARDS == 0]
 
 entries = st.fixed_dictionaries(
@@ -27,7 +28,7 @@ def encoder(as_json: bool) -> Any:
 @settings(max_examples=150, derandomize=True, deadline=None)
 @given(st.lists(entries, max_size=8), st.booleans())
 def test_every_recipient_gets_its_notification_at_its_position(frame: list[dict[str, Any]], as_json: bool) -> None:
-    done = split(encoder(as_json)(frame), SHARDS, 100)
+    done = split(encoder(as_json)(frame), SHARDS, 100, FANOUT_BYTES)
     addressed = [
         (index, recipient if "recipients" in entry else None, user_id)
         for index, entry in enumerate(frame)
@@ -53,17 +54,21 @@ def test_every_recipient_gets_its_notification_at_its_position(frame: list[dict[
 def test_bytes_are_passed_on_as_they_came(as_json: bool) -> None:
     frame = [{"user_id": name, "title": name} for name in ("x", "y", "z")]
     raws = {encoder(as_json)(entry) for entry in frame}
-    assert {bytes(raw) for piece in split(encoder(as_json)(frame), SHARDS, 100).pieces for raw in piece.entries} == raws
+    assert {
+        bytes(raw)
+        for piece in split(encoder(as_json)(frame), SHARDS, 100, FANOUT_BYTES).pieces
+        for raw in piece.entries
+    } == raws
 
 
 def test_a_list_for_one_shard_is_passed_on_whole() -> None:
     message = msgspec.msgpack.encode([{"user_id": SAME[number % 5]} for number in range(WHOLE_MIN)])
-    (piece,) = split(message, SHARDS, 1_000).pieces
+    (piece,) = split(message, SHARDS, 1_000, FANOUT_BYTES).pieces
     assert (piece.whole, piece.positions) == (message, range(WHOLE_MIN))
 
 
 def test_nothing_is_nothing() -> None:
-    assert split(b"[]", SHARDS, 10) == Split([], 0, None, None, [])
+    assert split(b"[]", SHARDS, 10, FANOUT_BYTES) == Split([], 0, None, None, [])
 
 
 @pytest.mark.parametrize(
@@ -78,7 +83,7 @@ def test_nothing_is_nothing() -> None:
 )
 def test_a_list_that_is_not_acceptable(message: bytes, code: str) -> None:
     with pytest.raises(RequestError) as caught:
-        split(message, SHARDS, 2)
+        split(message, SHARDS, 2, FANOUT_BYTES)
     assert caught.value.error.code == code
 
 
@@ -95,7 +100,7 @@ def test_a_list_that_is_not_acceptable(message: bytes, code: str) -> None:
     ],
 )
 def test_what_cannot_be_routed_is_an_error_of_its_own(entry: object, code: str, field: str | None) -> None:
-    done = split(msgspec.json.encode([{"user_id": "x"}, entry]), SHARDS, 10)
+    done = split(msgspec.json.encode([{"user_id": "x"}, entry]), SHARDS, 10, FANOUT_BYTES)
     ((index, error, raw),) = done.errors
     assert (index, error.code, error.field, raw) == (1, code, field, msgspec.json.encode(entry))
     assert len(done.pieces) == 1
@@ -106,7 +111,7 @@ def test_gathered_pieces_make_one_frame(as_json: bool) -> None:
     gatherer = Gatherer(0, as_json, 0)
     messages = [[{"user_id": SAME[0], "title": "one"}], [{"user_id": SAME[1], "title": "two"}]]
     for message in messages:
-        (piece,) = split(encoder(as_json)(message), SHARDS, 10).pieces
+        (piece,) = split(encoder(as_json)(message), SHARDS, 10, FANOUT_BYTES).pieces
         assert gatherer.add(piece, None) == []
     (frame,) = gatherer.flush()
     decode = msgspec.json.decode if as_json else msgspec.msgpack.decode
@@ -116,8 +121,8 @@ def test_gathered_pieces_make_one_frame(as_json: bool) -> None:
 
 def test_a_whole_list_does_not_overtake() -> None:
     gatherer = Gatherer(0, False, 0)
-    (small,) = split(msgspec.msgpack.encode([{"user_id": SAME[0]}]), SHARDS, 1_000).pieces
-    (whole,) = split(msgspec.msgpack.encode([{"user_id": SAME[0]}] * WHOLE_MIN), SHARDS, 1_000).pieces
+    (small,) = split(msgspec.msgpack.encode([{"user_id": SAME[0]}]), SHARDS, 1_000, FANOUT_BYTES).pieces
+    (whole,) = split(msgspec.msgpack.encode([{"user_id": SAME[0]}] * WHOLE_MIN), SHARDS, 1_000, FANOUT_BYTES).pieces
     gatherer.add(small, None)
     first, second = gatherer.add(whole, None)
     assert (len(first.parts[0].hashes), second.body) == (1, whole.whole)

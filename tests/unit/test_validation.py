@@ -98,12 +98,12 @@ def nested(depth: int) -> dict[str, Any]:
 )
 def test_a_payload_that_json_cannot_say(payload: dict[str, Any], code: str) -> None:
     with pytest.raises(RequestError) as caught:
-        validation.check_payload(payload)
+        validation.check_document("payload", payload)
     assert (caught.value.error.code, caught.value.error.field) == (code, "payload")
 
 
 def test_a_payload_that_it_can() -> None:
-    validation.check_payload({"a": [1, 1.5, None, True, "x", {"b": -(2**63)}], "c": nested(30)})
+    validation.check_document("payload", {"a": [1, 1.5, None, True, "x", {"b": -(2**63)}], "c": nested(30)})
 
 
 def test_instants_are_rfc_3339_or_milliseconds() -> None:
