@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import sys
 import uuid
@@ -19,7 +18,7 @@ import zmq
 from dispatcher import __version__
 from dispatcher.client import Client, ClientError
 from dispatcher.settings import Settings, SettingsError, environment, load
-from shards.process import LOG_FORMAT
+from shards import logs
 from shards.units import Seconds
 from shards.wire import PRIORITIES
 
@@ -91,10 +90,11 @@ def main() -> None:
 )
 def serve(shards: int | None, config: Path | None, data_dir: str | None, durability: str | None) -> None:
     """Run the service until SIGTERM or Ctrl-C; then drain, and exit 0."""
-    from dispatcher.supervisor import BrokenError, StartError, Supervisor
+    from dispatcher.errors import BrokenError, StartError
+    from dispatcher.supervisor import Supervisor
 
     settings = _settings(config, shards=shards, data_dir=data_dir, durability=durability)
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
+    logs.configure("supervisor", settings.log)
 
     def announce() -> None:
         service = settings.dispatcher

@@ -6,7 +6,6 @@ and answers a submit when all of its frames are.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -21,7 +20,8 @@ from dispatcher.queries import Queries
 from dispatcher.receipts import Receipt, frame_ids
 from dispatcher.repair import repair
 from dispatcher.splitter import Frame, Gatherer, Part, Split, split
-from shards.process import Stop, begin_child, say_ready
+from shards import logs
+from shards.process import WRONG_CONFIGURATION, Stop, begin_child, fail, say_ready
 from shards.rules import unknown
 from shards.validation import bad_text
 from shards.wire import (
@@ -47,7 +47,7 @@ from shards.wire import (
     pack,
 )
 
-log = logging.getLogger("router")
+log = logs.logger()
 
 PING_EVERY_S = 0.1
 POLL_MS = 100
@@ -60,7 +60,6 @@ REQUESTS_PER_TURN = 100
 INGEST_PER_TURN = 1_000
 INGEST_BYTES_PER_TURN = 2**21
 RETRY_AFTER_MS = 100
-DRAIN_S = 10.0
 PLACES_MAX = 2**62  # what a cursor counts fits SQLite's integers
 SUBSCRIPTIONS_MAX = 4_096  # beyond, shards publish for everybody
 
@@ -87,6 +86,7 @@ class RouterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     submit: str
     stream: str
     receipt_timeout_s: float
+    drain_s: float
     message_bytes: int
     batch: int
     window_frames: int
@@ -145,10 +145,11 @@ class Router:
         try:
             socket.bind(endpoint)
         except zmq.ZMQError as error:
-            raise SystemExit(
-                f"router: cannot bind {name} to {endpoint}: {zmq.strerror(error.errno or 0)}; "
-                f"stop what listens there, or set dispatcher.{name} to another address"
-            ) from None
+            fail(
+                f"cannot bind {name} to {endpoint}: {zmq.strerror(error.errno or 0)}; "
+                f"stop what listens there, or set dispatcher.{name} to another address",
+                WRONG_CONFIGURATION,
+            )
         return socket
 
     def _connect(self, endpoint: str, hwm: int) -> zmq.Socket[bytes]:
@@ -166,7 +167,7 @@ class Router:
             self._turn()
             if self.stop.requested:
                 if deadline is None:
-                    deadline = time.monotonic() + DRAIN_S
+                    deadline = time.monotonic() + self.settings.drain_s
                     self.poller.unregister(self.ingest)
                     self.poller.unregister(self.submit)
                     self._reading_ingest = False
@@ -482,7 +483,7 @@ class Router:
         try:
             self.controls[shard].send(pack(Subscriptions(prefixes)), zmq.DONTWAIT)
         except zmq.Again:
-            log.warning("shard %d does not take its subscriptions", shard)
+            log.warning("subscriptions not taken", shard=shard)
 
 
 def _waits(part: Part) -> bool:
@@ -585,7 +586,7 @@ def main() -> None:
     try:
         router.run()
     except SupersededError as error:
-        raise SystemExit(f"router: {error}") from None
+        fail(str(error))
 
 
 if __name__ == "__main__":

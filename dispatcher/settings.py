@@ -17,6 +17,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 import msgspec
 
 from shards.limiter import RateLimit
+from shards.logs import LogSettings
 from shards.retry import RetryPolicy
 from shards.rules import DEFAULT_CATEGORIES, Category, unknown
 from shards.settings import Bounds, ChannelSettings, Count, Idempotency, Priorities, Retention
@@ -52,6 +53,7 @@ class Dispatcher(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stream: str = "tcp://127.0.0.1:7713"
     insecure: bool = False  # allows other addresses than loopback
     receipt_timeout: Seconds = Seconds(5.0)
+    drain: Seconds = Seconds(10.0)
 
     def __post_init__(self) -> None:
         if self.shards is not None and not 1 <= self.shards <= SHARDS_MAX:
@@ -60,6 +62,8 @@ class Dispatcher(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError('data_dir is empty; "." is the current directory')
         if self.receipt_timeout <= 0:
             raise ValueError("receipt_timeout must be above 0")
+        if self.drain < 0:
+            raise ValueError("drain must not be below 0")
         for name in ("ingest", "submit", "stream"):
             self._check_endpoint(name, getattr(self, name))
 
@@ -90,6 +94,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole configuration, as ``config/dispatcher.toml`` lists it. ``categories`` has only what differs."""
 
     dispatcher: Dispatcher = Dispatcher()
+    log: LogSettings = LogSettings()
     limits: Limits = Limits()
     categories: dict[str, Category] = {}
     rate_limits: dict[str, RateLimit] = msgspec.field(default_factory=lambda: dict(DEFAULT_RATE_LIMITS))

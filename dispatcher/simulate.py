@@ -22,6 +22,8 @@ import zmq
 from dispatcher import workload
 from dispatcher.client import Client
 from dispatcher.producer import ProducerSettings, Totals
+from shards.logs import LogSettings
+from shards.process import handover
 from shards.units import Seconds
 from shards.wire import pack
 
@@ -214,7 +216,7 @@ def _start_producers(plan: Plan, service: Service, step: int) -> list[subprocess
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
         assert producer.stdin is not None
-        producer.stdin.write(msgspec.json.encode(settings) + b"\n")
+        producer.stdin.write(handover(f"producer {process}", LogSettings(), msgspec.json.encode(settings)))
         producer.stdin.close()
         producers.append(producer)
     return producers
@@ -223,7 +225,7 @@ def _start_producers(plan: Plan, service: Service, step: int) -> list[subprocess
 def _totals(producer: subprocess.Popen[bytes]) -> Totals:
     assert producer.stdout is not None
     line = producer.stdout.readline()
-    if not line:
+    if not line.startswith(b"{"):
         raise SimulationError("a producer failed; its message is above")
     return msgspec.json.decode(line, type=Totals)
 

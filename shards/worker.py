@@ -6,7 +6,6 @@ answers, and the next attempts.
 
 from __future__ import annotations
 
-import logging
 import random
 import time
 from collections import Counter
@@ -17,7 +16,7 @@ import msgspec
 import orjson
 import zmq
 
-from shards import ledger
+from shards import ledger, logs
 from shards.channels.base import Channel
 from shards.channels.simulated import SimulatedChannel
 from shards.core import Core, Now
@@ -53,7 +52,7 @@ from shards.wire import (
     pack,
 )
 
-log = logging.getLogger("shard")
+log = logs.logger()
 
 IDLE_MS = 1_000
 DATA_HWM = 64  # frames queued between router and shard; the rest waits in the router's window
@@ -64,7 +63,6 @@ OUTBOX_RESEND_S = 1.0
 MAINTENANCE_EVERY_S = 1.0  # also the grain of the metrics
 MAINTENANCE_FRAMES = 256
 EXPIRY_FRAMES = 64
-DRAIN_S = 10.0
 
 _to_shard = msgspec.msgpack.Decoder(ToShard)
 _to_control = msgspec.msgpack.Decoder(ToShardControl)
@@ -177,7 +175,7 @@ class Worker:
         while True:
             self._turn()
             if self.stop.requested:
-                deadline = deadline or time.monotonic() + DRAIN_S
+                deadline = deadline or time.monotonic() + self.settings.drain
                 if time.monotonic() > deadline or not (any(self.core.in_flight) or self._outbox_waits()):
                     break
         self.journal.close()
