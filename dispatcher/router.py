@@ -15,6 +15,7 @@ import msgspec
 import zmq
 
 from dispatcher import __version__
+from dispatcher.gate import Gate
 from dispatcher.link import Link, Released, SupersededError
 from dispatcher.queries import Queries
 from dispatcher.receipts import Receipt, frame_ids
@@ -60,6 +61,7 @@ REQUESTS_PER_TURN = 100
 INGEST_PER_TURN = 1_000
 INGEST_BYTES_PER_TURN = 2**21
 RETRY_AFTER_MS = 100
+LINKS_S = 1.0
 PLACES_MAX = 2**62  # what a cursor counts fits SQLite's integers
 SUBSCRIPTIONS_MAX = 4_096  # beyond, shards publish for everybody
 
@@ -116,6 +118,7 @@ class Router:
         self._unanswered = 0
         self._without_verdict: list[dict[int, Released[list[Part]]]] = [{} for _ in shards]
         self._blocked: set[int] = set()  # shards whose socket takes nothing more for now
+        self._unlinked: set[int] = set()  # those of them that have no socket, for want of a file descriptor
         self._reading_ingest = True
         self._next_ping = 0.0
         self._prefixes: set[bytes] = set()
@@ -126,15 +129,26 @@ class Router:
         settings = self.settings
         self.context = zmq.Context(2)
         self.reports = self._bind("reports", zmq.PULL, "ipc://run/router", CONTROL_HWM)
+        self._await_links()
         self.ingest = self._bind("ingest", zmq.PULL, settings.ingest, PUBLIC_HWM)
         self.submit = self._bind("submit", zmq.ROUTER, settings.submit, PUBLIC_HWM)
         self.stream = self._bind("stream", zmq.XPUB, settings.stream, PUBLIC_HWM)
         self.controls = [self._connect(f"ipc://run/control-{shard}", CONTROL_HWM) for shard in range(settings.shards)]
         self.collector = self._connect("ipc://run/collector", CONTROL_HWM)
         self.data = [self._connect(f"ipc://run/shard-{shard}", DATA_HWM) for shard in range(settings.shards)]
+        self.gate = Gate(settings.shards)
         self.poller = zmq.Poller()
         for socket in (self.reports, self.ingest, self.submit, self.stream):
             self.poller.register(socket, zmq.POLLIN)
+
+    def _await_links(self) -> None:
+        """The shards and the collector connect before clients do, who might leave no file descriptor for them."""
+        monitor: zmq.Socket[bytes] = self.reports.get_monitor_socket(zmq.EVENT_ACCEPTED)
+        linked, deadline = 0, time.monotonic() + LINKS_S
+        while linked <= self.settings.shards and monitor.poll(max(0, int((deadline - time.monotonic()) * 1000))):
+            monitor.recv_multipart()
+            linked += 1
+        self.reports.disable_monitor()
 
     def _bind(self, name: str, kind: int, endpoint: str, hwm: int) -> zmq.Socket[bytes]:
         socket = self.context.socket(kind)
@@ -390,14 +404,22 @@ class Router:
             self.poller.register(socket, zmq.POLLOUT)
 
     def _unblock(self, shard: int) -> None:
-        if shard in self._blocked:
+        if shard in self._unlinked:
+            self._unlinked.discard(shard)
+            self._blocked.discard(shard)
+        elif shard in self._blocked:
             self._blocked.discard(shard)
             self.poller.unregister(self.data[shard])
 
     def _reconnect(self, shard: int) -> None:
         self._unblock(shard)
         self.data[shard].close(linger=0)
-        self.data[shard] = self._connect(f"ipc://run/shard-{shard}", DATA_HWM)
+        try:
+            self.data[shard] = self._connect(f"ipc://run/shard-{shard}", DATA_HWM)
+        except zmq.ZMQError as error:
+            log.error("no link until a file descriptor is free", shard=shard, error=zmq.strerror(error.errno or 0))
+            self._blocked.add(shard)
+            self._unlinked.add(shard)
 
     # --- what shards say ---------------------------------------------------------------------------------------
 
@@ -445,6 +467,8 @@ class Router:
     # --- ten times a second ------------------------------------------------------------------------------------
 
     def _tick(self, now: float) -> None:
+        for shard in list(self._unlinked):
+            self._reconnect(shard)
         for shard, link in enumerate(self.links):
             if shard not in self._blocked:
                 self._try_send(shard, link.ping())
@@ -461,6 +485,7 @@ class Router:
             for n in [n for n, one in waiting.items() if not any(map(_waits, one.owner))]:
                 del waiting[n]
         self.queries.expire(now)
+        self.gate.check()
 
     def _try_send(self, shard: int, message: msgspec.Struct) -> None:
         try:

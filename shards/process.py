@@ -8,12 +8,12 @@ one), ``failed`` and why. Any other line, such as ``working``, means that a long
 from __future__ import annotations
 
 import ctypes
+import functools
 import gc
 import os
 import resource
 import signal
 import sys
-from pathlib import Path
 from types import FrameType, TracebackType
 from typing import NoReturn
 
@@ -58,6 +58,7 @@ def begin_child(role: str) -> tuple[Stop, bytes]:
     signal.signal(signal.SIGTERM, stop.request)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor stops in order
     os.umask(0o077)
+    _statm()
     first, settings = sys.stdin.buffer.readline(), sys.stdin.buffer.readline()
     if not settings:
         raise SystemExit(f"{role} is started by the supervisor, which hands it its settings")
@@ -101,10 +102,16 @@ def say_ready(suspects: bool = False) -> None:
     say("ready suspects" if suspects else "ready")
 
 
+@functools.cache
+def _statm() -> int:
+    """Open for good, so that ``usage`` needs no descriptor where there is none left."""
+    return os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+
+
 def usage() -> dict[str, float]:
     """CPU seconds and resident memory of this process."""
     times = resource.getrusage(resource.RUSAGE_SELF)
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    pages = int(os.pread(_statm(), 200, 0).split()[1])
     return {
         "pid": os.getpid(),
         "cpu_s": round(times.ru_utime + times.ru_stime, 3),
