@@ -77,9 +77,8 @@ class Gate:
 
         In a table of descriptors of its own: a descriptor that is free in the common one is libzmq's at once.
         """
-        if ctypes.CDLL(None, use_errno=True).unshare(CLONE_FILES):
-            return
-        _give_back(self._kept.copy())
+        private = ctypes.CDLL(None).unshare(CLONE_FILES) == 0  # some containers forbid it: then libzmq gets its share
+        _give_back(self._kept.copy() if private else self._kept)
         for listener in self._listeners:
             with contextlib.suppress(OSError):  # BlockingIOError: none is left
                 while True:

@@ -197,7 +197,7 @@ class Supervisor:
             now = time.monotonic()
             for child in self._children:
                 if child.overdue(now):
-                    child.kill(f"not ready within {READY_S:.0f} s")
+                    child.kill("not ready in time")
                 if child.reap():
                     child.schedule_restart(now)
                     if child.failures > CRASH_LOOP:

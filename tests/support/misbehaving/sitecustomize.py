@@ -1,7 +1,7 @@
 """Makes a process of the service misbehave. With this folder first on PYTHONPATH every Python process loads it.
 
 ``MISBEHAVE`` is ``MODULE HOW FILE``: the process ``python -m MODULE`` misbehaves if FILE exists at its start.
-With ``HURRY`` the supervisor waits so many seconds for readiness, hardly between starts, and gives up after a few.
+With ``HURRY`` the supervisor waits hardly between starts, and gives up after a few.
 """
 
 from __future__ import annotations
@@ -37,9 +37,8 @@ def _misbehave() -> None:
         import dispatcher.child
 
         dispatcher.child.BACKOFF_MAX_S = 0.05
-        dispatcher.child.READY_S = float(os.environ["HURRY"])
 
-        import dispatcher.supervisor  # which takes READY_S from there
+        import dispatcher.supervisor
 
         dispatcher.supervisor.CRASH_LOOP = 3
     target, how, file = os.environ.get("MISBEHAVE", "- - -").split()
