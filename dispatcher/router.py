@@ -149,6 +149,7 @@ class Router:
             monitor.recv_multipart()
             linked += 1
         self.reports.disable_monitor()
+        monitor.close()
 
     def _bind(self, name: str, kind: int, endpoint: str, hwm: int) -> zmq.Socket[bytes]:
         socket = self.context.socket(kind)

@@ -16,6 +16,7 @@ import zmq
 from structlog.testing import capture_logs
 
 import dispatcher.child
+from dispatcher import report
 from dispatcher.settings import Dispatcher, Settings
 from dispatcher.supervisor import Supervisor
 from shards.wire import hash_user
@@ -144,6 +145,7 @@ def test_a_stopped_shard_costs_its_own_users_only_and_loses_nothing() -> None:
             stats = service.request("stats")
             assert stats["not_responding"] == ["shard 0"]
             assert [shard["shard"] for shard in stats["shards"]] == [1]
+            assert report.stats(stats).startswith("NOT RESPONDING, and not counted here: shard 0\n")
             assert rss_mb(pids["router"]) - before_mb < 20  # one copy of what was submitted
             assert children(service) == pids  # silence is no death
         finally:
