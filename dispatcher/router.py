@@ -6,6 +6,7 @@ and answers a submit when all of its frames are.
 
 from __future__ import annotations
 
+import resource
 import time
 from collections import deque
 from collections.abc import Callable
@@ -62,6 +63,7 @@ INGEST_PER_TURN = 1_000
 INGEST_BYTES_PER_TURN = 2**21
 RETRY_AFTER_MS = 100
 LINKS_S = 1.0
+CROWD = 8_192  # more clients than can connect before the gate is first checked
 PLACES_MAX = 2**62  # what a cursor counts fits SQLite's integers
 SUBSCRIPTIONS_MAX = 4_096  # beyond, shards publish for everybody
 
@@ -129,7 +131,8 @@ class Router:
         settings = self.settings
         self.context = zmq.Context(2)
         self.reports = self._bind("reports", zmq.PULL, "ipc://run/router", CONTROL_HWM)
-        self._await_links()
+        if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < CROWD:
+            self._await_links()
         self.ingest = self._bind("ingest", zmq.PULL, settings.ingest, PUBLIC_HWM)
         self.submit = self._bind("submit", zmq.ROUTER, settings.submit, PUBLIC_HWM)
         self.stream = self._bind("stream", zmq.XPUB, settings.stream, PUBLIC_HWM)
