@@ -16,7 +16,7 @@ import msgspec
 import zmq
 
 from dispatcher import __version__
-from dispatcher.gate import Gate
+from dispatcher.descriptors import Reserve
 from dispatcher.link import Link, Released, SupersededError
 from dispatcher.queries import Queries
 from dispatcher.receipts import Receipt, frame_ids
@@ -63,7 +63,7 @@ INGEST_PER_TURN = 1_000
 INGEST_BYTES_PER_TURN = 2**21
 RETRY_AFTER_MS = 100
 LINKS_S = 1.0
-CROWD = 8_192  # more clients than can connect before the gate is first checked
+CROWD = 8_192  # more clients than can connect before descriptors are first checked
 PLACES_MAX = 2**62  # what a cursor counts fits SQLite's integers
 SUBSCRIPTIONS_MAX = 4_096  # beyond, shards publish for everybody
 
@@ -139,7 +139,7 @@ class Router:
         self.controls = [self._connect(f"ipc://run/control-{shard}", CONTROL_HWM) for shard in range(settings.shards)]
         self.collector = self._connect("ipc://run/collector", CONTROL_HWM)
         self.data = [self._connect(f"ipc://run/shard-{shard}", DATA_HWM) for shard in range(settings.shards)]
-        self.gate = Gate(settings.shards)
+        self.reserve = Reserve(settings.shards)
         self.poller = zmq.Poller()
         for socket in (self.reports, self.ingest, self.submit, self.stream):
             self.poller.register(socket, zmq.POLLIN)
@@ -489,7 +489,7 @@ class Router:
             for n in [n for n, one in waiting.items() if not any(map(_waits, one.owner))]:
                 del waiting[n]
         self.queries.expire(now)
-        self.gate.check()
+        self.reserve.check()
 
     def _try_send(self, shard: int, message: msgspec.Struct) -> None:
         try:

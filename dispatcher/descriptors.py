@@ -31,7 +31,7 @@ DROP_ALL = struct.pack("HBBI", 0x06, 0, 0, 0)  # BPF: return 0 bytes of every pa
 log = logs.logger()
 
 
-class Gate:
+class Reserve:
     """To be made when the public sockets are bound; ``check`` is to be called several times a second.
 
     One reserve is held, for a crowd that comes between two checks; another must be free, for the links.
