@@ -75,15 +75,14 @@ def main() -> None:
 def serve(shards: int | None, config: Path | None, data_dir: str | None, durability: str | None) -> None:
     """Run the service.
 
-    It runs until SIGTERM or Ctrl-C; then it drains, and exits with 0.
+    It runs until SIGTERM or Ctrl-C; then it drains, and exits with 0. A second signal kills it at once.
     """
-    import logging
-
-    from dispatcher.supervisor import BrokenError, StartError, Supervisor
-    from shards.process import LOG_FORMAT
+    from dispatcher.errors import BrokenError, StartError
+    from dispatcher.supervisor import Supervisor
+    from shards import logs
 
     settings = loaded_settings(config, shards=shards, data_dir=data_dir, durability=durability)
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
+    logs.configure("supervisor", settings.log)
 
     def announce() -> None:
         service = settings.dispatcher

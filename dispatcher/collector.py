@@ -6,7 +6,6 @@ that nothing is lost or counted twice, whoever is killed when.
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ import sqlite_utils
 import zmq
 
 from dispatcher.queries import COLLECTOR
+from shards import logs
 from shards.journal import dead_filter
 from shards.process import Stop, begin_child, say_ready, usage
 from shards.wire import (
@@ -37,7 +37,7 @@ from shards.wire import (
     pack,
 )
 
-log = logging.getLogger("collector")
+log = logs.logger()
 
 POLL_MS = 200
 MESSAGES_PER_TURN = 200
@@ -245,14 +245,14 @@ class Collector:
         except RequestError as error:
             return Reply(query.query, COLLECTOR, error=error.error)
         except sqlite3.Error as error:
-            log.exception("collector.db")
+            log.exception("collector.db failed", op=query.request.op)
             return Reply(query.query, COLLECTOR, error=Error("unavailable", f"collector.db: {error}"))
 
     def _send(self, socket: zmq.Socket[bytes], message: msgspec.Struct) -> None:
         try:
             socket.send(pack(message), zmq.DONTWAIT)
         except zmq.Again:
-            log.warning("a process does not read its answers; they will be asked for again")
+            log.warning("answer not taken, it will be asked for again", answer=type(message).__name__)
 
 
 def main() -> None:

@@ -5,7 +5,6 @@ They are answered in the router's own loop. Without it a handshake has no answer
 
 from __future__ import annotations
 
-import logging
 import time
 from pathlib import Path
 
@@ -13,8 +12,9 @@ import zmq
 from zmq.utils import z85
 
 from dispatcher.curve import KeyFileError, public_files, read_public
+from shards import logs
 
-log = logging.getLogger("router")
+log = logs.logger()
 
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 DOMAIN = b"dispatcher"
@@ -80,7 +80,7 @@ class Gate:
             seen = [(file.name, (found := file.stat()).st_ino, found.st_mtime_ns, found.st_ctime_ns) for file in files]
         except (KeyFileError, OSError) as error:
             if self._seen != str(error):
-                log.error("%s; no client gets in", error)
+                log.error("no client gets in", error=str(error))
             self._seen, self._allowed = str(error), frozenset()
             return
         if seen == self._seen:
@@ -91,9 +91,9 @@ class Gate:
             try:
                 allowed.add(z85.decode(read_public(Path(file.path))))
             except KeyFileError as error:
-                log.error("%s; this client does not get in", error)
+                log.error("a client does not get in", error=str(error))
         self._allowed = frozenset(allowed)
-        log.info("%s allows %d clients", self._directory, len(allowed))
+        log.info("clients allowed", count=len(allowed), directory=str(self._directory))
 
     def _log_refusal(self, address: bytes, credentials: list[bytes]) -> None:
         """One line in ten seconds at the most, whoever knocks how often."""
@@ -103,9 +103,9 @@ class Gate:
             return
         key = z85.encode(credentials[0]).decode() if credentials and len(credentials[0]) == 32 else "none"
         log.warning(
-            "refused %d handshakes, the last from %s with the public key %s, which is not allowed",
-            self._refused,
-            address.decode(errors="replace"),
-            key,
+            "handshakes refused, of keys that are not allowed",
+            count=self._refused,
+            last_from=address.decode(errors="replace"),
+            last_key=key,
         )
         self._refused, self._log_at = 0, now + LOG_EVERY_S

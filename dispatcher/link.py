@@ -6,14 +6,14 @@ docs/architecture.md, "The link".
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Iterator
 from typing import Generic, NamedTuple, TypeVar
 
+from shards import logs
 from shards.wire import Data, Error, Ping, Report
 
-log = logging.getLogger("router")
+log = logs.logger()
 
 T = TypeVar("T")
 
@@ -122,10 +122,10 @@ class Link(Generic[T]):
     def _renumber(self, report: Report) -> None:
         """The journal lost frames that it had acknowledged: what is still here starts a new series."""
         log.error(
-            "shard %d has %d frames of this router and had acknowledged %d: its journal lost some",
-            self.shard,
-            report.have,
-            self._released,
+            "a journal lost frames that it had acknowledged",
+            shard=self.shard,
+            has=report.have,
+            had_acknowledged=self._released,
         )
         self.gen += 1
         self._released = 0

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import stat
 from pathlib import Path
 
-log = logging.getLogger("supervisor")
+from shards import logs
+
+log = logs.logger()
 
 
 def make_private(directory: Path) -> None:
@@ -22,4 +23,4 @@ def make_private(directory: Path) -> None:
     mode = stat.S_IMODE(found.st_mode)
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         directory.chmod(0o700)
-        log.warning("%s was open to other users (%04o); it is 0700 now", directory, mode)
+        log.warning("was open to other users, is 0700 now", directory=str(directory), mode=f"{mode:04o}")

@@ -61,7 +61,7 @@ class Queries:
             waiting.targets, waiting.rest = {0}, list(range(1, self._shards))
             targets = {0}
         for target in targets:
-            if not self._send(target, Query(self._last, request)):
+            if not self._send(target, Query(self._last, request)) and request.op != "stats":
                 del self._waiting[self._last]
                 raise RequestError("unavailable", f"{_name(target)} takes no operations now; send again")
 
@@ -104,9 +104,9 @@ class Queries:
             if reply.error is not None:
                 return reply.error
         if waiting.request.op == "stats":
-            shards = sorted((reply for reply in waiting.answers if reply.shard != COLLECTOR), key=lambda one: one.shard)
-            collector = [reply.result for reply in waiting.answers if reply.shard == COLLECTOR]
-            return merge_stats([reply.result for reply in shards], collector[0], usage())
+            found = {reply.shard: reply.result for reply in waiting.answers}
+            collector = found.pop(COLLECTOR, None)
+            return merge_stats([found.get(shard) for shard in range(self._shards)], collector, usage())
         if waiting.request.op in SUMMED:
             return {"count": _sum(waiting.answers)}
         result: dict[str, Any] = waiting.answers[0].result
@@ -115,6 +115,9 @@ class Queries:
     def expire(self, now: float) -> None:
         for number in [number for number, waiting in self._waiting.items() if waiting.deadline <= now]:
             waiting = self._waiting.pop(number)
+            if waiting.request.op == "stats":
+                self._answer(waiting.envelope, waiting.as_json, waiting.request.seq, self._merge(waiting))
+                continue
             names = ", ".join(sorted(_name(target) for target in waiting.targets))
             error = Error("unavailable", f"no answer from {names} in time; send again")
             self._answer(waiting.envelope, waiting.as_json, waiting.request.seq, error)

@@ -117,14 +117,18 @@ def stats(answer: dict[str, Any]) -> str:
     processes += [
         (name, answer[name]["pid"], answer[name]["cpu_s"], answer[name]["rss_mb"], None, None)
         for name in ("router", "collector")
+        if answer[name]
     ]
     dead = ", ".join(f"{reason} {count:,}" for reason, count in answer["dead_letters"].items() if count)
+    window_s = answer["idempotency_window_s"] or 0.0  # none where no shard answered
     head = (
         f"accepted {answer['accepted']:,}  duplicates {answer['duplicates']:,}  rejected {answer['rejected']:,}  "
         f"planned {answer['planned']:,}  pending {answer['pending']:,}  "
         f"conserved {'yes' if answer['conserved'] else 'NO'}\n"
-        f"dead letters {dead or 'none'}  idempotency window {answer['idempotency_window_s']:,.0f} s"
+        f"dead letters {dead or 'none'}  idempotency window {window_s:,.0f} s"
     )
+    if answer["not_responding"]:
+        head = f"NOT RESPONDING, and not counted here: {', '.join(answer['not_responding'])}\n{head}"
     return "\n\n".join(
         (
             head,

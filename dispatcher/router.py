@@ -6,7 +6,7 @@ and answers a submit when all of its frames are.
 
 from __future__ import annotations
 
-import logging
+import resource
 import sys
 import time
 from collections import deque
@@ -17,6 +17,7 @@ import msgspec
 import zmq
 
 from dispatcher import __version__
+from dispatcher.descriptors import Reserve
 from dispatcher.gate import Gate
 from dispatcher.link import Link, Released, SupersededError
 from dispatcher.queries import Queries
@@ -25,7 +26,8 @@ from dispatcher.repair import repair
 from dispatcher.requests import as_list, decode_request, seq_of
 from dispatcher.settings import MESSAGE_BYTES_HARD_MAX, is_local
 from dispatcher.splitter import Frame, Gatherer, Part, Split, split
-from shards.process import Stop, begin_child, say_ready
+from shards import logs
+from shards.process import WRONG_CONFIGURATION, Stop, begin_child, fail, say_ready
 from shards.wire import (
     INGEST,
     SUBMIT,
@@ -48,7 +50,7 @@ from shards.wire import (
     pack,
 )
 
-log = logging.getLogger("router")
+log = logs.logger()
 
 PING_EVERY_S = 0.1
 POLL_MS = 100
@@ -62,7 +64,8 @@ INGEST_BYTES_PER_TURN = 2**21
 RETRY_AFTER_MS = 100
 STALL_RETRY_MS = 1_000
 STALL_HOLDS_S = 2.0  # a stalled shard says so ten times a second
-DRAIN_S = 10.0
+LINKS_S = 1.0
+CROWD = 8_192  # more clients than can connect before descriptors are first checked
 SUBSCRIPTIONS_MAX = 4_096  # beyond, shards publish for everybody
 PREFIX_BYTES_MAX = 300  # no topic is as long
 ENVELOPE_PARTS_MAX = 16  # before the request: who gets the answer, by way of which proxies
@@ -83,6 +86,7 @@ class RouterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     submit: str
     stream: str
     receipt_timeout_s: float
+    drain_s: float
     message_bytes: int
     batch: int
     fanout_bytes: int
@@ -117,6 +121,7 @@ class Router:
         self._without_verdict: list[dict[int, Released[list[Part]]]] = [{} for _ in shards]
         self._blocked: set[int] = set()  # shards whose socket takes nothing more for now
         self._stalled: dict[int, tuple[str, float]] = {}  # shard -> why it writes nothing, and until when that holds
+        self._unlinked: set[int] = set()  # those of them that have no socket, for want of a file descriptor
         self._reading_ingest = True
         self._next_ping = 0.0
         self._prefixes: set[bytes] = set()
@@ -128,17 +133,30 @@ class Router:
         self.context = zmq.Context(2)
         self.gate = Gate(self.context, settings.curve_secret, settings.allow) if settings.curve_secret else None
         self.reports = self._bind("reports", zmq.PULL, "ipc://run/router", CONTROL_HWM)
+        if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < CROWD:
+            self._await_links()
         self.ingest = self._bind("ingest", zmq.PULL, settings.ingest, PUBLIC_HWM, self.gate)
         self.submit = self._bind("submit", zmq.ROUTER, settings.submit, PUBLIC_HWM, self.gate)
         self.stream = self._bind("stream", zmq.XPUB, settings.stream, PUBLIC_HWM, self.gate)
         self.controls = [self._connect(f"ipc://run/control-{shard}", CONTROL_HWM) for shard in range(settings.shards)]
         self.collector = self._connect("ipc://run/collector", CONTROL_HWM)
         self.data = [self._connect(f"ipc://run/shard-{shard}", DATA_HWM) for shard in range(settings.shards)]
+        self.reserve = Reserve(settings.shards)
         self.poller = zmq.Poller()
         for socket in (self.reports, self.ingest, self.submit, self.stream):
             self.poller.register(socket, zmq.POLLIN)
         if self.gate:
             self.poller.register(self.gate.socket, zmq.POLLIN)
+
+    def _await_links(self) -> None:
+        """The shards and the collector connect before clients do, who might leave no file descriptor for them."""
+        monitor: zmq.Socket[bytes] = self.reports.get_monitor_socket(zmq.EVENT_ACCEPTED)
+        linked, deadline = 0, time.monotonic() + LINKS_S
+        while linked <= self.settings.shards and monitor.poll(max(0, int((deadline - time.monotonic()) * 1000))):
+            monitor.recv_multipart()
+            linked += 1
+        self.reports.disable_monitor()
+        monitor.close()
 
     def _bind(self, name: str, kind: int, endpoint: str, hwm: int, gate: Gate | None = None) -> zmq.Socket[bytes]:
         socket = self.context.socket(kind)
@@ -149,14 +167,15 @@ class Router:
         if gate:
             gate.guard(socket)
         elif not is_local(endpoint):
-            log.warning("%s at %s is open to whoever reaches this machine: no keys, insecure = true", name, endpoint)
+            log.warning("open to whoever reaches this machine, as insecure = true", socket=name, endpoint=endpoint)
         try:
             socket.bind(endpoint)
         except zmq.ZMQError as error:
-            raise SystemExit(
-                f"router: cannot bind {name} to {endpoint}: {zmq.strerror(error.errno or 0)}; "
-                f"stop what listens there, or set dispatcher.{name} to another address"
-            ) from None
+            fail(
+                f"cannot bind {name} to {endpoint}: {zmq.strerror(error.errno or 0)}; "
+                f"stop what listens there, or set dispatcher.{name} to another address",
+                WRONG_CONFIGURATION,
+            )
         return socket
 
     def _connect(self, endpoint: str, hwm: int) -> zmq.Socket[bytes]:
@@ -174,7 +193,7 @@ class Router:
             self._turn()
             if self.stop.requested:
                 if deadline is None:
-                    deadline = time.monotonic() + DRAIN_S
+                    deadline = time.monotonic() + self.settings.drain_s
                     self.poller.unregister(self.ingest)
                     self.poller.unregister(self.submit)
                     self._reading_ingest = False
@@ -331,7 +350,7 @@ class Router:
         try:
             body = encode_answer(answer, as_json)
         except TypeError as problem:  # orjson's; a bug, but not one that is to bring everybody's router down
-            log.error("an answer cannot be encoded: %s", problem)
+            log.error("an answer cannot be encoded", error=str(problem))
             seq = {"seq": answer["seq"]} if "seq" in answer else {}
             refusal = Error("internal", "the answer cannot be encoded")
             body = encode_answer({"ok": False, "error": refusal, **seq}, as_json)
@@ -414,14 +433,22 @@ class Router:
             self.poller.register(socket, zmq.POLLOUT)
 
     def _unblock(self, shard: int) -> None:
-        if shard in self._blocked:
+        if shard in self._unlinked:
+            self._unlinked.discard(shard)
+            self._blocked.discard(shard)
+        elif shard in self._blocked:
             self._blocked.discard(shard)
             self.poller.unregister(self.data[shard])
 
     def _reconnect(self, shard: int) -> None:
         self._unblock(shard)
         self.data[shard].close(linger=0)
-        self.data[shard] = self._connect(f"ipc://run/shard-{shard}", DATA_HWM)
+        try:
+            self.data[shard] = self._connect(f"ipc://run/shard-{shard}", DATA_HWM)
+        except zmq.ZMQError as error:
+            log.error("no link until a file descriptor is free", shard=shard, error=zmq.strerror(error.errno or 0))
+            self._blocked.add(shard)
+            self._unlinked.add(shard)
 
     # --- what shards say ---------------------------------------------------------------------------------------
 
@@ -472,6 +499,8 @@ class Router:
     # --- ten times a second ------------------------------------------------------------------------------------
 
     def _tick(self, now: float) -> None:
+        for shard in list(self._unlinked):
+            self._reconnect(shard)
         for shard, link in enumerate(self.links):
             if shard not in self._blocked:
                 self._try_send(shard, link.ping())
@@ -488,6 +517,7 @@ class Router:
             for n in [n for n, one in waiting.items() if not any(map(_waits, one.owner))]:
                 del waiting[n]
         self.queries.expire(now)
+        self.reserve.check()
 
     def _try_send(self, shard: int, message: msgspec.Struct) -> None:
         try:
@@ -509,7 +539,7 @@ class Router:
         try:
             self.controls[shard].send(pack(Subscriptions(prefixes)), zmq.DONTWAIT)
         except zmq.Again:
-            log.warning("shard %d does not take its subscriptions", shard)
+            log.warning("subscriptions not taken", shard=shard)
 
 
 def _waits(part: Part) -> bool:
@@ -525,7 +555,7 @@ def main() -> None:
     try:
         router.run()
     except SupersededError as error:
-        raise SystemExit(f"router: {error}") from None
+        fail(str(error))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import msgspec
 from dispatcher.curve import CurveSettings
 from dispatcher.places import line_of
 from shards.limiter import RateLimit
+from shards.logs import LogSettings
 from shards.retry import RetryPolicy
 from shards.rules import DEFAULT_CATEGORIES, Category, unknown
 from shards.settings import Bounds, ChannelSettings, Count, Idempotency, Priorities, Retention
@@ -64,6 +65,7 @@ class Dispatcher(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stream: str = "tcp://127.0.0.1:7713"
     insecure: bool = False  # allows other addresses than loopback without [curve]
     receipt_timeout: Seconds = Seconds(5.0)
+    drain: Seconds = Seconds(10.0)
 
     def __post_init__(self) -> None:
         if self.shards is not None and not 1 <= self.shards <= SHARDS_MAX:
@@ -72,6 +74,8 @@ class Dispatcher(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError('data_dir is empty; "." is the current directory')
         if self.receipt_timeout <= 0:
             raise ValueError("receipt_timeout must be above 0")
+        if self.drain < 0:
+            raise ValueError("drain must not be below 0")
         for name in PUBLIC:
             self._check_endpoint(name, getattr(self, name))
 
@@ -98,6 +102,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole configuration, as ``config/dispatcher.toml`` lists it. ``categories`` has only what differs."""
 
     dispatcher: Dispatcher = Dispatcher()
+    log: LogSettings = LogSettings()
     curve: CurveSettings = CurveSettings()
     limits: Limits = Limits()
     categories: dict[str, Category] = {}

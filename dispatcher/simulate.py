@@ -22,6 +22,8 @@ import zmq
 from dispatcher import workload
 from dispatcher.client import Client
 from dispatcher.producer import ProducerSettings, Totals
+from shards.logs import LogSettings
+from shards.process import handover
 from shards.units import Seconds
 from shards.wire import pack
 
@@ -123,7 +125,7 @@ def simulate(plan: Plan, progress: Progress = lambda _: None) -> dict[str, Any]:
     try:
         with _service(plan, directory, plan.failure_rate) as service:
             _put_users(plan, service.submit)
-            before = service.client.request("stats")
+            before = _stats(service)
             summary = _run(plan, service, before, progress)
             listed = dead_by_reason(service.client)
         summary["dead_letters_by_reason"] = listed
@@ -143,6 +145,13 @@ def _service(plan: Plan, directory: Path, failure_rate: float) -> Iterator[Servi
         yield service
     finally:
         service.stop()
+
+
+def _stats(service: Service) -> dict[str, Any]:
+    stats = service.client.request("stats")
+    if stats["not_responding"]:
+        raise SimulationError(f"no answer from {', '.join(stats['not_responding'])}; its messages are above")
+    return stats
 
 
 def _put_users(plan: Plan, submit: str) -> None:
@@ -214,7 +223,7 @@ def _start_producers(plan: Plan, service: Service, step: int) -> list[subprocess
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
         assert producer.stdin is not None
-        producer.stdin.write(msgspec.json.encode(settings) + b"\n")
+        producer.stdin.write(handover(f"producer {process}", LogSettings(), msgspec.json.encode(settings)))
         producer.stdin.close()
         producers.append(producer)
     return producers
@@ -223,7 +232,7 @@ def _start_producers(plan: Plan, service: Service, step: int) -> list[subprocess
 def _totals(producer: subprocess.Popen[bytes]) -> Totals:
     assert producer.stdout is not None
     line = producer.stdout.readline()
-    if not line:
+    if not line.startswith(b"{"):
         raise SimulationError("a producer failed; its message is above")
     return msgspec.json.decode(line, type=Totals)
 
@@ -249,7 +258,7 @@ def _drain(
         if now < next_stats:
             continue
         next_stats = now + STATS_EVERY_S
-        stats = service.client.request("stats")
+        stats = _stats(service)
         done = stats["accepted"] + stats["duplicates"] + stats["rejected"]
         progress({**stats, "events_done": done, "events": plan.events})
         if done >= plan.events and not stats["pending"]:
@@ -268,18 +277,18 @@ def _await_collector(service: Service, stats: dict[str, Any]) -> dict[str, Any]:
         if stats["collector"]["dead_letters"] == sum(stats["dead_letters"].values()):
             break
         time.sleep(0.05)
-        stats = service.client.request("stats")
+        stats = _stats(service)
     return stats
 
 
 def _replay(service: Service, progress: Progress) -> int:
     """Replay all dead letters, now that failures are off; how many are none any more."""
-    before = sum(service.client.request("stats")["dead_letters"].values())
+    before = sum(_stats(service)["dead_letters"].values())
     while service.client.request("dead.replay", limit=1_000)["count"]:
         pass
     deadline = time.monotonic() + STALLED_S
     while True:
-        stats = service.client.request("stats")
+        stats = _stats(service)
         if not stats["pending"] and stats["collector"]["dead_letters"] == sum(stats["dead_letters"].values()):
             break
         if time.monotonic() > deadline:

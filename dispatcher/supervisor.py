@@ -6,207 +6,84 @@ router, as each needs those before it to keep its promises; stopping goes the ot
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import functools
-import logging
 import os
 import re
-import secrets
-import selectors
-import signal
-import subprocess
-import sys
+import resource
+import select
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO
 
 import msgspec
 
+from dispatcher.child import READY_S, Child
 from dispatcher.collector import CollectorSettings
 from dispatcher.curve import KeyFileError, server_secret
-from dispatcher.private import make_private
+from dispatcher.data_directory import DataDirectory, Identity
+from dispatcher.errors import BrokenError, StartError
 from dispatcher.router import RouterSettings
-from dispatcher.settings import ENVIRONMENT_PREFIX, Settings
+from dispatcher.settings import Settings
+from shards import logs
+from shards.process import WRONG_CONFIGURATION
 from shards.rules import DEFAULT_CATEGORIES
 from shards.settings import ShardSettings
 from shards.units import encode_hook
 
-log = logging.getLogger("supervisor")
+log = logs.logger()
 
-READY_S = 60.0
-CHECK_S = 0.05
-BACKOFF_BASE_S = 0.05
-BACKOFF_MAX_S = 5.0
-STABLE_S = 10.0  # a process that lived so long starts over with its backoff
-CRASH_LOOP = 10  # starts in a row that did not last
-STOP_ROUTER_S = 12.0
-STOP_SHARD_S = 15.0
+CHECK_MS = 50
+CRASH_LOOP = 10  # ends in a row, each soon after its start
+STOP_MARGIN_S = 2.0  # beyond the time to drain: to end a last turn, and the last answers
 STOP_COLLECTOR_S = 5.0
-DEFAULT_SHARDS = 4
-
-
-class StartError(Exception):
-    """The service cannot run: the message says why, and what to do."""
-
-
-class BrokenError(StartError):
-    """A process of the service does not start, or does not stay."""
-
-
-class Identity(msgspec.Struct):
-    """What an installation keeps for life, in ``identity.json`` of the data directory."""
-
-    shards: int
-    secret: int
-
-
-class Child:
-    """One process and its successors. ``settings`` gives the line that each start is handed."""
-
-    def __init__(self, name: str, module: str, settings: Callable[[], bytes], directory: Path) -> None:
-        self.name = name
-        self._module = module
-        self._settings = settings
-        self._directory = directory
-        self.process: subprocess.Popen[bytes] | None = None
-        self.failures = 0
-        self.ready = False
-        self._started = 0.0
-        self.restart_at = 0.0
-
-    def start(self) -> None:
-        """Start a process; the one before it is dead and waited for."""
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)}
-        environment = {**inherited, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", self._module],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd=self._directory,
-            env=environment,
-        )
-        self._started = time.monotonic()
-        self.ready = False
-        stdin: IO[bytes] = self._pipe(self.process.stdin)
-        with contextlib.suppress(BrokenPipeError):
-            stdin.write(self._settings() + b"\n")
-            stdin.close()
-
-    @staticmethod
-    def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
-        assert pipe is not None
-        return pipe
-
-    @property
-    def output(self) -> IO[bytes]:
-        assert self.process is not None
-        return self._pipe(self.process.stdout)
-
-    def died(self) -> int | None:
-        """The exit code of a process that has ended."""
-        return self.process.poll() if self.process else None
-
-    def schedule_restart(self, now: float) -> None:
-        self.failures = 1 if now - self._started > STABLE_S else self.failures + 1
-        delay_s = min(BACKOFF_MAX_S, BACKOFF_BASE_S * 2 ** (self.failures - 1)) if self.failures > 1 else 0.0
-        self.restart_at = now + delay_s
-
-    def stop(self, seconds: float) -> None:
-        """SIGTERM, and SIGKILL when it does not end in time."""
-        if self.process is None:
-            return
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGCONT)
-            self.process.terminate()
-            try:
-                self.process.wait(seconds)
-            except subprocess.TimeoutExpired:
-                log.warning("%s does not stop; it is killed, and what it had under way will be repeated", self.name)
-                self.kill()
-        self.output.close()
-        self.process = None
-
-    def kill(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
+DESCRIPTORS_MAX = 65_536
+DESCRIPTORS_SPARE = 512  # clients, files
+DESCRIPTORS_PER_SHARD = 6  # of the router
 
 
 class Supervisor:
-    """``run`` returns when ``stop`` was called, from a signal handler as well, and everything has stopped."""
+    """``run`` returns when ``stop`` was called, from a signal handler as well, and everything has stopped.
+
+    A second ``stop`` kills what has not stopped yet; then ``run`` raises ``BrokenError``.
+    """
 
     def __init__(self, settings: Settings, on_ready: Callable[[], None] = lambda: None) -> None:
         self.settings = settings
-        self.directory = Path(settings.dispatcher.data_dir).absolute()
+        self.directory = DataDirectory(Path(settings.dispatcher.data_dir).absolute())
         self._on_ready = on_ready
-        self._stopping = False
+        self._stops = 0  # how often it was told to
         self._children: list[Child] = []
 
     def stop(self) -> None:
-        self._stopping = True
+        self._stops += 1
 
     def run(self) -> None:
         """Raises ``StartError`` or ``SettingsError`` if the service cannot run."""
-        with self._lock():
-            self._make_children()
+        with self.directory.lock():
+            self._make_children(self.directory.identity(self.settings.dispatcher.shards))
+            self._raise_descriptor_limit()
             self._warn_unconfigured()
             try:
                 self._start_all()
-                if not self._stopping:
+                if not self._stops:
+                    log.info("ready", shards=len(self._children) - 2, data_dir=str(self.directory.path))
                     self._on_ready()
                 self._watch()
             finally:
                 self._stop_all()
+            if self._stops > 1:
+                raise BrokenError("told to stop twice: killed; what was under way will be repeated")
 
-    # --- the data directory ------------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def _lock(self) -> Iterator[None]:
-        directory = self.directory
-        if directory.is_symlink():
-            raise StartError(f"{directory} is a symbolic link; name the directory itself as data_dir")
-        os.umask(0o077)
-        try:
-            make_private(directory)
-            make_private(directory / "run")
-            descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise StartError(f"{directory}: {error.strerror}; data_dir must be a directory of this user") from None
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise StartError(
-                    f"{directory} is in use by another instance; stop it, or use another data_dir"
-                ) from None
-            yield
-        finally:
-            os.close(descriptor)
-
-    def _identity(self) -> Identity:
-        path = self.directory / "identity.json"
-        wanted = self.settings.dispatcher.shards
-        if path.exists():
-            identity = msgspec.json.decode(path.read_bytes(), type=Identity)
-            if wanted is not None and wanted != identity.shards:
-                raise StartError(
-                    f"{self.directory} has {identity.shards} shards and {wanted} are asked for; "
-                    f"this version cannot change the number: use --shards {identity.shards}, or another data_dir"
-                )
-            return identity
-        identity = Identity(wanted or DEFAULT_SHARDS, secrets.randbits(63))
-        write_durably(path, msgspec.json.encode(identity))
-        return identity
-
-    def _next_epoch(self) -> int:
-        """A router's epoch is never used again: it is on disk before the router starts."""
-        path = self.directory / "epoch"
-        stored = int(path.read_text()) if path.exists() else 0
-        epoch = max(stored + 1, time.time_ns() // 1000)
-        write_durably(path, str(epoch).encode())
-        return epoch
+    def _raise_descriptor_limit(self) -> None:
+        """Children inherit it. A client is a descriptor of the router, and so are its links to the shards."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        limit = DESCRIPTORS_MAX if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS_MAX)
+        if soft != resource.RLIM_INFINITY and soft < limit:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+            soft = limit
+        wanted = DESCRIPTORS_SPARE + DESCRIPTORS_PER_SHARD * len(self._children)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            log.warning("few file descriptors: clients may have to wait; raise LimitNOFILE", limit=soft, wanted=wanted)
 
     def _warn_unconfigured(self) -> None:
         """Name the channels that the default routing would use, and that nothing is configured for."""
@@ -218,23 +95,19 @@ class Supervisor:
         }
         missing = sorted(named - {"inapp", *self.settings.channels})
         if missing:
-            log.warning(
-                "the default routing names %s, which is not configured: such deliveries are suppressed",
-                ", ".join(missing),
-            )
+            log.warning("not configured, and named by the default routing: suppressed", channels=",".join(missing))
 
     # --- children ----------------------------------------------------------------------------------------------
 
-    def _make_children(self) -> None:
+    def _make_children(self, identity: Identity) -> None:
         try:
             secret = server_secret(self.settings.curve)
         except KeyFileError as error:
             raise StartError(str(error)) from None
-        identity = self._identity()
         os.environ.pop("PYTHONSTARTUP", None)
 
         def child(name: str, module: str, settings: Callable[[], bytes]) -> None:
-            self._children.append(Child(name, module, settings, self.directory))
+            self._children.append(Child(name, module, settings, self.directory.path, self.settings.log))
 
         child(
             "collector",
@@ -267,6 +140,7 @@ class Supervisor:
                 retention=settings.retention,
                 bounds=settings.bounds,
                 channels=settings.channels,
+                drain=settings.dispatcher.drain,
             ),
             enc_hook=encode_hook,
         )
@@ -275,12 +149,13 @@ class Supervisor:
         service, limits, allow = self.settings.dispatcher, self.settings.limits, self.settings.curve.allow
         return msgspec.json.encode(
             RouterSettings(
-                epoch=self._next_epoch(),
+                epoch=self.directory.next_epoch(),
                 shards=identity.shards,
                 ingest=self._absolute(service.ingest),
                 submit=self._absolute(service.submit),
                 stream=self._absolute(service.stream),
                 receipt_timeout_s=float(service.receipt_timeout),
+                drain_s=float(service.drain),
                 message_bytes=limits.message_bytes,
                 batch=limits.batch,
                 fanout_bytes=limits.fanout_bytes,
@@ -298,78 +173,70 @@ class Supervisor:
         match = re.fullmatch(r"ipc://(.+)", endpoint)
         return f"ipc://{Path(match[1]).absolute()}" if match else endpoint
 
+    # --- life --------------------------------------------------------------------------------------------------
+
     def _start_all(self) -> None:
         """Collector and shards together, the router when they are ready."""
         for group in (self._children[:-1], self._children[-1:]):
             for child in group:
-                child.start()
-            deadline = time.monotonic() + READY_S
-            while not self._stopping and not all(child.ready for child in group):
-                self._see_ready(group, CHECK_S)
-                for child in group:
-                    if child.died() is not None:
-                        raise BrokenError(f"the {child.name} does not start; its message is above")
-                if time.monotonic() > deadline:
-                    waits = ", ".join(child.name for child in group if not child.ready)
-                    raise BrokenError(f"not ready within {READY_S:.0f} s: {waits}")
+                if not child.start():
+                    raise BrokenError(f"the {child.name} {child.why}")
+            while not self._stops and not all(child.ready for child in group):
+                self._listen()
+                for child in self._children:
+                    if child.reap():
+                        kind = StartError if child.code == WRONG_CONFIGURATION else BrokenError
+                        raise kind(f"the {child.name} does not start: {child.why}")
+                    if child.overdue(time.monotonic()):
+                        raise BrokenError(f"the {child.name} is not ready within {READY_S:.0f} s")
 
-    def _see_ready(self, children: list[Child], seconds: float) -> None:
-        with selectors.DefaultSelector() as selector:
-            for child in children:
-                if not child.ready and child.process is not None:
-                    selector.register(child.output, selectors.EVENT_READ, child)
-            if not selector.get_map():
-                time.sleep(seconds)
-            for key, _ in selector.select(seconds) if selector.get_map() else ():
-                if key.data.output.readline() == b"ready\n":
-                    key.data.ready = True
-                elif key.data.died() is None:
-                    time.sleep(seconds)  # its pipe is closed: it dies, which the caller will see
+    def _listen(self) -> None:
+        """Hear what children say, for a moment."""
+        poller = select.poll()
+        talking = {output: child for child in self._children if (output := child.output()) is not None}
+        for output in talking:
+            poller.register(output, select.POLLIN)
+        for output, _ in poller.poll(CHECK_MS):
+            talking[output].listen()
 
     def _watch(self) -> None:
-        while not self._stopping:
-            self._see_ready(self._children, CHECK_S)
+        while not self._stops:
+            self._listen()
             now = time.monotonic()
             for child in self._children:
-                code = child.died()
-                if code is not None:
-                    child.output.close()
-                    child.process = None
+                if child.overdue(now):
+                    child.kill("not ready in time")
+                if child.reap():
                     child.schedule_restart(now)
                     if child.failures > CRASH_LOOP:
-                        raise BrokenError(f"the {child.name} died {CRASH_LOOP} times in a row; giving up")
-                    log.warning("%s died (%s); restarting", child.name, describe_exit(code))
-                if child.process is None and now >= child.restart_at:
+                        raise BrokenError(
+                            f"the {child.name} ended {child.failures} times in a row, each time soon after its start; "
+                            f"giving up. The last time: {child.why}"
+                        )
+                    log.warning("ended, restarting", child=child.name, why=child.why, failures=child.failures)
+                if not child.running and now >= child.restart_at:
                     child.start()
 
     def _stop_all(self) -> None:
-        router, shards, collector = self._children[-1], self._children[1:-1], self._children[0]
-        router.stop(STOP_ROUTER_S)
-        for child in shards:
-            if child.process is not None:
-                child.process.send_signal(signal.SIGCONT)
-                child.process.terminate()
-        for child in shards:
-            child.stop(STOP_SHARD_S)
-        collector.stop(STOP_COLLECTOR_S)
+        started = time.monotonic()
+        collector, *shards, router = self._children
+        drain_s = self.settings.dispatcher.drain + STOP_MARGIN_S
+        for group, seconds in (([router], drain_s), (shards, drain_s), ([collector], STOP_COLLECTOR_S)):
+            self._stop_group([child for child in group if child.running], seconds)
+        log.info("stopped", took_s=round(time.monotonic() - started, 3))
 
-
-def describe_exit(code: int) -> str:
-    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Replace a file so that after a power cut it has either the old content or the new."""
-    temporary = path.with_name(path.name + ".new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        os.write(descriptor, content)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    def _stop_group(self, group: list[Child], seconds: float) -> None:
+        """End all of them; what does not in time, or not before a second ``stop``, is killed."""
+        if group:
+            log.info("stopping", children=",".join(child.name for child in group), at_most_s=seconds)
+        for child in group:
+            child.terminate()
+        deadline = time.monotonic() + seconds
+        while (left := [child for child in group if child.running and not child.reap()]) and self._stops <= 1:
+            if time.monotonic() > deadline:
+                break
+            self._listen()
+        for child in left:
+            log.warning("does not stop: killed; what it had under way will be repeated", child=child.name)
+            child.kill()
+            child.reap()

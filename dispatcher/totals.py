@@ -10,8 +10,12 @@ from shards.ledger import FINAL, OUTCOMES
 QUANTILES = {"p50": 0.5, "p99": 0.99}
 
 
-def merge_stats(shards: list[dict[str, Any]], collector: dict[str, Any], router: dict[str, float]) -> dict[str, Any]:
-    """One document for operators and programs: totals, by channel, by process."""
+def merge_stats(
+    answers: list[dict[str, Any] | None], collector: dict[str, Any] | None, router: dict[str, float]
+) -> dict[str, Any]:
+    """One document for operators and programs: totals, by channel and process. Who did not answer is None."""
+    shards = [shard for shard in answers if shard is not None]
+    silent = [f"shard {number}" for number, shard in enumerate(answers) if shard is None]
     names = list(dict.fromkeys(name for shard in shards for name in shard["channels"]))
     channels = {
         name: _channel([shard["channels"][name] for shard in shards if name in shard["channels"]]) for name in names
@@ -32,11 +36,12 @@ def merge_stats(shards: list[dict[str, Any]], collector: dict[str, Any], router:
         "attempts": sum(channel["attempts"] for channel in channels.values()),
         "failed_attempts": sum(channel["failed_attempts"] for channel in channels.values()),
         "conserved": planned == outcomes.total() + pending,
+        "not_responding": silent if collector is not None else [*silent, "collector"],
         "dead_letters": dict(dead_letters),
         "latency_ms": latency_ms(
             [shard["channels"][name]["latency"] for shard in shards for name in shard["channels"]]
         ),
-        "idempotency_window_s": min(shard["idempotency_window_s"] for shard in shards),
+        "idempotency_window_s": min((shard["idempotency_window_s"] for shard in shards), default=None),
         "channels": channels,
         "shards": [_shard(shard) for shard in shards],
         "collector": collector,

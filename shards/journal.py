@@ -6,7 +6,6 @@ chose, inbox marks) have rows of their own. Whoever holds the file holds the sha
 
 from __future__ import annotations
 
-import logging
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from shards import schema
+from shards import logs, schema
 from shards.changes import Changes, Dead, Note, Place, Result, decode_notes
 from shards.core import StoredFrame
 from shards.counters import Counters
@@ -27,7 +26,7 @@ from shards.validation import instant_ms
 from shards.wire import DeadAdded, DeadLetter, DeadRemoved, OutboxItem, pack
 from shards.witness import Statement, Witness, boot_now
 
-log = logging.getLogger("journal")
+log = logs.logger()
 
 LOG_ROWS_MAX = 1_000
 LOGGED_FRAMES_MAX = 2_000
@@ -109,9 +108,7 @@ class SqliteJournal:
         )
         if statement.generation != self.generation or statement.synced or statement.boot == self._boot:
             raise DamagedError(f"{missing}: what was committed is gone")
-        log.warning(
-            "%s: the last instants before a power cut are lost, which durability = %r allows", missing, "process"
-        )
+        log.warning("the last instants before a power cut are lost, as durability = process allows", lost=missing)
         self.generation = schema.begin_generation(self.database, self.state.last)
 
     def _check_tail(self) -> None:

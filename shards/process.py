@@ -1,19 +1,31 @@
-"""What every child process does at its start: it dies with its parent, says when it is ready, stops when told."""
+"""What every child process does at its start: it dies with its parent, says when it is ready, stops when told.
+
+A child is told in two lines on standard input: who it is, and its settings. It says how it is in lines on standard
+output: ``ready``, ``ready suspects`` (its predecessor died while deliveries were under way, and may have died of
+one), ``failed`` and why. Any other line, such as ``working``, means that a long start goes on.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import gc
-import logging
 import os
 import resource
 import signal
 import sys
-from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
+from typing import NoReturn
+
+import msgspec
+
+from shards import logs
 
 PR_SET_PDEATHSIG = 1
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+WRONG_CONFIGURATION = 2  # the exit code of a process that no other start would help
+WORDS_MAX = 1_000
+
+log = logs.logger()
 
 
 class Stop:
@@ -26,18 +38,48 @@ class Stop:
         self.requested = True
 
 
+class Origin(msgspec.Struct, frozen=True):
+    """Who a child is: the name that its log lines have, and the process that it must not outlive."""
+
+    process: str
+    parent: int
+    log: logs.LogSettings
+
+
+def handover(process: str, log: logs.LogSettings, settings: bytes) -> bytes:
+    """What a child of this process is given on standard input; ``begin_child`` reads it."""
+    return msgspec.json.encode(Origin(process, os.getpid(), log)) + b"\n" + settings + b"\n"
+
+
 def begin_child(role: str) -> tuple[Stop, bytes]:
-    """Tie this process to its parent and read its settings, the one line on standard input."""
+    """Tie this process to its parent, set up its log, and read its settings."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     stop = Stop()
     signal.signal(signal.SIGTERM, stop.request)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor stops in order
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
     os.umask(0o077)
-    settings = sys.stdin.buffer.readline()
+    _statm()
+    first, settings = sys.stdin.buffer.readline(), sys.stdin.buffer.readline()
     if not settings:
         raise SystemExit(f"{role} is started by the supervisor, which hands it its settings")
+    origin = msgspec.json.decode(first, type=Origin)
+    if os.getppid() != origin.parent:
+        raise SystemExit(1)  # it died before this process was tied to it
+    logs.configure(origin.process, origin.log)
+    sys.excepthook = _crash
     return stop, settings
+
+
+def _crash(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    logs.log_uncaught(kind, error, trace)
+    say(f"failed {kind.__name__}: {error}")
+
+
+def fail(why: str, code: int = 1) -> NoReturn:
+    """End this process for a reason that is no bug; ``why`` is for the operator, and names the remedy."""
+    log.critical("failed", error=why)
+    say(f"failed {why}")
+    raise SystemExit(code)
 
 
 def settle_memory() -> None:
@@ -47,17 +89,29 @@ def settle_memory() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-def say_ready() -> None:
-    """Tell the supervisor, after everything is bound."""
+def say(words: str) -> None:
+    """Tell the supervisor something, as one line."""
+    line = " ".join(words.split())[:WORDS_MAX] + "\n"
+    sys.stdout.buffer.write(line.encode(errors="backslashreplace"))
+    sys.stdout.buffer.flush()
+
+
+def say_ready(suspects: bool = False) -> None:
+    """Tell the supervisor, after everything is bound; ``suspects`` as the module's first lines say."""
     settle_memory()
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
+    say("ready suspects" if suspects else "ready")
+
+
+@functools.cache
+def _statm() -> int:
+    """Open for good, so that ``usage`` needs no descriptor where there is none left."""
+    return os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def usage() -> dict[str, float]:
     """CPU seconds and resident memory of this process."""
     times = resource.getrusage(resource.RUSAGE_SELF)
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    pages = int(os.pread(_statm(), 200, 0).split()[1])
     return {
         "pid": os.getpid(),
         "cpu_s": round(times.ru_utime + times.ru_stime, 3),

@@ -123,6 +123,7 @@ class Shard:
         """What was under way when the process before this one died is suspected of it."""
         crashes = self.journal.suspect(self.marks.found(), self._is_open)
         self.marks.clear()
+        self.found_suspects = bool(crashes)
         self.core.suspect(crashes, moment)
 
     def _is_open(self, place: Place) -> bool:

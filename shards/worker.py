@@ -8,7 +8,6 @@ journal, as soon as that can be written, and until then says that it is unavaila
 from __future__ import annotations
 
 import contextlib
-import logging
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -17,10 +16,10 @@ from typing import Any
 import msgspec
 import zmq
 
-from shards import disk
+from shards import disk, logs
 from shards.changes import Now
 from shards.limiter import Limiter
-from shards.process import Stop, begin_child, say_ready, usage
+from shards.process import WRONG_CONFIGURATION, Stop, begin_child, fail, say_ready, usage
 from shards.rescue import rescue
 from shards.schema import DamagedError, JournalError
 from shards.settings import ShardSettings
@@ -44,13 +43,12 @@ from shards.wire import (
     pack,
 )
 
-log = logging.getLogger("shard")
+log = logs.logger()
 
 IDLE_MS = 1_000
 DATA_HWM = 64  # frames queued between router and shard; the rest waits in the router's window
 CONTROL_HWM = 10_000
 CONTROL_PER_TURN = 500
-DRAIN_S = 10.0
 STALL_POLL_S = 0.1
 OPEN_EVERY_S = 0.5
 
@@ -83,6 +81,11 @@ class Worker:
         self._open()
         self._open_sockets()
 
+    @property
+    def has_suspects(self) -> bool:
+        """Whether the process before this one may have died of a delivery."""
+        return self.shard is not None and self.shard.found_suspects
+
     # --- the journal -------------------------------------------------------------------------------------------
 
     def _open(self) -> None:
@@ -94,7 +97,7 @@ class Worker:
             return
         self.shard.stream.follow(self._prefixes)
         if self._stalled:
-            log.warning("the shard is open again")
+            log.warning("open again")
         self._stalled = ""
 
     def _note(self, error: Exception) -> None:
@@ -102,7 +105,7 @@ class Worker:
         if not self._damaged and not disk.is_passing(error):
             raise error
         if str(error) != self._stalled:
-            log.error("the shard is unavailable: %s", error)
+            log.error("unavailable", error=str(error))
         self._stalled = str(error)
         self._open_at = time.monotonic() + (0.0 if self._damaged else OPEN_EVERY_S)
 
@@ -173,7 +176,7 @@ class Worker:
         while True:
             self._turn()
             if self.stop.requested:
-                deadline = deadline or time.monotonic() + DRAIN_S
+                deadline = deadline or time.monotonic() + self.settings.drain
                 if time.monotonic() > deadline or self.shard is None or self.shard.is_drained():
                     break
         if self.shard:
@@ -190,7 +193,7 @@ class Worker:
             self._note(error)
             self._drop()
         except UnjudgeableError as error:
-            log.exception("a frame cannot be judged, and will be refused")
+            log.exception("a frame cannot be judged, and will be refused", number=error.number)
             self._refused.add(error.number)
             self._drop()
 
@@ -331,10 +334,10 @@ def main() -> None:
     settings = msgspec.json.decode(line, type=ShardSettings, dec_hook=decode_hook)
     try:
         worker = Worker(settings, stop)
-        say_ready()
+        say_ready(suspects=worker.has_suspects)
         worker.run()
     except JournalError as error:
-        raise SystemExit(f"shard {settings.shard}: {error}") from None
+        fail(str(error), WRONG_CONFIGURATION)
 
 
 if __name__ == "__main__":

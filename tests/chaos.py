@@ -312,6 +312,8 @@ class Chaos:
             stats = self.dispatcher.request("stats")
         except AssertionError:
             return None
+        if stats["not_responding"]:
+            return None
         dead = sum(stats["dead_letters"].values())
         return None if stats["pending"] or stats["collector"]["dead_letters"] != dead else stats
 

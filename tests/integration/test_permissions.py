@@ -51,7 +51,12 @@ def test_a_directory_that_was_open_is_closed_with_a_warning() -> None:
     service.data_dir.chmod(0o755)
     with service:
         assert open_to_others(service.data_dir) == {}
-        assert f"{service.data_dir} was open to other users (0755); it is 0700 now" in service.log()
+        opened = {
+            line["directory"]: line["mode"]
+            for line in service.events()
+            if line["event"].startswith("was open to other users")
+        }
+        assert opened[str(service.data_dir)] == "0755"
 
 
 def test_a_directory_of_another_user_is_refused(tmp_path: Path) -> None:
@@ -89,5 +94,5 @@ def refusal(data_dir: Path) -> str:
     )
     assert ended.returncode == 2, ended.stderr
     said, remedy = ended.stderr.removeprefix("error: ").split("; ")
-    assert remedy == "data_dir must be a directory of this user\n"
+    assert remedy == "data_dir must be a directory of this user, who can write to it\n"
     return said

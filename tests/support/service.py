@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import selectors
@@ -13,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, Self, TypeVar
@@ -62,8 +63,9 @@ class RunningDispatcher:
     """A context manager: ready inside, stopped in order (exit code 0) outside, killed if the test failed.
 
     ``config`` is TOML beside the endpoints; a table ``[dispatcher]`` in it is merged with them. ``start`` after
-    ``stop`` or ``kill`` starts it again on the same data and the same endpoints. ``keys`` are those of the clients
-    that it makes, where ``config`` has a table ``[curve]``.
+    ``stop`` or ``kill`` starts it again on the same data and the same endpoints. ``environment`` is added to ours at
+    each start, and ``prefix`` stands before the command. ``keys`` are those of the clients that it makes, where
+    ``config`` has a table ``[curve]``.
     """
 
     def __init__(
@@ -74,7 +76,7 @@ class RunningDispatcher:
         durability: Literal["power", "process"] = "process",
         keys: Keys | None = None,
         umask: int = -1,
-        environment: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
     ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="dispatcher-test-"))
         self.data_dir = self.directory / "data"
@@ -84,10 +86,11 @@ class RunningDispatcher:
         self.durability = durability
         self.keys = keys
         self._umask = umask
-        self._environment = environment or {}
         self.ingest, self.submit, self.stream = free_endpoints(3)
         self.ready_line = ""
         self.process: subprocess.Popen[bytes] | None = None
+        self.environment: dict[str, str] = {}
+        self._prefix = prefix
         self._client: SubmitClient | None = None
         table = f'[dispatcher]\ningest = "{self.ingest}"\nsubmit = "{self.submit}"\nstream = "{self.stream}"\n'
         merged, found = re.subn(r"(?m)^\[dispatcher\]\n", table, config, count=1)
@@ -97,29 +100,33 @@ class RunningDispatcher:
 
     def start(self, timeout_s: float = READY_S) -> None:
         """Returns when the service says that it is ready."""
+        self.launch()
+        try:
+            self.ready_line = self._first_line(timeout_s)
+        except BaseException:
+            self.kill()
+            raise
+
+    def launch(self) -> None:
+        """Start it and wait for nothing."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("DISPATCHER_")}
-        environment |= self._environment
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 [
                     *DIES_WITH_US,
+                    *self._prefix,
                     *(sys.executable, "-m", "dispatcher", "serve"),
                     *("--config", str(self.config_file), "--data-dir", str(self.data_dir)),
                     *("--shards", str(self.shards), "--durability", self.durability),
                 ],
                 cwd=ROOT,
-                env=environment,
+                env=environment | self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 umask=self._umask,
                 start_new_session=True,  # so that kill() knows which processes are ours
             )
-        try:
-            self.ready_line = self._first_line(timeout_s)
-        except BaseException:
-            self.kill()
-            raise
 
     def _first_line(self, timeout_s: float) -> str:
         process, output = self._running()
@@ -143,13 +150,20 @@ class RunningDispatcher:
         if self.process is None:
             return
         self.process.send_signal(signal.SIGTERM)
+        code = self.wait_ended()
+        assert code == 0, f"exit code {code}\n{self.log()}"
+
+    def wait_ended(self, timeout_s: float = STOP_S) -> int:
+        """It ends without ``stop``, and so do its children: the exit code."""
+        self._close_client()
+        process, _ = self._running()
         try:
-            code = self.process.wait(STOP_S)
+            code = process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise AssertionError(f"it does not stop within {STOP_S:g} s\n{self.log()}") from None
+            raise AssertionError(f"it does not end within {timeout_s:g} s\n{self.log()}") from None
         self._reap()
-        assert code == 0, f"exit code {code}\n{self.log()}"
+        return code
 
     def kill(self) -> None:
         """SIGKILL to the supervisor; returns when its children are gone as well. Legal when it is not running."""
@@ -224,7 +238,9 @@ class RunningDispatcher:
     def settled_stats(self, timeout_s: float = 10.0) -> dict[str, Any]:
         """``stats`` once nothing is pending."""
         return wait_until(
-            lambda: None if (stats := self.request("stats"))["pending"] else stats, timeout_s, "nothing is pending"
+            lambda: None if (stats := self.request("stats"))["pending"] or stats["not_responding"] else stats,
+            timeout_s,
+            "nothing is pending",
         )
 
     def child_pids(self) -> dict[str, int]:
@@ -232,6 +248,11 @@ class RunningDispatcher:
         stats = self.request("stats")
         pids = {role: int(stats[role]["pid"]) for role in ("router", "collector")}
         return pids | {f"shard {shard['shard']}": int(shard["pid"]) for shard in stats["shards"]}
+
+    def events(self) -> list[dict[str, Any]]:
+        """What the service has logged so far."""
+        lines = self.log_file.read_text().splitlines() if self.log_file.exists() else []
+        return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
 
     def log(self) -> str:
         """The end of what the service wrote to standard error."""

@@ -252,10 +252,11 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
         config = tmp_path / "mine.toml"
         config.write_text(f'[dispatcher]\nshards = 1\ningest = "{ingest}"\nsubmit = "{taken}"\nstream = "{stream}"\n')
         result = run_process("serve", "--config", str(config), "--data-dir", str(tmp_path / "data"))
-    assert result.returncode == 1
-    assert f"router: cannot bind submit to {taken}: Address already in use; " in result.stderr
-    assert "set dispatcher.submit to another address" in result.stderr
-    assert result.stderr.endswith("error: the router does not start; its message is above\n")
+    assert result.returncode == 2
+    assert result.stderr.endswith(
+        f"\nerror: the router does not start: exit code 2: cannot bind submit to {taken}: Address already in use; "
+        "stop what listens there, or set dispatcher.submit to another address\n"
+    )
     assert result.stdout == ""
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zmq
+from structlog.testing import capture_logs
 
 from dispatcher import gate
 from dispatcher.gate import Gate
@@ -16,6 +17,8 @@ from tests.support.keys import SERVER, KeyRing
 from tests.support.service import wait_until
 
 SILENCE_MS = 300
+
+Logged = list[MutableMapping[str, Any]]
 
 
 class Door:
@@ -47,14 +50,23 @@ class Door:
         self.context.term()
 
 
+def errors(logged: Logged) -> list[str]:
+    return [line["error"] for line in logged if line["log_level"] == "error"]
+
+
 @pytest.fixture
 def ring(tmp_path: Path) -> KeyRing:
     return KeyRing(tmp_path)
 
 
 @pytest.fixture
-def door(ring: KeyRing, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[Door]:
-    caplog.set_level(logging.INFO, logger="router")
+def logged() -> Iterator[Logged]:
+    with capture_logs() as lines:
+        yield lines
+
+
+@pytest.fixture
+def door(ring: KeyRing, monkeypatch: pytest.MonkeyPatch, logged: Logged) -> Iterator[Door]:
     monkeypatch.setattr(gate, "HANDSHAKE_MS", 500)  # whoever was refused asks again so soon
     opened = Door(ring)
     yield opened
@@ -78,7 +90,7 @@ def test_without_a_gate_nobody_gets_in(door: Door, ring: KeyRing) -> None:
     assert not door.inside.poll(SILENCE_MS)
 
 
-def test_refusals_are_one_line_of_the_log(door: Door, ring: KeyRing, caplog: pytest.LogCaptureFixture) -> None:
+def test_refusals_are_one_line_of_the_log(door: Door, ring: KeyRing, logged: Logged) -> None:
     strangers = [ring.new(f"stranger-{number}") for number in range(20)]
     for keys in strangers:
         door.knock(keys)
@@ -88,13 +100,13 @@ def test_refusals_are_one_line_of_the_log(door: Door, ring: KeyRing, caplog: pyt
         return door.gate._refused >= len(strangers) - 1  # what the next line will count
 
     wait_until(refused_all)
-    (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert line.startswith("refused 1 handshakes, the last from 127.0.0.1 with the public key ")
-    assert any(keys.public.decode() in line for keys in strangers)
+    (line,) = [line for line in logged if line["log_level"] == "warning"]
+    assert (line["count"], line["last_from"]) == (1, "127.0.0.1")
+    assert line["last_key"] in [keys.public.decode() for keys in strangers]
 
 
 def test_a_key_counts_from_when_its_file_is_whole(
-    door: Door, ring: KeyRing, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    door: Door, ring: KeyRing, monkeypatch: pytest.MonkeyPatch, logged: Logged
 ) -> None:
     monkeypatch.setattr(gate, "CHECK_EVERY_S", 0.0)
     ada = ring.new("ada")
@@ -102,14 +114,15 @@ def test_a_key_counts_from_when_its_file_is_whole(
     file.write_bytes(ada.public[:20])
     (ring.allow / "README").write_text("not a key, and not meant to be")
     door.knock(ada)
-    wait_until(lambda: door.let_in() is None and "ada.public: not a key" in caplog.text)
-    assert caplog.text.count("does not get in") == 1
+    wait_until(lambda: door.let_in() is None and errors(logged))
+    (error,) = errors(logged)
+    assert "ada.public: not a key" in error
     file.write_bytes(ada.public + b"\n")
     assert wait_until(door.let_in) == ada.public
 
 
 def test_an_allow_list_that_is_gone_allows_nobody_but_the_server(
-    door: Door, ring: KeyRing, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    door: Door, ring: KeyRing, monkeypatch: pytest.MonkeyPatch, logged: Logged
 ) -> None:
     monkeypatch.setattr(gate, "CHECK_EVERY_S", 0.0)
     ada = ring.new("ada")
@@ -121,10 +134,10 @@ def test_an_allow_list_that_is_gone_allows_nobody_but_the_server(
 
     def refused() -> bool:
         door.gate.answer()
-        return "refused 1 handshakes" in caplog.text
+        return any(line["log_level"] == "warning" for line in logged)
 
     wait_until(refused)
-    assert "no client gets in" in caplog.text
+    assert "no client gets in" in [line["event"] for line in logged]
     assert door.let_in() is None
     secret, public = ring.secret(SERVER).read_bytes().strip(), ring.public(SERVER).read_bytes().strip()
     door.knock(Keys(public, public, secret))

@@ -30,6 +30,14 @@ def test_shards_add_up() -> None:
     assert [one["queued"] for one in merged["shards"]] == [1, 1]
 
 
+def test_what_does_not_answer_is_named_and_not_counted() -> None:
+    merged = merge_stats([None, shard(5, 4, 1)], None, {})
+    assert merged["not_responding"] == ["shard 0", "collector"]
+    assert (merged["planned"], merged["pending"], merged["collector"]) == (5, 1, None)
+    assert merged["conserved"]
+    assert merge_stats([None], {}, {})["shards"] == []
+
+
 def test_a_lost_delivery_shows() -> None:
     assert not merge_stats([shard(10, 7, 2)], {}, {})["conserved"]
 
