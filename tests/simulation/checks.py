@@ -20,6 +20,7 @@ from tests.simulation.producer import Submission
 from tests.simulation.receipts import Receipts
 from tests.simulation.router import Router
 from tests.simulation.stored import Stored
+from tests.simulation.wire import Clock
 
 TRACED = 60
 
@@ -27,16 +28,14 @@ TRACED = 60
 class Checker:
     """A failed check raises ``AssertionError`` that names the invariant; ``trace`` has what came before it."""
 
-    def __init__(
-        self, stored: Stored, receipts: Receipts, asking: Asking, users: list[str], retry_max_s: float
-    ) -> None:
+    def __init__(self, stored: Stored, receipts: Receipts, asking: Asking, clock: Clock, users: list[str]) -> None:
         self.stored = stored
         self.receipts = receipts
         self.asking = asking
-        self.attempts = Attempts(stored)
+        self.attempts = Attempts(stored, clock)
         self.trace: deque[str] = deque(maxlen=TRACED)
         self._users = users
-        self._retry_max_s = retry_max_s
+        self._clock = clock
         self._memory: Memory | None = None
         self._bodies: dict[int, bytes] = {}  # of released frames: they are in the journal for good
         self._inbox_seen: dict[str, list[int]] = {}
@@ -46,10 +45,11 @@ class Checker:
         self._memory = Memory(core, self.stored)
         self.asking.generation = self.receipts.generation = core.generation
 
-    def recovered(self, core: Core, now: Now) -> None:
+    def recovered(self, core: Core) -> None:
         """Retries wait no longer than the policy says, wherever the wall clock is now."""
         latest = max((due for heap in core.retrying for due, *_ in heap._heap), default=0.0)
-        assert latest <= now.mono + self._retry_max_s, f"a retry waits {latest - now.mono:.0f} s after a restart"
+        wait_s = latest - self._clock.mono
+        assert wait_s <= core.settings.retry.max, f"a retry waits {wait_s:.0f} s after a restart"
 
     def attempt(self, channel: str, entry: Entry) -> None:
         self.trace.append(f"    starts {entry[0].seq}/{entry[1]} on {channel}: {entry[0].slots[entry[1]]:#x}")

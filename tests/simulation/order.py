@@ -10,6 +10,7 @@ from shards.frames import Entry
 from shards.lanes import LANES, MARKS_PER_STEP, NotificationQueue
 from shards.limiter import Limiter, RateLimit
 from tests.simulation.stored import Place, Stored
+from tests.simulation.wire import Clock
 
 T = TypeVar("T")
 Number = tuple[Place, int, int]  # an attempt: its delivery, how often that was replayed, attempts before
@@ -58,8 +59,9 @@ class CheckedQueue(NotificationQueue[T]):
 class CheckedLimiter(Limiter):
     """In any window of t seconds at most burst + rate * t pass, whatever the wall clock does."""
 
-    def __init__(self, limit: RateLimit, keys_max: int) -> None:
+    def __init__(self, clock: Clock, limit: RateLimit, keys_max: int) -> None:
         super().__init__(limit, keys_max)
+        self._clock = clock
         count, period_s = limit.parse()
         self._rate = count / period_s
         self._burst = limit.burst or count
@@ -69,6 +71,7 @@ class CheckedLimiter(Limiter):
         allowed = super().allow(key, now, exempt)
         passed = self._passed.setdefault(key, [])
         if allowed and not exempt:
+            now = self._clock.mono
             passed.append(now)
             for at, since in enumerate(passed):
                 count, most = len(passed) - at, self._burst + self._rate * (now - since)
@@ -79,9 +82,10 @@ class CheckedLimiter(Limiter):
 class Attempts:
     """Every attempt that starts, over all lives of the shard."""
 
-    def __init__(self, stored: Stored) -> None:
+    def __init__(self, stored: Stored, clock: Clock) -> None:
         self.starts: Counter[str] = Counter()  # by channel
         self._stored = stored
+        self._clock = clock
         self._life: set[Number] = set()  # started in this life
         self._ever: set[Number] = set()
         self._may_repeat: set[Number] = set()  # was in flight, or finished after the last commit, at a crash
@@ -107,6 +111,8 @@ class Attempts:
         assert self._stored.channel_names[ledger.channel_of(value)] == channel, f"{place} starts on {channel}"
         sent = self._stored.entered[frame.seq].positions[index]
         assert (sent.user_id, sent.key) == (user.user_id, key), f"{place} goes to {user.user_id} as {key}, not {sent}"
+        expires_ms = sent.said.get("expires_at") if sent.said else None
+        assert expires_ms is None or expires_ms * 1000 > self._clock.wall_us, f"{place} starts after it has expired"
         attempts, revival = ledger.attempts_of(value), self._stored.revivals[place]
         number = (place, revival, attempts)
         assert number not in self._life, f"D: attempt {attempts + 1} of {place} is started twice in one life"

@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -95,11 +96,12 @@ class Simulation:
         self.window_s = random.choice((30.0, 3_600.0, 30 * 86_400.0))
         self.keys_max = random.choice((50, 10_000_000))
         self.retrying_max = random.choice((3, 10))
+        self.users_max = random.choice((4, 100))
         self.made: dict[bytes, Submission] = {}
         self.stored = Stored(self.made)
         self.receipts = Receipts(self.stored, self.window_s, self.keys_max)
         self.asking = Asking(random, USERS, self.stored, self.receipts)
-        self.checker = Checker(self.stored, self.receipts, self.asking, USERS, RetryPolicy().max)
+        self.checker = Checker(self.stored, self.receipts, self.asking, self.clock, USERS)
         self.producer = Producer(random, self.clock, USERS)
         self.collector = Collector()
         self.router = Router(self.epoch, self.data, self.clock)
@@ -130,7 +132,9 @@ class Simulation:
             priorities=Priorities(aging=Seconds(AGING_S)),
             idempotency=Idempotency(window=Seconds(self.window_s), max_entries=self.keys_max),
             retention=Retention(finished=Seconds(self.retention_s), inbox=Seconds(3 * self.retention_s)),
-            bounds=Bounds(lane_items=5, retrying=self.retrying_max, users=4, limiter_keys=50, turn_notifications=20),
+            bounds=Bounds(
+                lane_items=5, retrying=self.retrying_max, users=self.users_max, limiter_keys=50, turn_notifications=20
+            ),
             channels=dict.fromkeys(CHANNELS, channel),
         )
 
@@ -147,7 +151,7 @@ class Simulation:
                 (shards.worker, "SimulatedChannel", self._make_channel),
                 (shards.worker, "Core", checked_core(self.checker)),
                 (shards.core, "NotificationQueue", CheckedQueue),
-                (shards.core, "Limiter", CheckedLimiter),
+                (shards.core, "Limiter", partial(CheckedLimiter, self.clock)),
                 (sqlite3, "connect", self.disk.connect),
             ):
                 stack.enter_context(mock.patch.object(module, name, part))
@@ -182,7 +186,7 @@ class Simulation:
                 if self.disk.is_failing:
                     self.disk.heal()
         self._say(f"incarnation {self.incarnation} is up")
-        self.checker.recovered(self.worker.core, self.clock.now())
+        self.checker.recovered(self.worker.core)
         self.control.put(0, pack(Subscriptions([b"inapp."])))
 
     def _fall(self, why: str) -> None:
