@@ -127,6 +127,7 @@ class Attempts:
         lane = ledger.channel_of(value), ledger.priority_of(value)
         assert place > self._newest.get(lane, (0, -1)), f"O: {place} on {channel} after {self._newest[lane]}"
         self._newest[lane] = place
-        if not is_repeated:
+        # what expired in memory only, at a crash, may live again where the wall clock went back
+        if not is_repeated and expires_ms is None:
             assert place > self._first.get(lane, (0, -1)), f"O: {place} on {channel} after {self._first[lane]}"
             self._first[lane] = place
