@@ -132,6 +132,7 @@ class Worker:
                     self._window_start, self._window_start_us = seq, at_us
                 core.idempotency.add_frame(seq, digests)
             after = found[-1][0] + 1
+            self._expire_digests(moment)
         first, mask = self.journal.open_mask()
         if mask:
             for channel in range(len(core.channel_names)):
@@ -443,8 +444,7 @@ class Worker:
                 if at_us >= oldest_us and excess <= 0:
                     self._window_start, self._window_start_us = seq, at_us
                     return
-                idempotency.forget_frame(seq, digests)
-                excess -= len(digests) // 16
+                excess -= idempotency.forget_frame(seq, digests)
             if not rows:
                 return
             self._window_start = rows[-1][0] + 1
