@@ -46,10 +46,11 @@ class Checker:
         self.asking.generation = self.receipts.generation = core.generation
 
     def recovered(self, core: Core) -> None:
-        """Retries wait no longer than the policy says, wherever the wall clock is now."""
+        """Retries wait no longer than the policy says, wherever the wall clock is now; no more keys than their bound."""
         latest = max((due for heap in core.retrying for due, *_ in heap._heap), default=0.0)
         wait_s = latest - self._clock.mono
         assert wait_s <= core.settings.retry.max, f"a retry waits {wait_s:.0f} s after a restart"
+        assert len(core.idempotency) <= core.settings.idempotency.max_entries, "B: keys after a restart"
 
     def attempt(self, channel: str, entry: Entry) -> None:
         self.trace.append(f"    starts {entry[0].seq}/{entry[1]} on {channel}: {entry[0].slots[entry[1]]:#x}")

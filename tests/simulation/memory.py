@@ -13,7 +13,7 @@ from tests.simulation.order import CheckedQueue
 from tests.simulation.stored import Place, Stored
 
 POSITIONS_MAX = 60  # of a frame: 20 entries, three recipients each
-KEYS_PER_TURN_MAX = 200
+KEYS_PER_TURN_MAX = 100
 
 
 class Memory:
