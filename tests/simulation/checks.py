@@ -46,7 +46,7 @@ class Checker:
         self.asking.generation = self.receipts.generation = core.generation
 
     def recovered(self, core: Core) -> None:
-        """Retries wait no longer than the policy says, wherever the wall clock is now; no more keys than their bound."""
+        """Retries wait no longer than the policy says, wherever the wall clock is now; keys are within their bound."""
         latest = max((due for heap in core.retrying for due, *_ in heap._heap), default=0.0)
         wait_s = latest - self._clock.mono
         assert wait_s <= core.settings.retry.max, f"a retry waits {wait_s:.0f} s after a restart"
@@ -66,6 +66,7 @@ class Checker:
         assert self._memory is not None
         assert self._memory.core is worker.core
         self._memory.check(worker, channels, self.attempts.starts)
+        self.receipts.check_set(worker.core.idempotency)
 
     def heard(self, router: Router, journal: SqliteJournal) -> None:
         """Invariant A, with the bytes: what is released is stored."""

@@ -6,6 +6,7 @@ from itertools import pairwise
 from random import Random
 from typing import NamedTuple
 
+from shards.dedupe import IdempotencySet
 from shards.wire import hash_user, make_id, parse_id
 from tests.simulation.producer import Sent
 from tests.simulation.router import Acknowledged
@@ -76,8 +77,24 @@ class Receipts:
         """Whether the set may have lost a frame's keys by the time of frame ``until``."""
         since_us = self._stored.at_us[seq] + self._window_us
         is_late = any(wall_us > since_us for last, wall_us in self._walls if seq <= last <= until)
-        entries = sum(self._stored.keyed[one] for one in range(seq, until))
+        entries = sum(len(self._stored.digests[one]) for one in range(seq, until))
         return seq in self._stored.pruned or is_late or entries > self._max_entries
+
+    def check_set(self, known: IdempotencySet) -> None:
+        """Every key inside the window and the bound is known. It was forgotten for good if the wall clock was ever
+        past its window."""
+        entries, latest_us, turn = 0, 0, len(self._walls)
+        for seq in range(len(self._stored.at_us), 0, -1):
+            while turn and self._walls[turn - 1][0] >= seq:
+                turn -= 1
+                latest_us = max(latest_us, self._walls[turn][1])
+            entries += len(self._stored.digests[seq])
+            if entries > self._max_entries:
+                return
+            if latest_us > self._stored.at_us[seq] + self._window_us or seq in self._stored.pruned:
+                continue
+            for digest in self._stored.digests[seq]:
+                assert known.find(digest) is not None, f"A: a key of frame {seq} is forgotten inside its window"
 
     def check_keys(self) -> None:
         """Each key was accepted once, unless the first one's window was over."""

@@ -224,7 +224,7 @@ class Simulation:
             self._turn: 10,
             self._wait: 6,
             self._ask: 3,
-            self._jump_wall_clock: 0.3,
+            self._jump_wall_clock: 0.6,
             self._suspend: 0.1,
             self._arm: 0.7,
             self._fail_disk: 0.15,

@@ -31,7 +31,7 @@ class Stored:
         self.entered: dict[int, Submission] = {}
         self.verdicts: dict[int, Verdict] = {}
         self.at_us: dict[int, int] = {}
-        self.keyed: dict[int, int] = {}  # how many digests a frame has
+        self.digests: dict[int, list[bytes]] = {}  # of its notifications that have a key
         self.priority: dict[Place, int] = {}  # by seq and position
         self.revivals: Counter[Place] = Counter()
         self.documents: dict[str, dict[str, Any]] = {}
@@ -125,7 +125,7 @@ class Stored:
         self.at_us[seq] = row["at_us"]
         digests = row["digests"] or b""
         found = [digests[at : at + DIGEST_BYTES] for at in range(0, len(digests), DIGEST_BYTES)]
-        self.keyed[seq] = len(found) - found.count(NO_DIGEST)
+        self.digests[seq] = [digest for digest in found if digest != NO_DIGEST]
         dropped = {one.index for one in verdict.duplicates} | {one.index for one in verdict.rejected}
         self._verdict_counts["duplicates"] += len(verdict.duplicates)
         self._verdict_counts["rejected"] += len(verdict.rejected)
