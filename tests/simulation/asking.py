@@ -52,6 +52,8 @@ class Asking:
         return Query(self._number, request)
 
     def hear(self, reply: Reply) -> None:
+        if reply.error is not None and reply.error.code == "unavailable":
+            return  # whether it was done is unknown
         self._asked[reply.query](reply)
         self.answered += 1
 
@@ -149,7 +151,7 @@ class Asking:
             for key in values:
                 possible = self._possible[key]
                 if reply.error is not None:
-                    assert reply.error.code in {"not_found", "unavailable"}, reply.error
+                    assert reply.error.code == "not_found", reply.error
                     possible[:] = [one for one in possible if one[0] != number]
                 else:
                     possible[:] = [one for one in possible if one[0] >= number]

@@ -255,14 +255,14 @@ class Simulation:
             decoded = _from_shard.decode(message)
             if isinstance(decoded, Report):
                 self.router.hear(decoded)
-                self.checker.heard(self.router, self.worker.journal)
+                self.checker.heard(self.router)
             elif isinstance(decoded, Reply):
                 self.asking.hear(decoded)
         self.router.pump()
         while (item := self.items.get()) is not None:
             self.collector.hear(item)
             if self.random.random() < 0.5:
-                self.control.put(0, pack(OutboxAck(self.worker.journal.generation, self.collector.upto)))
+                self.control.put(0, pack(OutboxAck(self.receipts.generation, self.collector.upto)))
 
     def _turn(self) -> None:
         self._say("turn")

@@ -201,6 +201,8 @@ class Stored:
         other.at_us, other.entered = self.at_us, self.entered
         other.read(database)
         assert other.words == self.words, "A: what is on disk after the crash is not what was committed"
+        for seq, body in _plainly(database)("SELECT seq, body FROM frames"):
+            assert body == self.entered[seq].body, f"A: frame {seq} has another body after the crash"
         assert other.documents == self.documents, "A: users' documents after the crash"
 
 
