@@ -61,7 +61,7 @@ class Checker:
     def turned(self, worker: Worker, channels: dict[int, TemperedChannel]) -> None:
         assert self._memory is not None
         assert self._memory.core is worker.core
-        self._memory.check(worker, channels, self.attempts.starts)
+        self._memory.check(worker, channels, self.attempts.starts, self._clock.now())
         self.receipts.check_set(worker.core.idempotency)
 
     def heard(self, router: Router) -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from shards import contents, journal, ledger
-from shards.core import Core
+from shards.core import Core, Now
 from shards.worker import Worker
 from tests.simulation.channels import TemperedChannel
 from tests.simulation.order import CheckedQueue
@@ -28,13 +28,14 @@ class Memory:
             int, tuple[tuple[int, int], int]
         ] = {}  # of a channel with work and room: turns without progress
 
-    def check(self, worker: Worker, channels: Mapping[int, TemperedChannel], starts: Counter[str]) -> None:
+    def check(self, worker: Worker, channels: Mapping[int, TemperedChannel], starts: Counter[str], now: Now) -> None:
         if self._recovered < 0:
             self._recovered = sum(map(len, self.core.retrying))
         self._bounds(worker)
         self._everywhere_once(channels)
         self._frames()
         self._nothing_idles(channels, starts)
+        self._wakes_in_time(worker, channels, now)
         if not self.core.changes:
             assert worker.journal.pending() == len(self._stored.open), "C: pending, as the journal says it"
 
@@ -124,3 +125,12 @@ class Memory:
             before, turns = self._idle.get(number, (progress, 0))
             self._idle[number] = progress, turns + 1 if idles and before == progress else 0
             assert turns <= open_frames + 3, f"I: {one.name} has work and room, and idles for {turns} turns"
+
+    def _wakes_in_time(self, worker: Worker, channels: Mapping[int, TemperedChannel], now: Now) -> None:
+        """The next turn begins when the first result or retry is due, whatever else is under way."""
+        dues = [due for one in channels.values() for due, _ in one.under_way]
+        dues += [due for heap in self.core.retrying for due, *_ in heap._heap]
+        wait_s = worker._wait_ms(now) / 1000
+        first_s = min(dues, default=float("inf")) - now.mono
+        assert wait_s <= max(0.0, first_s) + 0.002, f"I: it sleeps {wait_s} s, and something is due in {first_s} s"
+        assert wait_s == 0 or not self.core.changes, "I: it sleeps, and has something to store"
