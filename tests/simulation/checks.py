@@ -44,7 +44,7 @@ class Checker:
     def recovered(self, core: Core) -> None:
         """Retries wait no longer than the policy says, wherever the wall clock is now; keys are within their bound."""
         latest = max((due for heap in core.retrying for due, *_ in heap._heap), default=0.0)
-        wait_s = latest - self._clock.mono
+        wait_s = latest - self._clock.mono - 1e-6
         assert wait_s <= core.settings.retry.max, f"a retry waits {wait_s:.0f} s after a restart"
         assert len(core.idempotency) <= core.settings.idempotency.max_entries, "B: keys after a restart"
 
