@@ -23,7 +23,8 @@ lint: $(STAMP) ## check style, format and types
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-chaos: $(STAMP) ## kill processes at random under load, and account for every notification
+chaos: $(STAMP) ## simulate thousands of seeds of faults, then kill processes at random under load
+	$(RUN) -m tests.simulation.simulator --seeds 3000
 	$(RUN) -m tests.chaos --kills 300 $(ARGS)
 
 fuzz: $(STAMP) ## send nearly right messages to a running service, and account for every one; a minute, or ARGS="--seconds 600"

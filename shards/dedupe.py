@@ -50,10 +50,13 @@ class IdempotencySet:
             if digest != NO_DIGEST:
                 self._tables[digest[0]][digest] = seq
 
-    def forget_frame(self, seq: int, digests: bytes) -> None:
-        """Drop a frame's digests: its window is over, or it was not journaled after all."""
+    def forget_frame(self, seq: int, digests: bytes) -> int:
+        """Drop a frame's digests, as its window is over; how many those were."""
+        forgotten = 0
         for start in range(0, len(digests), DIGEST_BYTES):
             digest = digests[start : start + DIGEST_BYTES]
             table = self._tables[digest[0]]
             if table.get(digest) == seq:
                 del table[digest]
+                forgotten += 1
+        return forgotten

@@ -63,8 +63,8 @@ class Limiter:
             return True
         if due < now:
             due = now
-        elif due - now > self._tolerance_s:
-            return exempt
+        elif due - now > self._tolerance_s and not exempt:
+            return False
         self._due[key] = due + self._interval_s
         return True
 

@@ -37,6 +37,7 @@ class Maintenance:
                     self.window_start, self.window_start_us = seq, at_us
                 self._core.idempotency.add_frame(seq, digests)
             after = found[-1][0] + 1
+            self._expire_keys(moment)
 
     def step(self, moment: Now) -> None:
         self.next_at = moment.mono + EVERY_S
@@ -62,8 +63,7 @@ class Maintenance:
                 if at_us >= oldest_us and excess <= 0:
                     self.window_start, self.window_start_us = seq, at_us
                     return
-                idempotency.forget_frame(seq, digests)
-                excess -= len(digests) // 16
+                excess -= idempotency.forget_frame(seq, digests)
             if not rows:
                 return
             self.window_start = rows[-1][0] + 1

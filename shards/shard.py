@@ -115,9 +115,11 @@ class Shard:
         for seq, slots, notes in self.journal.waiting():
             values = ledger.words(slots)
             for slot, (due_ms, _, _) in decode_notes(notes).items():
-                if due_ms is not None and ledger.outcome_of(values[slot]) == ledger.RETRYING:
-                    wait_s = min(max(0.0, due_ms / 1000 - moment.wall_us / 1e6), self.settings.retry.max)
-                    core.wait(seq, slot, ledger.channel_of(values[slot]), moment.mono + wait_s)
+                value = values[slot]
+                if due_ms is not None and ledger.outcome_of(value) == ledger.RETRYING:
+                    longest_s = self.settings.retry.ceiling_s(ledger.attempts_of(value))  # the clock may have gone back
+                    wait_s = min(max(0.0, due_ms / 1000 - moment.wall_us / 1e6), longest_s)
+                    core.wait(seq, slot, ledger.channel_of(value), moment.mono + wait_s)
 
     def _find_suspects(self, moment: Now) -> None:
         """What was under way when the process before this one died is suspected of it."""

@@ -120,7 +120,7 @@ def test_what_is_wrong_is_named_with_the_remedy(spoil: Callable[[Path], None], s
 
 def test_a_place_where_nothing_can_be_made() -> None:
     with pytest.raises(
-        StartError, match=r"/proc/dispatcher: .*; data_dir must be a directory that this user can write"
+        StartError, match=r"/proc/dispatcher: .*; data_dir must be a directory of this user, who can write"
     ):
         opened(Path("/proc/dispatcher"))
 

@@ -1,0 +1,80 @@
+"""Channels of different tempers, simulated: healthy ones beside slow, failing and hanging ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import NamedTuple
+
+from shards.channels.base import ErrorClass, Failure, Results
+from shards.frames import Entry, Frame, Run
+
+ERRORS: tuple[ErrorClass, ...] = (
+    "transient", "throttled", "ambiguous", "misconfigured", "permanent", "bad_address",
+)  # fmt: skip
+
+
+class Temper(NamedTuple):
+    """How long attempts take, in seconds, and how many of them fail."""
+
+    name: str
+    durations_s: tuple[float, ...]
+    failure: float
+
+
+HEALTHY = Temper("healthy", (0.0,), 0.0)
+TEMPERS = (
+    HEALTHY,
+    Temper("uneven", (0.0, 0.1, 2.0, 20.0), 0.2),
+    Temper("slow", (2.0, 20.0, 60.0), 0.05),
+    Temper("failing", (0.0, 0.1), 0.7),
+    Temper("hanging", (100_000.0,), 0.0),
+)
+
+
+class TemperedChannel:
+    """Attempts end later, in any order, and some of them fail."""
+
+    def __init__(
+        self,
+        name: str,
+        temper: Temper,
+        random: Random,
+        started: Callable[[str, Entry], None],
+        reached: Callable[[str], None],
+    ) -> None:
+        self.name = name
+        self.temper = temper
+        self.under_way: list[tuple[float, Entry]] = []
+        self._random = random
+        self._started = started
+        self._reached = reached
+
+    def start(self, runs: Sequence[Run], now: float) -> None:
+        self._reached(f"before a start of {self.name}")
+        for run in runs:
+            for at in range(len(run)):
+                entry = run.entry(at)
+                self._started(self.name, entry)
+                self.under_way.append((now + self._random.choice(self.temper.durations_s), entry))
+
+    def collect(self, now: float) -> Results:
+        ended = [entry for due, entry in self.under_way if due <= now]
+        self.under_way = [(due, entry) for due, entry in self.under_way if due > now]
+        self._random.shuffle(ended)
+        delivered: dict[Frame, list[int]] = {}
+        failed: list[Failure] = []
+        for entry in ended:
+            if self._random.random() < self.temper.failure:
+                failed.append((entry, self._random.choice(ERRORS), "as the simulation wants it"))
+            else:
+                delivered.setdefault(entry[0], []).append(entry[1])
+        return Results(list(delivered.items()), failed)
+
+    def next_due(self) -> float | None:
+        return min((due for due, _ in self.under_way), default=None)
+
+    def recover(self) -> None:
+        """From now on it is healthy, and what hung ends at once."""
+        self.temper = HEALTHY
+        self.under_way = [(0.0, entry) for _, entry in self.under_way]

@@ -1,0 +1,117 @@
+"""The shard's disk and its end: crashes between any two steps that the world can see, and statements that fail.
+
+Every statement of the journal passes through ``Disk``; every socket call and every start of an attempt passes by its
+fuse. What happens between two such places is in memory, and is lost by a crash at either of them alike.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from random import Random
+from typing import Any
+
+CODES = {"database or disk is full": sqlite3.SQLITE_FULL, "disk I/O error": sqlite3.SQLITE_IOERR}
+READ_ONLY = ("SELECT", "PRAGMA")
+
+
+class Crash(BaseException):
+    """The process is gone, right here."""
+
+
+class Fuse:
+    """Counts the places where a crash is worth something; the armed one crashes."""
+
+    def __init__(self) -> None:
+        self.left = -1
+        self.lives = False  # the shard is running; otherwise it is somebody else who looks at its disk
+
+    @contextmanager
+    def live(self) -> Iterator[None]:
+        self.lives = True
+        try:
+            yield
+        finally:
+            self.lives = False
+
+    def reached(self, place: str) -> None:
+        if self.lives and self.left >= 0:
+            self.left -= 1
+            if self.left < 0:
+                raise Crash(place)
+
+
+class Disk:
+    """``committed`` is called right after each commit, whether or not the shard lives to see it."""
+
+    def __init__(self, random: Random, fuse: Fuse, committed: Callable[[sqlite3.Connection], None]) -> None:
+        self.failed = 0  # statements
+        self._random = random
+        self._fuse = fuse
+        self._committed = committed
+        self._message = ""
+        self._writes_left = 0  # until it starts to fail
+        self._healed = True
+        self._open: list[sqlite3.Connection] = []
+
+    def connect(self, *arguments: Any, **named: Any) -> sqlite3.Connection:
+        """In the place of ``sqlite3.connect``."""
+        connection = DiskConnection(*arguments, **named)
+        connection.disk = self
+        self._open.append(connection)
+        return connection
+
+    def close(self) -> None:
+        """The process has ended, and with it what it had open."""
+        while self._open:
+            self._open.pop().close()
+
+    def fail(self, after_writes: int) -> None:
+        """Soon, and until ``heal``, what is written fails; an I/O error also takes what is read."""
+        self._message = self._random.choice(list(CODES))
+        self._writes_left = after_writes
+        self._healed = False
+
+    def heal(self) -> None:
+        self._healed = True
+
+    @property
+    def is_failing(self) -> bool:
+        return not self._healed and self._writes_left <= 0
+
+    def run(self, connection: DiskConnection, call: Callable[..., Any], statement: str, arguments: Any) -> Any:
+        verb = statement.strip().partition(" ")[0].upper()
+        self._fuse.reached(f"before {statement[:40]!r}")
+        if not self._healed and self._fuse.lives:
+            self._count_down(connection, verb)
+        result = call(statement, *arguments)
+        if verb == "COMMIT":
+            self._committed(connection)
+            self._fuse.reached("after COMMIT")
+        return result
+
+    def _count_down(self, connection: DiskConnection, verb: str) -> None:
+        reads = verb in READ_ONLY
+        if not reads:
+            self._writes_left -= 1
+        if self._writes_left > 0 or verb == "ROLLBACK" or (reads and CODES[self._message] != sqlite3.SQLITE_IOERR):
+            return
+        self.failed += 1
+        if connection.in_transaction and self._random.random() < 0.5:
+            connection.rollback()  # as SQLite itself does after some of these errors
+        error = sqlite3.OperationalError(self._message)
+        error.sqlite_errorcode = CODES[self._message]
+        raise error
+
+
+class DiskConnection(sqlite3.Connection):
+    disk: Disk
+
+    def execute(self, statement: str, *arguments: Any) -> sqlite3.Cursor:
+        cursor: sqlite3.Cursor = self.disk.run(self, super().execute, statement, arguments)
+        return cursor
+
+    def executemany(self, statement: str, *arguments: Any) -> sqlite3.Cursor:
+        cursor: sqlite3.Cursor = self.disk.run(self, super().executemany, statement, arguments)
+        return cursor
