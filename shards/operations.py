@@ -192,19 +192,22 @@ class Operations:
         if user_id != user.user_id:
             return None
         state = self._inbox.state(user.signed_hash, place)
-        return self.item_document(user, number, place, notification, row.at_us, state)
+        first = sum(row.widths[:index])
+        words = ledger.words(row.slots)[first : first + row.widths[index]]
+        priority = next(ledger.priority_of(word) for word in words if ledger.channel_of(word) == self._core.inapp)
+        return self.item_document(user, number, place, notification, priority, row.at_us, state)
 
     def item_document(
-        self, user: User, number: int, place: int, notification: Notification, at_us: int, state: str
+        self, user: User, number: int, place: int, notification: Notification, priority: int, at_us: int, state: str
     ) -> dict[str, Any]:
-        rule = self._core.routing.resolve(notification)
+        """``priority`` is the one that it was accepted with: the configuration may know its category no more."""
         return {
             "id": self._core.ids.make(user.hash, place >> PLACE_SHIFT, place & (1 << PLACE_SHIFT) - 1),
             "cursor": number,
             "user_id": user.user_id,
             "category": notification.category,
             "type": notification.type,
-            "priority": PRIORITIES[rule.priority],
+            "priority": PRIORITIES[priority],
             "title": notification.title,
             "body": notification.body,
             "payload": notification.payload,

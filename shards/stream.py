@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import orjson
 
+from shards import ledger
 from shards.core import Core
 from shards.frames import Run
 from shards.inbox import PLACE_SHIFT, UNSEEN, Inbox
@@ -36,20 +37,21 @@ class Stream:
         if not self._prefixes:
             return []
         wanted = [
-            (topic, user, run.frame, run.indexes[at])
+            (topic, user, run.frame, run.indexes[at], run.slots[at])
             for run in runs
             for at, user in enumerate(run.users)
             if (topic := self._topic(user)) is not None
         ]
-        for user, count in Counter(user for _, user, _, _ in wanted).items():
+        for user, count in Counter(user for _, user, *_ in wanted).items():
             if user not in self._numbers:
                 self._numbers[user] = self._inbox.last_number(user.signed_hash) - count
         documents = []
-        for topic, user, frame, index in wanted:
+        for topic, user, frame, index, slot in wanted:
             number = self._numbers[user] = self._numbers[user] + 1
             notification = self._core.contents.notification(frame.seq, index)
             place = frame.seq << PLACE_SHIFT | index
-            item = self._operations.item_document(user, number, place, notification, frame.at_us, UNSEEN)
+            priority = ledger.priority_of(frame.slots[slot])
+            item = self._operations.item_document(user, number, place, notification, priority, frame.at_us, UNSEEN)
             documents.append((topic, orjson.dumps(item)))
         return documents
 

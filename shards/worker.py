@@ -45,7 +45,7 @@ from shards.wire import (
 
 log = logs.logger()
 
-IDLE_MS = 1_000
+IDLE_MS = 250  # a signal that comes just before a poll is seen after it
 DATA_HWM = 64  # frames queued between router and shard; the rest waits in the router's window
 CONTROL_HWM = 10_000
 CONTROL_PER_TURN = 500
