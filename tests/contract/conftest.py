@@ -38,7 +38,7 @@ def service() -> Iterator[RunningDispatcher]:
 @pytest.fixture
 def new_user() -> Callable[[], str]:
     """User ids that no other test has."""
-    return lambda: f"user-{next(_numbers)}"
+    return lambda: f"user-{next(_numbers)}."  # so that one with more digits behind it is nobody else
 
 
 @pytest.fixture
