@@ -74,8 +74,10 @@ class SqliteJournal:
                 if testimony:
                     raise DamagedError(f"{path} is empty, and {witness_path(path)} says that it was not")
                 schema.create(self.database, shard, shards)
+            schema.check_meta(path, self.database)
             self._check_owner(shard, shards)
             schema.migrate(path, self.database)
+            schema.check_tables(path, self.database)
             self.generation = str(schema.meta(self.database, "generation"))
             self.channel_names = self._number_channels(channel_names)
             row = self._row("state", 1)
@@ -124,7 +126,7 @@ class SqliteJournal:
         fresh = [name for name in names if name not in numbered]
         if fresh:
             numbered += fresh
-            self.database.execute("UPDATE meta SET value = ? WHERE key = 'channels'", (pack(numbered),))
+            schema.set_meta(self.database, "channels", pack(numbered))
         return numbered
 
     def close(self) -> None:

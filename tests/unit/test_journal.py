@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from shards import ledger
+from shards import ledger, schema
 from shards.changes import Changes, Dead
 from shards.frames import Frame, NewFrame
 from shards.journal import SqliteJournal
@@ -182,7 +182,7 @@ def test_another_shards_file_is_refused(journal: SqliteJournal, path: Path) -> N
 
 
 def test_another_format_is_refused(journal: SqliteJournal, path: Path) -> None:
-    journal.database.execute("UPDATE meta SET value = 99 WHERE key = 'format'")
+    schema.set_meta(journal.database, "format", 99)
     journal.close()
     with pytest.raises(JournalError, match="format 99"):
         open_journal(path)
