@@ -24,6 +24,7 @@ from typing import IO
 
 import msgspec
 
+from dispatcher import reshard
 from dispatcher.collector import CollectorSettings
 from dispatcher.router import RouterSettings
 from dispatcher.settings import Settings
@@ -58,6 +59,7 @@ class Identity(msgspec.Struct):
 
     shards: int
     secret: int
+    directory: str = reshard.HERE  # of the journals, in the data directory
 
 
 class Child:
@@ -186,14 +188,23 @@ class Supervisor:
         wanted = self.settings.dispatcher.shards
         if path.exists():
             identity = msgspec.json.decode(path.read_bytes(), type=Identity)
-            if wanted is not None and wanted != identity.shards:
-                raise StartError(
-                    f"{self.directory} has {identity.shards} shards and {wanted} are asked for; "
-                    f"this version cannot change the number: use --shards {identity.shards}, or another data_dir"
-                )
-            return identity
+            reshard.remove_leftovers(self.directory, identity.directory)
+            return identity if wanted is None or wanted == identity.shards else self._reshard(identity, wanted)
         identity = Identity(wanted or DEFAULT_SHARDS, secrets.randbits(63))
         write_durably(path, msgspec.json.encode(identity))
+        return identity
+
+    def _reshard(self, old: Identity, shards: int) -> Identity:
+        """The journals for another number of shards; the old ones go when ``identity.json`` names the new ones."""
+        try:
+            name = reshard.make_anew(self.directory, old.directory, old.shards, shards, lambda: self._stopping)
+        except reshard.InterruptedReshardError:
+            return old
+        except reshard.ReshardError as error:
+            raise BrokenError(str(error)) from None
+        identity = Identity(shards, old.secret, name)
+        write_durably(self.directory / "identity.json", msgspec.json.encode(identity))
+        reshard.remove_leftovers(self.directory, name)
         return identity
 
     def _next_epoch(self) -> int:
@@ -247,7 +258,7 @@ class Supervisor:
             ShardSettings(
                 shard=number,
                 shards=identity.shards,
-                path=f"shard-{number}.db",
+                path=reshard.journal_path(identity.directory, number),
                 durability=settings.dispatcher.durability,
                 incarnation=time.time_ns() // 1000,
                 secret=identity.secret,

@@ -114,7 +114,19 @@ class SqliteJournal:
         log.warning(
             "%s: the last instants before a power cut are lost, which durability = %r allows", missing, "process"
         )
+        self.begin_generation()
+
+    def begin_generation(self, told: int = 0) -> None:
+        """Go on under another name, within the transaction: here what follows is not what follows elsewhere.
+
+        The outbox is numbered anew under it, without what the collector has, which is up to ``told``.
+        """
         self.generation = schema.begin_generation(self.database, self.state.last)
+        items = self.outbox(told, -1)
+        self.database.execute("DELETE FROM outbox")
+        self.state.outbox = 0
+        self._post(item for _, item in items)
+        self.save_state()
 
     def _check_tail(self) -> None:
         for (seq,) in self.database.execute("SELECT seq FROM frames ORDER BY seq DESC LIMIT ?", (TAIL_FRAMES,)):
@@ -268,9 +280,12 @@ class SqliteJournal:
 
     def post(self, items: Iterable[OutboxItem]) -> None:
         """Number items for the collector, within the transaction."""
+        self._post(map(pack, items))
+
+    def _post(self, items: Iterable[bytes]) -> None:
         for item in items:
             self.state.outbox += 1
-            row = (self.state.outbox, pack(item))
+            row = (self.state.outbox, item)
             self.database.execute("INSERT INTO outbox VALUES (?, ?, ?)", (*row, checksum(*row)))
 
     def save_state(self) -> None:
@@ -430,20 +445,39 @@ class SqliteJournal:
         ]
 
     def scrub(self, bytes_max: int) -> None:
-        """Check the next rows, of the table and from the key on where the last call ended; around and around."""
-        table, after = self._scrubbed
+        """Check the next rows, from where the last call ended; around and around, and at the most once around."""
+        tables = list(schema.TABLES)
+        first = table = self._scrubbed[0]
+        while bytes_max >= 0:
+            bytes_max = self._scrub_table(table, bytes_max)
+            if bytes_max >= 0:
+                table = tables[(tables.index(table) + 1) % len(tables)]
+                self._scrubbed = (table, ())
+                if table == first:
+                    return
+
+    def _scrub_table(self, table: str, bytes_max: int) -> int:
+        """What is left of the bytes; negative where the table did not end."""
+        after = self._scrubbed[1]
         columns = schema.key_columns(table)
         keys = ", ".join(columns)
         where = f"WHERE ({keys}) > ({', '.join('?' * len(columns))})" if after else ""
         for row in self.database.execute(f"SELECT * FROM {table} {where} ORDER BY {keys}", after):
             schema.verified(self.path, table, row)
+            if table == "ledger" and row[1]:
+                self._check_index(row[0])
             after = row[: len(columns)]
             bytes_max -= ROW_BYTES + sum(len(value) for value in row if isinstance(value, bytes))
             if bytes_max < 0:
                 self._scrubbed = (table, after)
-                return
-        tables = list(schema.TABLES)
-        self._scrubbed = (tables[(tables.index(table) + 1) % len(tables)], ())
+                break
+        return bytes_max
+
+    def _check_index(self, seq: int) -> None:
+        """An open frame that the index does not have would never be delivered."""
+        found = self.database.execute("SELECT 1 FROM ledger INDEXED BY open_frames WHERE open > 0 AND seq = ?", (seq,))
+        if found.fetchone() is None:
+            raise DamagedError(f"{self.path}: the index of open frames does not have frame {seq}")
 
     def size_bytes(self) -> int:
         """What is in use, without the pages that wait for reuse."""

@@ -1,10 +1,181 @@
-"""What happens to a damaged journal: it is put aside, and what is readable goes into a new one."""
+"""What happens to a damaged journal: it is put aside, and what is readable goes into a new one.
+
+The damaged files keep their names until the new journal is on the disk, so that a rescue that is cut short is found to
+be needed again. The new journal has a generation of its own: what follows is never taken for what was lost.
+"""
 
 from __future__ import annotations
 
-from shards.schema import JournalError
+import contextlib
+import logging
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+from shards import quarantine, schema
+from shards.journal import witness_path
+from shards.reader import Loss
+from shards.rebuild import Rebuild, Source
+from shards.resharding import sync_directory
 from shards.settings import ShardSettings
+from shards.target import Target
+from shards.witness import Testimony, Witness
+
+log = logging.getLogger("rescue")
+
+LOSSES_LOGGED = 20
+LOSSES_KEPT = 10_000
+COLLECTOR = Path("collector.db")
 
 
 def rescue(settings: ShardSettings, damage: str) -> None:
-    raise JournalError(f"{damage}")
+    """Raises ``sqlite3.Error`` and ``OSError`` where the disk does not do its part: nothing is changed then."""
+    path = Path(settings.path)
+    log.error("%s: putting it aside, and keeping what is readable", damage)
+    case = quarantine.Case(path)
+    new = path.with_name(path.name + ".new")
+    files = [path, _wal(path), witness_path(path)]
+    try:
+        case.keep(files)
+        report = _rebuild(settings, case, new, _testimony(path), damage)
+        case.close(report)
+    except BaseException:
+        shutil.rmtree(case.unfinished, ignore_errors=True)
+        new.unlink(missing_ok=True)
+        raise
+    _wal(path).unlink(missing_ok=True)
+    new.replace(path)
+    witness_path(path).unlink(missing_ok=True)
+    sync_directory(path.parent)
+    _tell(case, report)
+
+
+def _wal(path: Path) -> Path:
+    return path.with_name(path.name + "-wal")
+
+
+def _testimony(path: Path) -> Testimony | None:
+    if not witness_path(path).exists():
+        return None
+    with contextlib.closing(Witness(witness_path(path))) as witness:
+        return witness.read()
+
+
+def _rebuild(
+    settings: ShardSettings, case: quarantine.Case, new: Path, testimony: Testimony | None, damage: str
+) -> quarantine.Report:
+    losses: list[Loss] = []
+    notes: list[str] = []
+    gone: dict[str, int] = {}
+    new.unlink(missing_ok=True)
+    target = Target(new, settings.shard, settings.shards)
+    try:
+        with _source(settings, case, losses, testimony) as source:
+            notes += _missing(source, testimony)
+            if source is None:
+                target.finish(settings.channel_names(), 0)
+            else:
+                gone = Rebuild([source], [target], _told(settings, source)).run([settings.shard], keep_link=True)
+    finally:
+        target.close()
+    return quarantine.Report(
+        journal=settings.path,
+        at=case.at,
+        damage=damage,
+        lost=[f"{loss.table}: {loss.what}" for loss in losses[:LOSSES_KEPT]],
+        gone=gone,
+        frames=target.frames,
+        pending=sum(target.pending.values()),
+        notes=notes,
+    )
+
+
+@contextlib.contextmanager
+def _source(
+    settings: ShardSettings, case: quarantine.Case, losses: list[Loss], testimony: Testimony | None
+) -> Iterator[Source | None]:
+    """A copy of what there is, as SQLite gives it; None where it cannot be opened at all."""
+    copy = case.unfinished / "copy"
+    kept = case.unfinished / Path(settings.path).name
+    source = None
+    if kept.exists():
+        shutil.copyfile(kept, copy)
+        if _wal(kept).exists():
+            shutil.copyfile(_wal(kept), _wal(copy))
+        generation = testimony.generation if testimony else schema.new_generation()
+        _upgrade(copy)
+        try:
+            source = Source(copy, (), losses, (generation, settings.channel_names()))
+        except (sqlite3.Error, OSError) as error:
+            losses.append(Loss("all", str(error)))
+    try:
+        yield source
+    finally:
+        if source is not None:
+            source.close()
+        for path in case.unfinished.glob("copy*"):
+            path.unlink()
+
+
+def _upgrade(copy: Path) -> None:
+    """A copy in an older format is brought to this one, if it can be."""
+    with contextlib.closing(sqlite3.connect(copy, isolation_level=None)) as database:
+        try:
+            if schema.meta(database, "format") == 1:
+                database.execute("BEGIN")
+                schema.migrate(copy, database)
+                database.execute("COMMIT")
+        except (sqlite3.Error, TypeError) as error:
+            log.warning("%s: %s", copy, error)
+
+
+def _missing(source: Source | None, testimony: Testimony | None) -> list[str]:
+    """What the witness has seen, and the journal does not have."""
+    notes = []
+    if source is None:
+        notes.append("nothing of it can be read")
+    elif source.state is None:
+        notes.append("its counters are lost: they are what the deliveries that are kept say")
+    state = source.state if source else None
+    if testimony is None or (source and testimony.generation != source.generation):
+        return notes
+    commits, last = (state.log, state.last) if state else (0, 0)
+    if testimony.commits > commits:
+        notes.append(
+            f"it ends at transaction {commits} (frame {last}), and had {testimony.commits} (frame {testimony.last}): "
+            f"{testimony.commits - commits} transactions, with {testimony.last - last} frames, are gone"
+        )
+    return notes
+
+
+def _told(settings: ShardSettings, source: Source) -> dict[tuple[int, str], int]:
+    """What the collector has of this journal's outbox. Where it cannot say, its metrics may count something twice."""
+    if not COLLECTOR.exists():
+        return {}
+    try:
+        with contextlib.closing(sqlite3.connect(COLLECTOR)) as database:
+            row = database.execute(
+                "SELECT n FROM progress WHERE shard = ? AND generation = ?", (settings.shard, source.generation)
+            ).fetchone()
+    except sqlite3.Error as error:
+        log.warning("%s: %s; metrics may count something twice", COLLECTOR, error)
+        return {}
+    return {(settings.shard, source.generation): int(row[0])} if row else {}
+
+
+def _tell(case: quarantine.Case, report: quarantine.Report) -> None:
+    for text in [*report.notes, *report.lost[:LOSSES_LOGGED]]:
+        log.error("%s: %s", report.journal, text)
+    if len(report.lost) > LOSSES_LOGGED:
+        log.error("%s: and %d more, see the report", report.journal, len(report.lost) - LOSSES_LOGGED)
+    for channel, count in report.gone.items():
+        log.error("%s: %d planned deliveries on %s are gone", report.journal, count, channel)
+    log.error(
+        "%s: %d frames with %d pending deliveries are kept; what was damaged, and the report, are in %s: "
+        "delete that directory when it is dealt with",
+        report.journal,
+        report.frames,
+        report.pending,
+        case.directory,
+    )

@@ -10,6 +10,7 @@ from shards.limiter import RateLimit
 from shards.retry import RetryPolicy
 from shards.rules import Category
 from shards.units import Seconds
+from shards.wire import CHANNELS
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -81,3 +82,7 @@ class ShardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retention: Retention
     bounds: Bounds
     channels: dict[str, ChannelSettings]
+
+    def channel_names(self) -> list[str]:
+        """All that are known, in the order in which a new journal numbers them."""
+        return [*CHANNELS, *(name for name in self.channels if name not in CHANNELS)]

@@ -5,6 +5,7 @@ Nothing here survives an error of the disk: the owner drops the whole object and
 
 from __future__ import annotations
 
+import logging
 import random
 import sqlite3
 from collections.abc import Container, Mapping
@@ -13,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from shards import ledger
+from shards import ledger, quarantine
 from shards.changes import Now, Place, decode_notes
 from shards.channels.base import Channel
 from shards.channels.simulated import SimulatedChannel
@@ -30,7 +31,9 @@ from shards.operations import Operations
 from shards.schema import DamagedError
 from shards.settings import ShardSettings
 from shards.stream import Stream
-from shards.wire import CHANNELS, Ask, Data, Metrics, Outbox, OutboxItem, Ping, Verdict
+from shards.wire import Ask, Data, Metrics, Outbox, OutboxItem, Ping, Verdict
+
+log = logging.getLogger("shard")
 
 OUTBOX_BATCH = 500
 OUTBOX_RESEND_S = 1.0
@@ -67,8 +70,11 @@ class Shard:
         self.settings = settings
         self._refused = refused
         path = Path(settings.path)
-        names = [*CHANNELS, *(name for name in settings.channels if name not in CHANNELS)]
+        names = settings.channel_names()
         self.journal = journal = SqliteJournal(path, settings.shard, settings.shards, settings.durability, names)
+        self.quarantined = quarantine.cases(settings.shard, settings.shards)
+        for case in self.quarantined:
+            log.warning("%s has a damaged journal, and a report: delete it when it is dealt with", case)
         try:
             self.marks = Marks(path.with_suffix(".marks"), sum(one.concurrency for one in settings.channels.values()))
             self.state: State = journal.state
@@ -312,4 +318,5 @@ class Shard:
             "outbox": self.state.outbox,
             "journal_bytes": self.journal.size_bytes(),
             "changed_at_us": self.changed_at_us,
+            "quarantined": self.quarantined,
         }

@@ -43,6 +43,8 @@ class Target:
         self._run = (0, 0, "", 0)  # the last row of origins, which may still grow
         self.words: Counter[int] = Counter()  # of all deliveries
         self.accepted = 0  # notifications
+        self.frames = 0
+        self.pending: Counter[int] = Counter()  # by channel
 
     def add(self, table: str, row: tuple[Any, ...]) -> None:
         self._rows.setdefault(table, []).append((*row, checksum(*row)))
@@ -61,6 +63,7 @@ class Target:
     def add_frame(self, seq: int, part: Part, origin: tuple[str, int]) -> None:
         still_open, mask, words = counted(part.slots)
         self.words.update(words)
+        self.frames += 1
         self.accepted += len(part.widths) - part.widths.count(0)
         self.add(
             "frames",
@@ -117,7 +120,9 @@ class Target:
         channels = self.state.counters.channels = [ChannelCounters() for _ in names]
         for value, count in self.words.items():
             if ledger.outcome_of(value) in ledger.OPEN:
-                channels[ledger.channel_of(value)].planned += count
+                self.pending[ledger.channel_of(value)] += count
+        for channel, count in self.pending.items():
+            channels[channel].planned = count
 
     def finish(self, names: list[str], merged: int) -> None:
         """Write what is left, and see it onto the disk."""

@@ -16,7 +16,7 @@ from shards.frames import Frame, NewFrame
 from shards.journal import SqliteJournal
 from shards.preferences import UserDocument
 from shards.schema import JournalError
-from shards.wire import DeadLetter
+from shards.wire import DeadLetter, DeadRemoved
 
 EMAIL = 0
 PENDING = ledger.word(EMAIL, 1)
@@ -231,3 +231,19 @@ def test_documents_of_users(journal: SqliteJournal) -> None:
     assert journal.put_user("ann", None)
     assert journal.load_user("ann") is None
     journal.commit()
+
+
+def test_another_generation_numbers_the_outbox_anew(journal: SqliteJournal, path: Path) -> None:
+    """The collector takes a generation's items from the first on."""
+    journal.begin()
+    journal.post([DeadRemoved([(str(n), None)]) for n in range(3)])
+    journal.state.last = 7
+    before = journal.generation
+    journal.begin_generation(told=1)
+    journal.commit()
+    assert [n for n, _ in journal.outbox(0, 10)] == [1, 2]
+    assert journal.generation != before
+    journal.close()
+    again = open_journal(path)
+    assert (again.state.outbox, again.origin(7), again.seq_of(before, 7)) == (2, (before, 7), 7)
+    again.close()
