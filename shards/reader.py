@@ -74,7 +74,8 @@ class Reader:
         keys = schema.key_columns(table)
         first, width = keys[0], len(keys)
         query = f"SELECT * FROM {table} {{}} ORDER BY {', '.join(keys)}"
-        last: tuple[Any, ...] | None = None
+        last: tuple[Any, ...] | None = None  # the key of the last good row
+        floor: Any = None  # what is to be read next is above it
         cursor: Iterator[tuple[Any, ...]] | None = None
         while True:
             try:
@@ -92,26 +93,28 @@ class Reader:
                     yield good
                 return
             except (sqlite3.Error, DamagedError, TypeError) as error:  # TypeError: a key of another type
-                where = "the beginning" if last is None else f"{first} {last[0]!r}"
-                again = self._behind(table, last)
-                upto = "" if again is None else f" up to {first} {again!r}"
-                self._lose(table, f"rows after {where}{upto}", error)
-                if again is None:
+                if last is not None and (floor is None or last[0] > floor):
+                    floor = last[0]
+                where = "the beginning" if floor is None else f"{first} {floor!r}"
+                floor, cursor = self._behind(table, floor)
+                self._lose(table, f"rows after {where}{'' if floor is None else f', before {first} {floor!r}'}", error)
+                if cursor is None:
                     return
-                cursor = self.database.execute(query.format(f"WHERE {first} >= ?"), (again,))
 
-    def _behind(self, table: str, last: tuple[Any, ...] | None) -> Any:
-        """A key behind a damaged page from which on rows can be read; None if there is none."""
-        first = schema.key_columns(table)[0]
-        for key in _text_probes(last) if table == "users" else _number_probes(last):
+    def _behind(self, table: str, floor: Any) -> tuple[Any, Iterator[tuple[Any, ...]] | None]:
+        """The next key that can be reached behind a damaged page, and the rows from there on; None without any."""
+        keys = schema.key_columns(table)
+        query = f"SELECT * FROM {table} WHERE {keys[0]} >= ? ORDER BY {', '.join(keys)}"
+        for key in _text_probes(floor or "") if table == "users" else _number_probes(floor):
             try:
-                row = self.database.execute(
-                    f"SELECT * FROM {table} WHERE {first} >= ? ORDER BY {first} LIMIT 1", (key,)
-                ).fetchone()
+                row = self.database.execute(query + " LIMIT 1", (key,)).fetchone()
+                if row is None:
+                    return None, None
+                if type(row[0]) is type(key) and row[0] >= key:
+                    return row[0], self.database.execute(query, (row[0],))
             except sqlite3.Error:
                 continue
-            return key if row is not None and row[0] >= key else None
-        return None
+        return None, None
 
     def _lose(self, table: str, what: str, error: Exception) -> None:
         if self._losses is None:
@@ -119,9 +122,9 @@ class Reader:
         self._losses.append(Loss(table, what))
 
 
-def _number_probes(last: tuple[Any, ...] | None) -> Iterator[int]:
-    start = 0 if last is None else last[0]
-    if last is None:
+def _number_probes(floor: int | None) -> Iterator[int]:
+    start = 0 if floor is None else floor
+    if floor is None:
         yield from (INTEGER_MIN + 2**bits for bits in range(63))
     yield from range(start + 1, min(start + STEPS, INTEGER_MAX))
     for bits in range(10, 64):
@@ -129,9 +132,8 @@ def _number_probes(last: tuple[Any, ...] | None) -> Iterator[int]:
             yield start + 2**bits
 
 
-def _text_probes(last: tuple[Any, ...] | None) -> Iterator[str]:
+def _text_probes(floor: str) -> Iterator[str]:
     """Ever greater texts: "user-17" is followed by "user-18", "user-2", "user.", ..."""
-    text = "" if last is None else last[0]
-    for length in range(len(text), 0, -1):
-        yield text[: length - 1] + chr(min(ord(text[length - 1]) + 1, 0x10FFFF))
-    yield from (chr(code) for code in chain(range(1, 0x80), range(0x80, 0xD800, 0x80)) if chr(code) > text)
+    for length in range(len(floor), 0, -1):
+        yield floor[: length - 1] + chr(min(ord(floor[length - 1]) + 1, 0x10FFFF))
+    yield from (chr(code) for code in chain(range(1, 0x80), range(0x80, 0xD800, 0x80)) if chr(code) > floor)

@@ -263,8 +263,10 @@ def test_a_full_disk_leaves_the_old_journals(service: RunningDispatcher) -> None
     prlimit = shutil.which("prlimit")
     assert prlimit
     done = subprocess.run(
-        [prlimit, "--fsize=40000", sys.executable, "-m", "dispatcher", "serve", "--shards", "3"]
-        + ["--config", str(service.config_file), "--data-dir", str(service.data_dir)],
+        [
+            *(prlimit, "--fsize=40000", sys.executable, "-m", "dispatcher", "serve", "--shards", "3"),
+            *("--config", str(service.config_file), "--data-dir", str(service.data_dir)),
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,
