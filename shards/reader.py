@@ -26,18 +26,16 @@ class Loss(NamedTuple):
 class Reader:
     """Strict without ``losses``: raises ``DamagedError`` or ``sqlite3.Error``. With it, tells there what is lost.
 
-    Strict reading takes a file that nobody has open or will open, and whose log was checkpointed; it writes nothing.
-    The other kind may replay the log into the file: give it a copy.
+    Nobody else may have the journal open. It is not written to.
     """
 
     def __init__(self, path: Path, losses: list[Loss] | None = None) -> None:
         self.path = path
         self._losses = losses
-        how = "immutable=1" if losses is None else "mode=rw"
+        # beside a log, SQLite makes a third file: reading such a journal needs a directory for it
+        how = "mode=ro" if path.with_name(path.name + "-wal").exists() else "immutable=1"
         self.database = sqlite3.connect(f"file:{quote(str(path))}?{how}", uri=True, isolation_level=None)
         self.database.text_factory = schema.text_of
-        if losses is not None:
-            self.database.execute("PRAGMA locking_mode = EXCLUSIVE")
 
     def close(self) -> None:
         self.database.close()
