@@ -17,6 +17,7 @@ import orjson
 import zmq
 
 from dispatcher import __version__
+from dispatcher.check import check
 from dispatcher.client import Client, ClientError
 from dispatcher.settings import Settings, SettingsError, environment, load
 from shards.process import LOG_FORMAT
@@ -80,6 +81,9 @@ def main() -> None:
 
     Without a command, `python -m dispatcher --shards 8` is `python -m dispatcher serve --shards 8`.
     """
+
+
+main.add_command(check)
 
 
 @main.command()

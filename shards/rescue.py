@@ -20,7 +20,7 @@ from shards.rebuild import Rebuild, Source
 from shards.resharding import sync_directory
 from shards.settings import ShardSettings
 from shards.target import Target
-from shards.witness import Testimony, Witness
+from shards.witness import Testimony, latest
 
 log = logging.getLogger("rescue")
 
@@ -56,10 +56,7 @@ def _wal(path: Path) -> Path:
 
 
 def _testimony(path: Path) -> Testimony | None:
-    if not witness_path(path).exists():
-        return None
-    with contextlib.closing(Witness(witness_path(path))) as witness:
-        return witness.read()
+    return latest(witness_path(path).read_bytes()) if witness_path(path).exists() else None
 
 
 def _rebuild(

@@ -43,13 +43,7 @@ class Witness:
 
     def read(self) -> Testimony | None:
         """The latest that is whole; None of a new page."""
-        found = []
-        for copy in range(_COPIES):
-            fields = _COPY.unpack_from(self._page, copy * _COPY.size)
-            if fields[-1] and fields[-1] == _checksum(fields[:-1]):
-                generation, commits, last, boot, synced, _ = fields
-                found.append(Testimony(generation.decode(), commits, last, boot, synced))
-        return max(found, key=lambda testimony: testimony.commits, default=None)
+        return latest(self._page[: _COPIES * _COPY.size])
 
     def write(self, testimony: Testimony) -> None:
         fields = (testimony.generation.encode(), *testimony[1:])
@@ -62,6 +56,17 @@ class Witness:
 
     def close(self) -> None:
         self._page.close()
+
+
+def latest(page: bytes) -> Testimony | None:
+    """What a witness says, from its bytes."""
+    found = []
+    for copy in range(min(_COPIES, len(page) // _COPY.size)):
+        fields = _COPY.unpack_from(page, copy * _COPY.size)
+        if fields[-1] and fields[-1] == _checksum(fields[:-1]):
+            generation, commits, last, boot, synced, _ = fields
+            found.append(Testimony(generation.decode(), commits, last, boot, synced))
+    return max(found, key=lambda testimony: testimony.commits, default=None)
 
 
 def boot_now() -> int:

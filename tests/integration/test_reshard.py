@@ -92,7 +92,8 @@ def snapshot(service: RunningDispatcher) -> dict[str, Any]:
     }
     keys = [f"{kind}-{number}" for kind in ("one", "all") for number in range(5)]
     for user in USERS:
-        pages, cursor = [], 0
+        pages: list[dict[str, Any]] = []
+        cursor: int | None = 0
         while cursor is not None:
             page = service.request("inbox.list", user_id=user, limit=3, cursor=cursor)
             pages.append(page)
