@@ -120,6 +120,20 @@ def serve(shards: int | None, config: Path | None, data_dir: str | None, durabil
 
 
 @main.command()
+@click.argument("target")
+@click.option("--data-dir", help="What to copy.  [default: as configured]")
+@_config_option
+@click.option("--submit", help="The submit endpoint of its dispatcher, if that runs.  [default: as configured]")
+@click.option("--timeout", metavar="DURATION", callback=_duration, default="60s", help="Wait so long for an answer.")
+def backup(target: str, data_dir: str | None, config: Path | None, submit: str | None, timeout: Seconds) -> None:
+    """Copy a data directory to TARGET, a new directory; its dispatcher may be running."""
+    from dispatcher.backup import run
+
+    settings = _settings(config, data_dir=data_dir, submit=submit).dispatcher
+    run(settings.data_dir, target, settings.submit, timeout)
+
+
+@main.command()
 @click.option("--events", type=click.IntRange(1), default=1_000_000, help="Notifications to submit.")
 @click.option("--users", type=click.IntRange(1), default=10_000, help="Users to address, with seeded preferences.")
 @click.option("--producers", type=click.IntRange(1), default=100, help="Logical producers, in at most 2 processes.")

@@ -146,6 +146,14 @@ class Store:
             ),
         )
 
+    def replace_letters(self, letters: list[tuple[int, DeadLetter]]) -> None:
+        """Have exactly these dead letters of shards, in this order."""
+        self.connection.execute("BEGIN IMMEDIATE")
+        self.connection.execute("DELETE FROM dead_letters")
+        for shard, letter in letters:
+            self._bury(shard, letter)
+        self.connection.execute("COMMIT")
+
     def dead(self, request: Request) -> dict[str, Any]:
         """A page of dead letters that match the request's filters, the oldest first."""
         where, values = dead_filter({key: value for key, value in msgspec.to_builtins(request).items() if value})

@@ -14,6 +14,7 @@ from shards.wire import Error, Query, Reply, Request, RequestError, hash_user, p
 Target = int | Literal["collector"]
 COLLECTOR = -1  # the ``shard`` of a reply from the collector
 QUERIES_MAX = 10_000
+LISTED = ("backup.begin", "backup.end")  # every shard's answer, as it is
 SUMMED = ("dead.replay", "dead.purge")  # every shard does its part, and answers how much that was
 
 
@@ -108,6 +109,8 @@ class Queries:
             return merge_stats([reply.result for reply in shards], collector[0], usage())
         if waiting.request.op in SUMMED:
             return {"count": _sum(waiting.answers)}
+        if waiting.request.op in LISTED:
+            return {"shards": [reply.result for reply in sorted(waiting.answers, key=lambda one: one.shard)]}
         result: dict[str, Any] = waiting.answers[0].result
         return result
 

@@ -21,6 +21,7 @@ from shards.channels.simulated import SimulatedChannel
 from shards.core import Core
 from shards.counters import ChannelCounters
 from shards.frames import Run
+from shards.hold import Hold
 from shards.inbox import Inbox
 from shards.intake import Intake
 from shards.journal import SqliteJournal, State
@@ -93,6 +94,7 @@ class Shard:
                 )
                 for name, channel in settings.channels.items()
             }
+            self.hold = Hold(journal)
             self.maintenance = Maintenance(settings, journal, self.core)
             self.changed_at_us = 0  # when a delivery last changed
             if self.state.counted is None:
@@ -216,6 +218,7 @@ class Shard:
 
     def maintain(self, moment: Now) -> None:
         if moment.mono >= self.maintenance.next_at:
+            self.hold.expire(moment)
             self._count(moment)
             self.maintenance.step(moment)
 
