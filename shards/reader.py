@@ -40,14 +40,14 @@ class Reader:
     def close(self) -> None:
         self.database.close()
 
-    def check_meta(self) -> bool:
-        """Whether ``meta`` can be relied on."""
+    def meta(self) -> dict[str, Any]:
+        """What ``meta`` says; nothing where that cannot be relied on."""
         try:
             schema.check_meta(self.path, self.database)
+            return dict(self.database.execute("SELECT key, value FROM meta").fetchall())
         except (sqlite3.Error, DamagedError) as error:
             self._lose("meta", str(error), error)
-            return False
-        return True
+            return {}
 
     def count(self, table: str) -> int:
         """How many rows there are; 0 where that cannot be read."""

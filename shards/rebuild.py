@@ -28,7 +28,7 @@ from shards.journal import State
 from shards.ledger import words
 from shards.marks import Mark
 from shards.reader import Loss, Reader
-from shards.schema import DamagedError, meta
+from shards.schema import DamagedError
 from shards.target import Target
 from shards.wire import DeadRemoved, OutboxItem, hash_user, pack, parse_id
 
@@ -61,13 +61,12 @@ class Source:
         self.path = path
         self.reader = reader = Reader(path, losses)
         self.losses = losses
-        if reader.check_meta():
-            self.generation = str(meta(reader.database, "generation"))
-            self.channels = msgspec.msgpack.decode(meta(reader.database, "channels"), type=list[str])
-            merged = reader.database.execute("SELECT value FROM meta WHERE key = 'merged'").fetchone()
-            self.merged = int(merged[0]) if merged else 0  # up to here, frames have the same number in all sources
-        else:
-            self.generation, self.channels, self.merged = fallback[0], list(fallback[1]), 0
+        known = reader.meta()
+        self.generation = str(known.get("generation", fallback[0]))
+        self.channels = (
+            msgspec.msgpack.decode(known["channels"], type=list[str]) if "channels" in known else list(fallback[1])
+        )
+        self.merged = int(known.get("merged", 0))  # up to here, frames have the same number in all sources
         row = reader.row("state", 1)
         self.state = msgspec.msgpack.decode(row[1], type=State) if row else None
         numbered = len(self.state.counters.channels) if self.state else 0
@@ -83,10 +82,10 @@ class Source:
         self._dead = reader.rows("dead")
         self._next_dead = next(self._dead, None)
         self.suspects: dict[Place, int] = {(seq, slot): crashes for seq, slot, crashes in reader.rows("suspects")}
-        known = frozenset(self.suspects)
+        suspected = frozenset(self.suspects)
         for mark in marks:
             place = mark.seq, mark.slot
-            if mark.alone or place not in known:
+            if mark.alone or place not in suspected:
                 self.suspects[place] = self.suspects.get(place, 0) + 1
 
     def close(self) -> None:

@@ -18,6 +18,7 @@ from shards.journal import witness_path
 from shards.reader import Loss
 from shards.rebuild import Rebuild, Source
 from shards.resharding import sync_directory
+from shards.schema import DamagedError
 from shards.settings import ShardSettings
 from shards.target import Target
 from shards.witness import Testimony, latest
@@ -104,7 +105,7 @@ def _source(
         _upgrade(copy)
         try:
             source = Source(copy, (), losses, (generation, settings.channel_names()))
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, DamagedError) as error:
             losses.append(Loss("all", str(error)))
     try:
         yield source
@@ -123,7 +124,7 @@ def _upgrade(copy: Path) -> None:
                 database.execute("BEGIN")
                 schema.migrate(copy, database)
                 database.execute("COMMIT")
-        except (sqlite3.Error, TypeError) as error:
+        except (sqlite3.Error, DamagedError) as error:
             log.warning("%s: %s", copy, error)
 
 

@@ -134,7 +134,10 @@ def is_new(database: sqlite3.Connection) -> bool:
 
 
 def meta(database: sqlite3.Connection, key: str) -> Any:
-    return database.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()[0]
+    row = database.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+    if row is None:
+        raise DamagedError(f"table meta has no {key}")
+    return row[0]
 
 
 def set_meta(database: sqlite3.Connection, key: str, value: object) -> None:
