@@ -67,6 +67,8 @@ class SqliteJournal:
         testimony = self._witness.read()
         if testimony and not path.exists():
             raise DamagedError(f"{path} is missing, and {witness_path(path)} says that there was one")
+        if path.exists():
+            schema.check_header(path)
         self.database = schema.connect(path, durability)
         try:
             self.database.execute("BEGIN IMMEDIATE")

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import shutil
 import sqlite3
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +29,8 @@ log = logging.getLogger("rescue")
 LOSSES_LOGGED = 20
 LOSSES_KEPT = 10_000
 COLLECTOR = Path("collector.db")
+# of SQLite's file header (sqlite.org/fileformat.html): change counter, pages, first free page, free pages
+_HEADER, _HEADER_AT = struct.Struct(">IIII"), 24
 
 
 def rescue(settings: ShardSettings, damage: str) -> None:
@@ -103,6 +106,7 @@ def _source(
             shutil.copyfile(_wal(kept), _wal(copy))
         generation = testimony.generation if testimony else schema.new_generation()
         _upgrade(copy)
+        _mend_first_page(copy)
         try:
             source = Source(copy, (), losses, (generation, settings.channel_names()))
         except (sqlite3.Error, OSError, DamagedError) as error:
@@ -124,8 +128,28 @@ def _upgrade(copy: Path) -> None:
                 database.execute("BEGIN")
                 schema.migrate(copy, database)
                 database.execute("COMMIT")
-        except (sqlite3.Error, DamagedError) as error:
+        except (sqlite3.Error, DamagedError, UnicodeDecodeError) as error:
             log.warning("%s: %s", copy, error)
+
+
+def _mend_first_page(copy: Path) -> None:
+    """Without its first page nothing of a file can be found; a new journal has the same, but for the file's size."""
+    with contextlib.closing(sqlite3.connect(copy, isolation_level=None)) as database:
+        try:
+            schema.check_header(copy)
+            schema.check_tables(copy, database)
+            if database.execute("PRAGMA page_count").fetchone()[0] * schema.PAGE_BYTES >= copy.stat().st_size:
+                return
+        except (sqlite3.Error, DamagedError, UnicodeDecodeError) as error:
+            log.warning("%s; it is read as if its tables stood where a new journal has them", error)
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as database:
+        database.execute(f"PRAGMA page_size = {schema.PAGE_BYTES}")
+        schema.create(database, 0, 0)
+        page = bytearray(database.serialize()[: schema.PAGE_BYTES])
+    pages = copy.stat().st_size // schema.PAGE_BYTES
+    _HEADER.pack_into(page, _HEADER_AT, int.from_bytes(page[92:96], "big"), pages, 0, 0)
+    with copy.open("r+b") as file:
+        file.write(page)
 
 
 def _missing(source: Source | None, testimony: Testimony | None) -> list[str]:

@@ -120,7 +120,10 @@ def connect(path: Path, durability: str) -> sqlite3.Connection:
         "cache_spill = OFF",
         "temp_store = MEMORY",
     ):
-        database.execute(f"PRAGMA {pragma}")
+        try:
+            database.execute(f"PRAGMA {pragma}")
+        except UnicodeDecodeError:  # the module fails at quoting what it cannot parse
+            raise DamagedError(f"{path}: the list of its tables is damaged") from None
     return database
 
 
@@ -160,6 +163,24 @@ def check_meta(path: Path, database: sqlite3.Connection) -> None:
         return
     if not stored or stored.get("crc") != _meta_checksum(database):
         raise DamagedError(f"{path}: table meta is damaged")
+
+
+def check_header(path: Path) -> None:
+    """Raises ``DamagedError`` where the file's first bytes are not a journal's: some errors there look like others."""
+    with path.open("rb") as file:
+        header = file.read(100)
+    if (
+        header
+        and (
+            len(header) < 100
+            or header[:16] != b"SQLite format 3\0"
+            or int.from_bytes(header[16:18], "big") != PAGE_BYTES
+            or header[18:20] not in (b"\1\1", b"\2\2")  # as a new one, or one in WAL mode
+            or header[44:48] not in (b"\0\0\0\0", b"\0\0\0\4")
+            or header[56:60] not in (b"\0\0\0\0", b"\0\0\0\1")
+        )
+    ):
+        raise DamagedError(f"{path}: the header of the file is damaged")
 
 
 def check_tables(path: Path, database: sqlite3.Connection) -> None:

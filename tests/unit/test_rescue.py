@@ -37,7 +37,7 @@ from shards.wire import DeadLetter, hash_user, make_id, pack
 
 FRAMES = 150
 PER_FRAME = 6
-FLIPS = 120
+FLIPS = 60
 CUTS = 25
 NOW = Now(1_000.0, 1_700_000_000_000_000)
 
@@ -234,6 +234,31 @@ def test_any_flipped_bit_is_noticed_and_the_rest_is_kept(original: Path, path: P
             assert report().lost or report().notes, f"{case}: it does not say what is lost"
     assert noticed > FLIPS // 2
     assert sum(kept) / len(kept) > 0.6, kept
+
+
+def test_a_damaged_first_page_costs_nothing(original: Path, path: Path) -> None:
+    """Of a journal that was closed: of others, the log has that page."""
+    seed = random.randrange(2**32)
+    chance = random.Random(seed)
+    restore(original, path)
+    expected = content(path)
+    clean = path.read_bytes()
+    for number in range(FLIPS):
+        at, bit = chance.randrange(100 if number % 3 == 0 else 4096), chance.randrange(8)
+
+        def damage(at: int = at, bit: int = bit) -> None:
+            restore(original, path)
+            path.with_name(path.name + "-wal").unlink()
+            path.write_bytes(clean)
+            flip(path, at, bit)
+
+        damage()
+        noticed = damage_of(path)
+        if noticed is not None:
+            damage()
+            found = rescued(path, noticed)
+            case = f"seed {seed}: bit {bit} of byte {at}: {noticed}"
+            assert (found.frames, found.users, found.dead) == (expected.frames, expected.users, expected.dead), case
 
 
 def test_any_cut_tail_is_noticed(original: Path, path: Path) -> None:
