@@ -14,6 +14,8 @@ from typing import Any
 import click
 
 from dispatcher import __version__
+from dispatcher.commands.backup import backup
+from dispatcher.commands.check import check
 from dispatcher.commands.completion import completion
 from dispatcher.commands.config import config
 from dispatcher.commands.dead import dead
@@ -139,5 +141,5 @@ def simulate(as_json: bool, **options: Any) -> None:
     sys.exit(0 if summary["conserved"] and not summary["pending"] else 1)
 
 
-for command in (send, status, stats, user, inbox, dead, config, keys, completion):
+for command in (send, status, stats, user, inbox, dead, config, keys, check, backup, completion):
     main.add_command(command)

@@ -44,6 +44,7 @@ MESSAGES_PER_TURN = 200
 HWM = 10_000
 METRICS_KEPT_S = 7 * 86_400
 PRUNE_EVERY_S = 60.0
+OPEN_EVERY_S = 0.5
 PAGE = 100
 
 _to_collector = msgspec.msgpack.Decoder(ToCollector)
@@ -96,6 +97,8 @@ class Store:
     def store(self, outbox: Outbox) -> int:
         """The items that are new, in one transaction; the number that is now reached."""
         run = self.connection.execute
+        if self.connection.in_transaction:  # the last one failed
+            run("ROLLBACK")
         run("BEGIN IMMEDIATE")
         row = run(
             "SELECT n FROM progress WHERE shard = ? AND generation = ?", (outbox.shard, outbox.generation)
@@ -143,6 +146,14 @@ class Store:
                 letter.notification.decode(),
             ),
         )
+
+    def replace_letters(self, letters: list[tuple[int, DeadLetter]]) -> None:
+        """Have exactly these dead letters of shards, in this order."""
+        self.connection.execute("BEGIN IMMEDIATE")
+        self.connection.execute("DELETE FROM dead_letters")
+        for shard, letter in letters:
+            self._bury(shard, letter)
+        self.connection.execute("COMMIT")
 
     def dead(self, request: Request) -> dict[str, Any]:
         """A page of dead letters that match the request's filters, the oldest first."""
@@ -199,14 +210,29 @@ class Collector:
 
     def __init__(self, settings: CollectorSettings, stop: Stop) -> None:
         self.stop = stop
-        self.store = Store(Path(settings.path))
+        self._path = Path(settings.path)
+        self._failure = ""  # why nothing can be stored now
+        self.store: Store | None = None
+        self._open()
         self.context = zmq.Context(1)
         self.incoming = self.context.socket(zmq.PULL)
         self.incoming.set(zmq.RCVHWM, HWM)
         self.incoming.bind("ipc://run/collector")
         self.shards = [self._connect(f"ipc://run/control-{shard}") for shard in range(settings.shards)]
         self.router = self._connect("ipc://run/router")
-        self._next_prune = 0.0
+        self._next_step = 0.0
+
+    def _open(self) -> None:
+        """A full disk, or one that fails, is no reason to end: shards keep what was not confirmed."""
+        try:
+            self.store = Store(self._path)
+        except (sqlite3.Error, OSError) as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        if str(error) != self._failure:
+            log.error("%s: %s; nothing is confirmed to the shards until it can be written", self._path, error)
+        self._failure = str(error)
 
     def _connect(self, endpoint: str) -> zmq.Socket[bytes]:
         socket = self.context.socket(zmq.PUSH)
@@ -219,25 +245,53 @@ class Collector:
         while not self.stop.requested:
             if self.incoming.poll(POLL_MS):
                 self._turn()
-            if time.monotonic() >= self._next_prune:
-                self._next_prune = time.monotonic() + PRUNE_EVERY_S
-                self.store.prune(int(time.time()) - METRICS_KEPT_S)
-        self.store.connection.close()
+            if time.monotonic() >= self._next_step:
+                self._next_step = time.monotonic() + self._step()
+        if self.store:
+            self.store.connection.close()
         self.context.destroy(linger=0)
+
+    def _step(self) -> float:
+        """What is to be done now and then; seconds until the next time."""
+        if self.store is None:
+            self._open()
+            return OPEN_EVERY_S
+        try:
+            self.store.prune(int(time.time()) - METRICS_KEPT_S)
+        except sqlite3.Error as error:
+            self._fail(error)
+        return PRUNE_EVERY_S
 
     def _turn(self) -> None:
         try:
             for _ in range(MESSAGES_PER_TURN):
                 message = _to_collector.decode(self.incoming.recv(zmq.DONTWAIT))
                 if isinstance(message, Outbox):
-                    reached = self.store.store(message)
-                    self._send(self.shards[message.shard], OutboxAck(message.generation, reached))
+                    reached = self._stored(message)
+                    if reached is not None:
+                        self._send(self.shards[message.shard], OutboxAck(message.generation, reached))
                 else:
                     self._send(self.router, self._reply(message))
         except zmq.Again:
             pass
 
+    def _stored(self, outbox: Outbox) -> int | None:
+        """The number that is now reached; None where it cannot be stored: the shard sends it again."""
+        if self.store is None:
+            return None
+        try:
+            reached = self.store.store(outbox)
+        except sqlite3.Error as error:
+            self._fail(error)
+            return None
+        if self._failure:
+            log.warning("%s can be written again", self._path)
+            self._failure = ""
+        return reached
+
     def _reply(self, query: Query) -> Reply:
+        if self.store is None:
+            return Reply(query.query, COLLECTOR, error=Error("unavailable", f"{self._path}: {self._failure}"))
         try:
             if query.request.op == "stats":
                 return Reply(query.query, COLLECTOR, self.store.stats())

@@ -8,12 +8,13 @@ import fcntl
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
+from dispatcher import reshard
 from dispatcher.errors import BrokenError, StartError
 from dispatcher.private import make_private
 
@@ -26,6 +27,7 @@ class Identity(msgspec.Struct):
 
     shards: Annotated[int, msgspec.Meta(ge=1)]
     secret: int
+    directory: str = reshard.HERE  # of the journals, in the data directory
 
 
 class DataDirectory:
@@ -55,8 +57,8 @@ class DataDirectory:
         finally:
             os.close(descriptor)
 
-    def identity(self, wanted: int | None) -> Identity:
-        """Of this installation; a new one gets as many shards as are ``wanted``."""
+    def identity(self, wanted: int | None, is_stopping: Callable[[], bool]) -> Identity:
+        """Of this installation, which gets as many shards as are ``wanted``, unless it is told to stop meanwhile."""
         path = self.path / "identity.json"
         with _explained(path, "make it readable for this user"):
             if not path.exists():
@@ -70,11 +72,22 @@ class DataDirectory:
                     f"{path} is damaged ({error}); restore it from a backup: it has the number of shards, "
                     "and the secret without which no repetition is known as one"
                 ) from None
-        if wanted is not None and wanted != identity.shards:
-            raise StartError(
-                f"{self.path} has {identity.shards} shards and {wanted} are asked for; "
-                f"this version cannot change the number: use --shards {identity.shards}, or another data_dir"
-            )
+        with _explained(self.path, "see that this user can delete what is in it"):
+            reshard.remove_leftovers(self.path, identity.directory)
+        if wanted is None or wanted == identity.shards:
+            return identity
+        return self._reshard(identity, wanted, is_stopping)
+
+    def _reshard(self, old: Identity, shards: int, is_stopping: Callable[[], bool]) -> Identity:
+        """The journals for another number of shards; the old ones go when ``identity.json`` names the new ones."""
+        try:
+            name = reshard.make_anew(self.path, old.directory, old.shards, shards, is_stopping)
+        except reshard.InterruptedReshardError:
+            return old
+        identity = Identity(shards, old.secret, name)
+        with _explained(self.path, "see that this user can write to it"):
+            write_durably(self.path / "identity.json", msgspec.json.encode(identity))
+            reshard.remove_leftovers(self.path, name)
         return identity
 
     def next_epoch(self) -> int:

@@ -13,6 +13,7 @@ from shards.wire import Error, Query, Reply, Request, RequestError, hash_user, p
 
 Target = int | Literal["collector"]
 COLLECTOR = -1  # the ``shard`` of a reply from the collector
+LISTED = ("backup.begin", "backup.end")  # every shard's answer, as it is
 SUMMED = ("dead.replay", "dead.purge")  # every shard does its part, and answers how much that was
 
 
@@ -109,6 +110,8 @@ class Queries:
             return merge_stats([found.get(shard) for shard in range(self._shards)], collector, usage())
         if waiting.request.op in SUMMED:
             return {"count": _sum(waiting.answers)}
+        if waiting.request.op in LISTED:
+            return {"shards": [reply.result for reply in sorted(waiting.answers, key=lambda one: one.shard)]}
         result: dict[str, Any] = waiting.answers[0].result
         return result
 

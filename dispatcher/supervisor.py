@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from dispatcher import reshard
 from dispatcher.child import READY_S, Child
 from dispatcher.collector import CollectorSettings
 from dispatcher.curve import KeyFileError, server_secret
@@ -60,7 +61,7 @@ class Supervisor:
     def run(self) -> None:
         """Raises ``StartError`` or ``SettingsError`` if the service cannot run."""
         with self.directory.lock():
-            self._make_children(self.directory.identity(self.settings.dispatcher.shards))
+            self._make_children(self.directory.identity(self.settings.dispatcher.shards, lambda: self._stops > 0))
             self._raise_descriptor_limit()
             self._warn_unconfigured()
             try:
@@ -128,7 +129,7 @@ class Supervisor:
             ShardSettings(
                 shard=number,
                 shards=identity.shards,
-                path=f"shard-{number}.db",
+                path=reshard.journal_path(identity.directory, number),
                 durability=settings.dispatcher.durability,
                 incarnation=time.time_ns() // 1000,
                 secret=identity.secret,

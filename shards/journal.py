@@ -66,6 +66,8 @@ class SqliteJournal:
         statement = self._witness.read()
         if statement and not path.exists():
             raise DamagedError(f"{path} is missing, and {witness_path(path)} says that there was one")
+        if path.exists():
+            schema.check_header(path)
         self.database = schema.connect(path, durability)
         try:
             self.database.execute("BEGIN IMMEDIATE")
@@ -73,8 +75,10 @@ class SqliteJournal:
                 if statement:
                     raise DamagedError(f"{path} is empty, and {witness_path(path)} says that it was not")
                 schema.create(self.database, shard, shards)
+            schema.check_meta(path, self.database)
             self._check_owner(shard, shards)
             schema.migrate(path, self.database)
+            schema.check_tables(path, self.database)
             self.generation = str(schema.meta(self.database, "generation"))
             self.channel_names = self._number_channels(channel_names)
             row = self._row("state", 1)
@@ -109,7 +113,19 @@ class SqliteJournal:
         if statement.generation != self.generation or statement.synced or statement.boot == self._boot:
             raise DamagedError(f"{missing}: what was committed is gone")
         log.warning("the last instants before a power cut are lost, as durability = process allows", lost=missing)
+        self.begin_generation()
+
+    def begin_generation(self, told: int = 0) -> None:
+        """Go on under another name, within the transaction: here what follows is not what follows elsewhere.
+
+        The outbox is numbered anew under it, without what the collector has, which is up to ``told``.
+        """
         self.generation = schema.begin_generation(self.database, self.state.last)
+        items = self.outbox(told, -1)
+        self.database.execute("DELETE FROM outbox")
+        self.state.outbox = 0
+        self._post(item for _, item in items)
+        self.save_state()
 
     def _check_tail(self) -> None:
         for (seq,) in self.database.execute("SELECT seq FROM frames ORDER BY seq DESC LIMIT ?", (TAIL_FRAMES,)):
@@ -121,7 +137,7 @@ class SqliteJournal:
         fresh = [name for name in names if name not in numbered]
         if fresh:
             numbered += fresh
-            self.database.execute("UPDATE meta SET value = ? WHERE key = 'channels'", (pack(numbered),))
+            schema.set_meta(self.database, "channels", pack(numbered))
         return numbered
 
     def close(self) -> None:
@@ -263,9 +279,12 @@ class SqliteJournal:
 
     def post(self, items: Iterable[OutboxItem]) -> None:
         """Number items for the collector, within the transaction."""
+        self._post(map(pack, items))
+
+    def _post(self, items: Iterable[bytes]) -> None:
         for item in items:
             self.state.outbox += 1
-            row = (self.state.outbox, pack(item))
+            row = (self.state.outbox, item)
             self.database.execute("INSERT INTO outbox VALUES (?, ?, ?)", (*row, checksum(*row)))
 
     def save_state(self) -> None:
@@ -428,20 +447,39 @@ class SqliteJournal:
         ]
 
     def scrub(self, bytes_max: int) -> None:
-        """Check the next rows, of the table and from the key on where the last call ended; around and around."""
-        table, after = self._scrubbed
+        """Check the next rows, from where the last call ended; around and around, and at the most once around."""
+        tables = list(schema.TABLES)
+        first = table = self._scrubbed[0]
+        while bytes_max >= 0:
+            bytes_max = self._scrub_table(table, bytes_max)
+            if bytes_max >= 0:
+                table = tables[(tables.index(table) + 1) % len(tables)]
+                self._scrubbed = (table, ())
+                if table == first:
+                    return
+
+    def _scrub_table(self, table: str, bytes_max: int) -> int:
+        """What is left of the bytes; negative where the table did not end."""
+        after = self._scrubbed[1]
         columns = schema.key_columns(table)
         keys = ", ".join(columns)
         where = f"WHERE ({keys}) > ({', '.join('?' * len(columns))})" if after else ""
         for row in self.database.execute(f"SELECT * FROM {table} {where} ORDER BY {keys}", after):
             schema.verified(self.path, table, row)
+            if table == "ledger" and row[1]:
+                self._check_index(row[0])
             after = row[: len(columns)]
             bytes_max -= ROW_BYTES + sum(len(value) for value in row if isinstance(value, bytes))
             if bytes_max < 0:
                 self._scrubbed = (table, after)
-                return
-        tables = list(schema.TABLES)
-        self._scrubbed = (tables[(tables.index(table) + 1) % len(tables)], ())
+                break
+        return bytes_max
+
+    def _check_index(self, seq: int) -> None:
+        """An open frame that the index does not have would never be delivered."""
+        found = self.database.execute("SELECT 1 FROM ledger INDEXED BY open_frames WHERE open > 0 AND seq = ?", (seq,))
+        if found.fetchone() is None:
+            raise DamagedError(f"{self.path}: the index of open frames does not have frame {seq}")
 
     def size_bytes(self) -> int:
         """What is in use, without the pages that wait for reuse."""

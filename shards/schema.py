@@ -1,7 +1,8 @@
 """The journal's file: its tables, its format, and how an older one becomes this one.
 
 Every row ends with ``crc``, a checksum of its other columns in their order, since SQLite by itself finds almost no
-damage: a flipped bit in a blob passes even its own integrity check.
+damage: a flipped bit in a blob passes even its own integrity check. The rows of ``meta`` have one together, in a row
+named ``crc``.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ INDEXES = {
     "open_frames": "ledger(seq, mask) WHERE open > 0",
     "origin": "origins(generation, old)",
 }
+NO_CHECKSUM = -1
 _NEW_IN_2 = ("origins", "suspects")
 
 
@@ -71,9 +73,12 @@ class DamagedError(JournalError):
     """The file is not what was written: it is to be put aside, and what is readable kept."""
 
 
-def checksum(*values: bytes | str | int | None) -> int:
+def checksum(*values: bytes | str | int | float | None) -> int:
     """63 bits of XXH3, as SQLite's integers are signed. No booleans: SQLite gives them back as integers."""
-    return xxhash.xxh3_64_intdigest(pack(values)) >> 1
+    try:
+        return xxhash.xxh3_64_intdigest(pack(values)) >> 1
+    except UnicodeEncodeError:  # a text that is none any more
+        return NO_CHECKSUM
 
 
 def columns(table: str) -> list[str]:
@@ -97,6 +102,7 @@ def verified(path: Path, table: str, row: tuple[Any, ...]) -> tuple[Any, ...]:
 def connect(path: Path, durability: str) -> sqlite3.Connection:
     """The file, locked for this process alone; a new one is empty."""
     database = sqlite3.connect(path, isolation_level=None, cached_statements=256)
+    database.text_factory = text_of
     path.chmod(0o600)
     for pragma in (
         f"page_size = {PAGE_BYTES}",
@@ -108,16 +114,79 @@ def connect(path: Path, durability: str) -> sqlite3.Connection:
         "cache_spill = OFF",
         "temp_store = MEMORY",
     ):
-        database.execute(f"PRAGMA {pragma}")
+        try:
+            database.execute(f"PRAGMA {pragma}")
+        except UnicodeDecodeError:  # the module fails at quoting what it cannot parse
+            raise DamagedError(f"{path}: the list of its tables is damaged") from None
     return database
 
 
+def text_of(value: bytes) -> str:
+    """What is no UTF-8 is damage: its checksum is to say so, not the decoder."""
+    return value.decode("utf-8", "surrogateescape")
+
+
 def is_new(database: sqlite3.Connection) -> bool:
-    return database.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone() is None
+    return database.execute("SELECT 1 FROM sqlite_master").fetchone() is None
 
 
 def meta(database: sqlite3.Connection, key: str) -> Any:
-    return database.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()[0]
+    row = database.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+    if row is None:
+        raise DamagedError(f"table meta has no {key}")
+    return row[0]
+
+
+def set_meta(database: sqlite3.Connection, key: str, value: object) -> None:
+    """Within the open transaction."""
+    for row in ((key, value), ("crc", None)):
+        database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", row)
+    database.execute("UPDATE meta SET value = ? WHERE key = 'crc'", (_meta_checksum(database),))
+
+
+def _meta_checksum(database: sqlite3.Connection) -> int:
+    rows = database.execute("SELECT key, value FROM meta WHERE key <> 'crc' ORDER BY key").fetchall()
+    return checksum(*(part for row in rows for part in row))
+
+
+def check_meta(path: Path, database: sqlite3.Connection) -> None:
+    """Raises ``DamagedError`` where the table is missing or not what was written. Format 1 had no checksum."""
+    names = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+    stored = dict(database.execute("SELECT key, value FROM meta").fetchall()) if "meta" in names else {}
+    if stored.get("format") == 1 and "crc" not in stored:
+        return
+    if not stored or stored.get("crc") != _meta_checksum(database):
+        raise DamagedError(f"{path}: table meta is damaged")
+
+
+def check_header(path: Path) -> None:
+    """Raises ``DamagedError`` where the file's first bytes are not a journal's: some errors there look like others."""
+    with path.open("rb") as file:
+        header = file.read(100)
+    if (
+        header
+        and (
+            len(header) < 100
+            or header[:16] != b"SQLite format 3\0"
+            or int.from_bytes(header[16:18], "big") != PAGE_BYTES
+            or header[18:20] not in (b"\1\1", b"\2\2")  # as a new one, or one in WAL mode
+            or header[44:48] not in (b"\0\0\0\0", b"\0\0\0\4")
+            or header[56:60] not in (b"\0\0\0\0", b"\0\0\0\1")
+        )
+    ):
+        raise DamagedError(f"{path}: the header of the file is damaged")
+
+
+def check_tables(path: Path, database: sqlite3.Connection) -> None:
+    """Raises ``DamagedError`` where the tables are not those of this format."""
+    expected = sqlite3.connect(":memory:")
+    create(expected, 0, 0)
+    found, wanted = (
+        set(one.execute("SELECT type, name, sql FROM sqlite_master").fetchall()) for one in (database, expected)
+    )
+    expected.close()
+    if found != wanted:
+        raise DamagedError(f"{path}: the list of its tables is damaged")
 
 
 def create(database: sqlite3.Connection, shard: int, shards: int) -> None:
@@ -127,7 +196,8 @@ def create(database: sqlite3.Connection, shard: int, shards: int) -> None:
         _create_table(database, table)
     _create_indexes(database)
     values = {"format": FORMAT, "generation": new_generation(), "shard": shard, "shards": shards, "channels": pack([])}
-    database.executemany("INSERT INTO meta VALUES (?, ?)", values.items())
+    for key, value in values.items():
+        set_meta(database, key, value)
 
 
 def new_generation() -> str:
@@ -143,7 +213,7 @@ def begin_generation(database: sqlite3.Connection, last: int) -> str:
     if last > known:
         add_origin(database, known + 1, last - known, str(meta(database, "generation")), known + 1)
     generation = new_generation()
-    database.execute("UPDATE meta SET value = ? WHERE key = 'generation'", (generation,))
+    set_meta(database, "generation", generation)
     return generation
 
 
@@ -189,4 +259,4 @@ def migrate(path: Path, database: sqlite3.Connection) -> None:
         database.execute(f"INSERT INTO {table} SELECT {names}, {crc} FROM old_{table}")
         database.execute(f"DROP TABLE old_{table}")
     _create_indexes(database)
-    database.execute("UPDATE meta SET value = ? WHERE key = 'format'", (FORMAT,))
+    set_meta(database, "format", FORMAT)

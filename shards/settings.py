@@ -10,6 +10,7 @@ from shards.limiter import RateLimit
 from shards.retry import RetryPolicy
 from shards.rules import Category
 from shards.units import Seconds
+from shards.wire import CHANNELS
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -82,3 +83,7 @@ class ShardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bounds: Bounds
     channels: dict[str, ChannelSettings]
     drain: Seconds = Seconds(10.0)
+
+    def channel_names(self) -> list[str]:
+        """All that are known, in the order in which a new journal numbers them."""
+        return [*CHANNELS, *(name for name in self.channels if name not in CHANNELS)]

@@ -13,13 +13,14 @@ from typing import Any
 
 import msgspec
 
-from shards import ledger
+from shards import ledger, logs, quarantine
 from shards.changes import Now, Place, decode_notes
 from shards.channels.base import Channel
 from shards.channels.simulated import SimulatedChannel
 from shards.core import Core
 from shards.counters import ChannelCounters
 from shards.frames import Run
+from shards.hold import Hold
 from shards.inbox import Inbox
 from shards.intake import Intake
 from shards.journal import SqliteJournal, State
@@ -30,7 +31,9 @@ from shards.operations import Operations
 from shards.schema import DamagedError
 from shards.settings import ShardSettings
 from shards.stream import Stream
-from shards.wire import CHANNELS, Ask, Data, Metrics, Outbox, OutboxItem, Ping, Verdict
+from shards.wire import Ask, Data, Metrics, Outbox, OutboxItem, Ping, Verdict
+
+log = logs.logger()
 
 OUTBOX_BATCH = 500
 OUTBOX_RESEND_S = 1.0
@@ -67,8 +70,11 @@ class Shard:
         self.settings = settings
         self._refused = refused
         path = Path(settings.path)
-        names = [*CHANNELS, *(name for name in settings.channels if name not in CHANNELS)]
+        names = settings.channel_names()
         self.journal = journal = SqliteJournal(path, settings.shard, settings.shards, settings.durability, names)
+        self.quarantined = quarantine.cases(settings.shard, settings.shards)
+        for case in self.quarantined:
+            log.warning("a damaged journal and a report: delete it when it is dealt with", directory=case)
         try:
             self.marks = Marks(path.with_suffix(".marks"), sum(one.concurrency for one in settings.channels.values()))
             self.state: State = journal.state
@@ -87,6 +93,7 @@ class Shard:
                 )
                 for name, channel in settings.channels.items()
             }
+            self.hold = Hold(journal)
             self.maintenance = Maintenance(settings, journal, self.core)
             self.changed_at_us = 0  # when a delivery last changed
             if self.state.counted is None:
@@ -213,6 +220,7 @@ class Shard:
 
     def maintain(self, moment: Now) -> None:
         if moment.mono >= self.maintenance.next_at:
+            self.hold.expire(moment)
             self._count(moment)
             self.maintenance.step(moment)
 
@@ -315,4 +323,5 @@ class Shard:
             "outbox": self.state.outbox,
             "journal_bytes": self.journal.size_bytes(),
             "changed_at_us": self.changed_at_us,
+            "quarantined": self.quarantined,
         }

@@ -101,7 +101,7 @@ class RejectedItem:
         self.error = error
 
 
-def _user_of(raw: msgspec.Raw) -> str:
+def user_of(raw: msgspec.Raw) -> str:
     """The ``user_id`` of an entry that is refused for another reason; empty if there is none to be read."""
     try:
         return (_user_json if is_json(raw) else _user_msgpack).decode(raw).user_id
@@ -113,7 +113,7 @@ def _rejected(raw: msgspec.Raw, fanned: bool, error: Exception) -> list[Rejected
     """One for each position of an undecodable entry: the router wrote the recipients, so these can be read."""
     fanned_out = _fanned_out(raw) if fanned else None
     if fanned_out is None:
-        return [RejectedItem(bytes(raw), _user_of(raw), decode_error(raw, error))]
+        return [RejectedItem(bytes(raw), user_of(raw), decode_error(raw, error))]
     names, entry = fanned_out
     kept = bytes(memoryview(entry)[:FANNED_KEPT])
     found = decode_error(entry, error)

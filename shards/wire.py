@@ -171,6 +171,8 @@ OPERATIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "dead.list": ((), (*_DEAD_FILTERS, "limit", "cursor")),
     "dead.replay": ((), (*_DEAD_FILTERS, "limit")),
     "dead.purge": ((), (*_DEAD_FILTERS, "limit")),
+    "backup.begin": (("id",), ()),
+    "backup.end": (("id",), ()),
     "stats": ((), ()),
     "ping": ((), ()),
 }

@@ -45,13 +45,7 @@ class Witness:
 
     def read(self) -> Statement | None:
         """The latest that is whole; None of a new page."""
-        found = []
-        for copy in range(_COPIES):
-            fields = _COPY.unpack_from(self._page, copy * _COPY.size)
-            if fields[-1] and fields[-1] == _checksum(fields[:-1]):
-                generation, commits, last, boot, synced, _ = fields
-                found.append(Statement(generation.decode(), commits, last, boot, synced))
-        return max(found, key=lambda statement: statement.commits, default=None)
+        return latest(self._page[: _COPIES * _COPY.size])
 
     def write(self, statement: Statement) -> None:
         fields = (statement.generation.encode(), *statement[1:])
@@ -64,6 +58,17 @@ class Witness:
 
     def close(self) -> None:
         self._page.close()
+
+
+def latest(page: bytes) -> Statement | None:
+    """What a witness says, from its bytes."""
+    found = []
+    for copy in range(min(_COPIES, len(page) // _COPY.size)):
+        fields = _COPY.unpack_from(page, copy * _COPY.size)
+        if fields[-1] and fields[-1] == _checksum(fields[:-1]):
+            generation, commits, last, boot, synced, _ = fields
+            found.append(Statement(generation.decode(), commits, last, boot, synced))
+    return max(found, key=lambda statement: statement.commits, default=None)
 
 
 def boot_now() -> int:

@@ -51,6 +51,7 @@ CONTROL_HWM = 10_000
 CONTROL_PER_TURN = 500
 STALL_POLL_S = 0.1
 OPEN_EVERY_S = 0.5
+AFTER_COMMIT = frozenset({"stats", "backup.begin", "backup.end"})
 
 _to_shard = msgspec.msgpack.Decoder(ToShard)
 _to_control = msgspec.msgpack.Decoder(ToShardControl)
@@ -214,9 +215,9 @@ class Worker:
             self._report(shard, self._conn, resend, verdicts)
         for reply in replies:
             self._send(self.upstream, reply)
-        for query in self._queries:  # counts and journal agree now
-            if query.request.op == "stats":
-                self._send(self.upstream, Reply(query.query, self.settings.shard, self._stats(shard, moment)))
+        for query in self._queries:  # counts and journal agree now, and no transaction is open
+            if query.request.op in AFTER_COMMIT:
+                self._send(self.upstream, self._perform(shard, query, moment))
         self._queries.clear()
         if published:
             self._send(self.upstream, Publish(published))
@@ -264,7 +265,7 @@ class Worker:
         for message in self._controls():
             if isinstance(message, Query):
                 self._queries.append(message)
-                if message.request.op != "stats":
+                if message.request.op not in AFTER_COMMIT:
                     replies.append(self._perform(shard, message, moment))
             elif isinstance(message, Subscriptions):
                 self._prefixes = message.prefixes
@@ -283,8 +284,16 @@ class Worker:
 
     def _perform(self, shard: Shard, query: Query, moment: Now) -> Reply:
         number = self.settings.shard
+        request = query.request
         try:
-            return Reply(query.query, number, shard.operations.answer(query.request, moment))
+            match request.op:
+                case "stats":
+                    return Reply(query.query, number, self._stats(shard, moment))
+                case "backup.begin":
+                    return Reply(query.query, number, {"shard": number, **shard.hold.begin(request.id or "", moment)})
+                case "backup.end":
+                    return Reply(query.query, number, {"shard": number, **shard.hold.end(request.id or "")})
+            return Reply(query.query, number, shard.operations.answer(request, moment))
         except RequestError as error:
             return Reply(query.query, number, error=error.error)
         except msgspec.ValidationError as error:

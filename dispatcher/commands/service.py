@@ -15,6 +15,7 @@ from dispatcher.commands.options import WRONG_USAGE, config_option, duration, fa
 
 if TYPE_CHECKING:
     from dispatcher.client import Client
+    from dispatcher.settings import Settings
     from shards.wire import Error
 
 START = "`python -m dispatcher` starts one; --submit or --config names another; --timeout waits longer"
@@ -35,12 +36,12 @@ class Service:
 
     def ask(self, op: str, **fields: Any) -> dict[str, Any]:
         """The answer's document; a field that is None is left out."""
-        with self._failures() as client:
+        with self.connected() as client:
             return client.request(op, **fields)
 
     def ask_many(self, op: str, requests: Iterable[dict[str, Any]]) -> Iterator[tuple[int, Error | None]]:
         """The number of each request, from 0, and its error, as the answers come."""
-        with self._failures() as client:
+        with self.connected() as client:
             yield from client.pipelined(op, requests)
 
     def show(self, answer: dict[str, Any], for_people: Callable[[dict[str, Any]], str]) -> None:
@@ -49,15 +50,20 @@ class Service:
 
         click.echo(json_text(answer) if self.as_json else for_people(answer))
 
+    @functools.cached_property
+    def settings(self) -> Settings:
+        return loaded_settings(self._config, self._keys)
+
     @contextmanager
-    def _failures(self) -> Iterator[Client]:
+    def connected(self) -> Iterator[Client]:
+        """The connection itself; what it raises ends the program."""
         import msgspec
         import zmq
 
         from dispatcher.client import Client, ClientError, NoAnswerError
         from dispatcher.curve import KeyFileError, client_keys
 
-        settings = loaded_settings(self._config, self._keys)
+        settings = self.settings
         endpoint = self._submit or settings.dispatcher.submit
         try:
             if self._client is None:

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from shards import ledger
+from shards import ledger, schema
 from shards.changes import Changes, Dead
 from shards.frames import Frame, NewFrame
 from shards.journal import SqliteJournal
 from shards.preferences import UserDocument
 from shards.schema import JournalError
-from shards.wire import DeadLetter
+from shards.wire import DeadLetter, DeadRemoved
 
 EMAIL = 0
 PENDING = ledger.word(EMAIL, 1)
@@ -182,7 +182,7 @@ def test_another_shards_file_is_refused(journal: SqliteJournal, path: Path) -> N
 
 
 def test_another_format_is_refused(journal: SqliteJournal, path: Path) -> None:
-    journal.database.execute("UPDATE meta SET value = 99 WHERE key = 'format'")
+    schema.set_meta(journal.database, "format", 99)
     journal.close()
     with pytest.raises(JournalError, match="format 99"):
         open_journal(path)
@@ -232,3 +232,19 @@ def test_documents_of_users(journal: SqliteJournal) -> None:
     assert journal.put_user("ann", None)
     assert journal.load_user("ann") is None
     journal.commit()
+
+
+def test_another_generation_numbers_the_outbox_anew(journal: SqliteJournal, path: Path) -> None:
+    """The collector takes a generation's items from the first on."""
+    journal.begin()
+    journal.post([DeadRemoved([(str(n), None)]) for n in range(3)])
+    journal.state.last = 7
+    before = journal.generation
+    journal.begin_generation(told=1)
+    journal.commit()
+    assert [n for n, _ in journal.outbox(0, 10)] == [1, 2]
+    assert journal.generation != before
+    journal.close()
+    again = open_journal(path)
+    assert (again.state.outbox, again.origin(7), again.seq_of(before, 7)) == (2, (before, 7), 7)
+    again.close()

@@ -1,0 +1,399 @@
+"""Journals made from journals: for another number of shards, or from what can be read of a damaged one.
+
+Frames are put in the order of their acceptance and go to the shards of their users (``cutting.py``). Whatever names
+a frame goes along: dead letters, inbox entries, suspects, and the ids of receipts, by way of ``origins``. One source
+keeps its numbers; of several, all parts of a frame get the same number, so that they are found together next time.
+"""
+
+from __future__ import annotations
+
+import heapq
+from array import array
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from shards import ledger
+from shards.changes import Place, decode_notes
+from shards.counters import ChannelCounters
+from shards.cutting import Part, cut
+from shards.inbox import NUMBER_BYTES, PLACE_SHIFT
+from shards.journal import State
+from shards.ledger import words
+from shards.marks import Mark
+from shards.reader import Loss, Reader
+from shards.schema import DamagedError
+from shards.target import Target
+from shards.wire import DeadRemoved, OutboxItem, hash_user, pack, parse_id
+
+Progress = Callable[[int, int], None]  # frames done, of how many
+
+PROGRESS_EVERY = 256
+NOBODY = hash_user("")  # of what has no user
+_item = msgspec.msgpack.Decoder(OutboxItem)
+_results = msgspec.msgpack.Decoder(list[tuple[int, int, int, tuple[int | None, str, str] | None]])
+
+
+class Found(NamedTuple):
+    """A frame as a source has it, under its number there."""
+
+    source: Source
+    seq: int
+    part: Part
+
+
+class Source:
+    """A journal to take from. ``losses`` makes reading it tolerant; ``fallback`` is for one whose ``meta`` is lost."""
+
+    def __init__(
+        self,
+        path: Path,
+        marks: Iterable[Mark] = (),
+        losses: list[Loss] | None = None,
+        fallback: tuple[str, Sequence[str]] = ("", ()),
+    ) -> None:
+        self.path = path
+        self.reader = reader = Reader(path, losses)
+        self.losses = losses
+        known = reader.meta()
+        self.generation = str(known.get("generation", fallback[0]))
+        self.channels = (
+            msgspec.msgpack.decode(known["channels"], type=list[str]) if "channels" in known else list(fallback[1])
+        )
+        self.merged = int(known.get("merged", 0))  # up to here, frames have the same number in all sources
+        row = reader.row("state", 1)
+        self.state = msgspec.msgpack.decode(row[1], type=State) if row else None
+        numbered = len(self.state.counters.channels) if self.state else 0
+        self.channels += [f"channel-{number}" for number in range(len(self.channels), numbered)]
+        self.total = reader.count("frames")
+        self._numbers = (array("q"), array("q"))  # a frame's number here, and its new one
+        self._results: dict[int, list[tuple[int, int, int, Any]]] = {}
+        for number, blob in reader.rows("results"):
+            for seq, slot, value, note in _results.decode(blob):
+                self._results.setdefault(seq, []).append((number, slot, value, note))
+        self._origins = list(reader.rows("origins"))
+        self._origin = 0
+        self._dead = reader.rows("dead")
+        self._next_dead = next(self._dead, None)
+        self.suspects: dict[Place, int] = {(seq, slot): crashes for seq, slot, crashes in reader.rows("suspects")}
+        suspected = frozenset(self.suspects)
+        for mark in marks:
+            place = mark.seq, mark.slot
+            if mark.alone or place not in suspected:
+                self.suspects[place] = self.suspects.get(place, 0) + 1
+
+    def close(self) -> None:
+        self.reader.close()
+
+    def frames(self) -> Iterator[Found]:
+        """In their order, with what the log has of their ledgers."""
+        seen = 0
+        for seq, at_us, source, fanned, inbox, widths, verdict, digests, body in self.reader.rows("frames"):
+            row = self.reader.row("ledger", seq)
+            if row is None:
+                if self.losses is None:
+                    raise DamagedError(f"{self.path}: frame {seq} has no ledger")
+                self.losses.append(Loss("frames", f"frame {seq} has no ledger: {sum(widths)} deliveries"))
+                continue
+            seen += 1
+            _, _, _, updated_ms, log, slots, notes = row
+            settled, said = words(slots), decode_notes(notes)
+            for number, slot, value, note in self._results.get(seq, ()):
+                if number > log:
+                    settled[slot] = value
+                    if note is not None:
+                        said[slot] = note
+            part = Part(
+                at_us, source, bool(fanned), bool(inbox), widths, verdict, digests, body, updated_ms, settled, said
+            )
+            yield Found(self, seq, part)
+        if self.reader.count("ledger") > seen:
+            self._miss_frames()
+
+    def _miss_frames(self) -> None:
+        for seq, still_open, _, _, _, slots, _ in self.reader.rows("ledger"):
+            if self.new_number(seq) is None:
+                what = f"frame {seq} is lost: {len(slots) // 4} deliveries, {still_open} of them not final"
+                if self.losses is None:
+                    raise DamagedError(f"{self.path}: {what}")
+                self.losses.append(Loss("frames", what))
+
+    def origin(self, seq: int) -> tuple[str, int]:
+        """Asked in rising order."""
+        origins = self._origins
+        while self._origin < len(origins) and seq >= origins[self._origin][0] + origins[self._origin][1]:
+            self._origin += 1
+        if self._origin < len(origins) and seq >= origins[self._origin][0]:
+            first, _, generation, old = origins[self._origin]
+            return generation, old + seq - first
+        return self.generation, seq
+
+    def dead_upto(self, seq: int) -> Iterator[tuple[Any, ...]]:
+        """Dead letters of frames up to ``seq``; asked in rising order."""
+        while self._next_dead is not None and self._next_dead[0] <= seq:
+            yield self._next_dead
+            self._next_dead = next(self._dead, None)
+
+    def number(self, seq: int, new: int) -> None:
+        self._numbers[0].append(seq)
+        self._numbers[1].append(new)
+
+    def new_number(self, seq: int) -> int | None:
+        """None of a frame that is no more."""
+        at = bisect_left(self._numbers[0], seq)
+        return self._numbers[1][at] if at < len(self._numbers[0]) and self._numbers[0][at] == seq else None
+
+
+class Rebuild:
+    """One run. ``told`` is what the collector has: (shard, generation) -> number of the outbox.
+
+    Raises ``DamagedError`` and ``sqlite3.Error`` of strict sources; ``sqlite3.Error`` and ``OSError`` where the new
+    journals cannot be written.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        targets: Sequence[Target],
+        told: Mapping[tuple[int, str], int],
+        progress: Progress = lambda _done, _total: None,
+    ) -> None:
+        self.sources = sources
+        self.targets = targets
+        self._told = told
+        self._progress = progress
+        self._alone = len(sources) == 1
+        self._last = 0  # the last number given
+        names = list(dict.fromkeys(name for source in sources for name in source.channels))
+        self.names = names
+        # channel numbers of each source -> the new ones; None where they are the same
+        self._renamed = [
+            None if source.channels == names[: len(source.channels)] else [names.index(one) for one in source.channels]
+            for source in sources
+        ]
+
+    def run(self, numbers: Sequence[int], keep_link: bool = False) -> dict[str, int]:
+        """Fill the targets and finish them; ``numbers`` are the shard numbers of the sources, for ``told``.
+
+        ``keep_link``: the only source's journal goes on as itself, and what does not add up is taken off what was
+        planned. The deliveries that are gone are answered, by channel.
+        """
+        self._copy_frames()
+        for source in self.sources:
+            self._copy_users(source)
+            self._copy_inbox(source)
+        for number, source in zip(numbers, self.sources, strict=True):
+            self._copy_outbox(number, source)
+        state = self.sources[0].state
+        last = max(self._last, state.last) if self._alone and state else self._last
+        gone = self._count(keep_link)
+        merged = self.sources[0].merged if keep_link else last
+        for target in self.targets:
+            target.state.last = target.state.base = last
+            if keep_link and state is not None and state.last == last:
+                target.state.epoch, target.state.gen, target.state.base = state.epoch, state.gen, state.base
+            target.finish(self.names, merged)
+        return gone
+
+    # --- frames ------------------------------------------------------------------------------------------------
+
+    def _in_order(self) -> Iterator[list[Found]]:
+        """The parts of each frame, by the time of acceptance; each source's order stays."""
+        if self._alone:
+            for found in self.sources[0].frames():
+                yield [found]
+            return
+
+        def key(found: Found) -> tuple[int, int]:
+            return (0, found.seq) if found.seq <= found.source.merged else (1, found.part.at_us)
+
+        ordered = heapq.merge(*(source.frames() for source in self.sources), key=key)
+        for (late, _), group in groupby(ordered, key):
+            if late:
+                for found in group:
+                    yield [found]
+            else:
+                yield list(group)
+
+    def _copy_frames(self) -> None:
+        total = sum(source.total for source in self.sources)
+        shards = len(self.targets)
+        done = 0
+        for found in self._in_order():
+            first = found[0]
+            number = self._number(first.seq)
+            for one in found:
+                one.source.number(one.seq, number)
+                self._orphans(one.source, one.seq - 1)
+            parts = [self._renumbered(one) for one in found]
+            pieces = cut(parts, shards)
+            generation, old = first.source.origin(first.seq)
+            for one in found[1:]:
+                one.source.origin(one.seq)
+            for shard, part in pieces.parts.items():
+                self.targets[shard].add_frame(number, part, (generation, old))
+            for at, one in enumerate(found):
+                for row in one.source.dead_upto(one.seq):
+                    slot = row[1]
+                    shard, there = (self._of_id(row[2]), slot) if slot < 0 else pieces.place(at, slot)
+                    self.targets[shard].add_dead((number, there, *row[2:]))
+                if one.source.suspects:
+                    self._copy_suspects(one, number, partial(pieces.place, at))
+            done += len(found)
+            if done % PROGRESS_EVERY < len(found):
+                self._progress(done, total)
+        for source in self.sources:
+            self._orphans(source, 2**63)
+        self._progress(total, total)
+
+    def _number(self, seq: int) -> int:
+        number = seq if self._alone else self._last + 1
+        self._last = max(self._last, number)
+        return number
+
+    def _renumbered(self, found: Found) -> Part:
+        """With the new numbers of its channels."""
+        table = self._renamed[self.sources.index(found.source)]
+        if table is not None:
+            slots = found.part.slots
+            for slot, value in enumerate(slots):
+                slots[slot] = value & ~0xFF | table[value & 0xFF]
+        return found.part
+
+    def _orphans(self, source: Source, upto: int) -> None:
+        """Dead letters of frames that are no more: a person can still read them."""
+        number = before = 0
+        for row in source.dead_upto(upto):
+            if row[0] != before:
+                before, number = row[0], self._number(row[0])
+            self.targets[self._of_id(row[2])].add_dead((number, *row[1:]))
+
+    def _copy_suspects(self, found: Found, number: int, place: Callable[[int], tuple[int, int]]) -> None:
+        for slot, value in enumerate(found.part.slots):
+            crashes = found.source.suspects.get((found.seq, slot))
+            if crashes and ledger.outcome_of(value) in ledger.OPEN:
+                shard, there = place(slot)
+                self.targets[shard].add("suspects", (number, there, crashes))
+
+    def _of_id(self, text: str) -> int:
+        user_hash = parse_id(text)[1]
+        return 0 if user_hash == NOBODY else user_hash % len(self.targets)
+
+    # --- users and inboxes -------------------------------------------------------------------------------------
+
+    def _copy_users(self, source: Source) -> None:
+        for user_id, document in source.reader.rows("users"):
+            self.targets[hash_user(user_id) % len(self.targets)].add("users", (user_id, document))
+
+    def _of_user(self, signed_hash: int) -> Target:
+        return self.targets[signed_hash % 2**64 % len(self.targets)]
+
+    def _copy_inbox(self, source: Source) -> None:
+        for user_hash, first, blob in source.reader.rows("inbox"):
+            places = array("q")
+            places.frombytes(blob)
+            self._of_user(user_hash).add("inbox", (user_hash, first, self._places(source, places)))
+        tail: dict[int, array[int]] = {}
+        for _, blob in source.reader.rows("inbox_tail"):
+            entries = array("q")
+            entries.frombytes(blob)
+            for user_hash, place in zip(entries[0::2], entries[1::2], strict=True):
+                tail.setdefault(user_hash, array("q")).append(place)
+        for target in self.targets:
+            target.flush()
+        for user_hash, places in sorted(tail.items()):
+            target = self._of_user(user_hash)
+            row = target.database.execute(
+                "SELECT first, length(places) FROM inbox WHERE user_hash = ? ORDER BY first DESC LIMIT 1", (user_hash,)
+            ).fetchone()
+            first = row[0] + row[1] // NUMBER_BYTES if row else 1
+            target.add("inbox", (user_hash, first, self._places(source, places)))
+        for user_hash, place, state in source.reader.rows("inbox_marks"):
+            new = array("q", self._places(source, array("q", [place])))[0]
+            if new:
+                self._of_user(user_hash).add("inbox_marks", (user_hash, new, state))
+
+    def _places(self, source: Source, places: array[int]) -> bytes:
+        """Renumbered; an entry whose frame is no more keeps its number in the inbox, and names no frame."""
+        if not self._alone:
+            low = (1 << PLACE_SHIFT) - 1
+            for at, place in enumerate(places):
+                new = source.new_number(place >> PLACE_SHIFT)
+                places[at] = 0 if new is None else new << PLACE_SHIFT | place & low
+        return places.tobytes()
+
+    # --- outbox and counters -----------------------------------------------------------------------------------
+
+    def _copy_outbox(self, number: int, source: Source) -> None:
+        """What the collector does not have; about dead letters by way of their users' shards, which keeps the order."""
+        reached = self._told.get((number, source.generation), 0)
+        for n, blob in source.reader.rows("outbox"):
+            if n <= reached:
+                continue
+            item = _item.decode(blob)
+            if isinstance(item, DeadRemoved):
+                removed: dict[int, list[tuple[str, str | None]]] = {}
+                for letter in item.ids:
+                    removed.setdefault(self._of_id(letter[0]), []).append(letter)
+                for shard, ids in removed.items():
+                    self.targets[shard].post(pack(DeadRemoved(ids)))
+                continue
+            shard = number % len(self.targets) if not hasattr(item, "letter") else self._of_id(item.letter.id)
+            self.targets[shard].post(blob)
+
+    def _count(self, reconcile: bool) -> dict[str, int]:
+        """Every shard accounts for what is pending in it, the first for all the rest. What is gone, by channel."""
+        totals = {name: ChannelCounters() for name in self.names}
+        untold: Counter[tuple[str, str]] = Counter()
+        first = self.targets[0].state
+        for source in self.sources:
+            state = source.state
+            if state is None:
+                continue
+            counters = state.counters
+            first.counters.accepted += counters.accepted
+            first.counters.duplicates += counters.duplicates
+            first.counters.rejected += counters.rejected
+            names = source.channels[: len(counters.channels)]
+            for name, channel in zip(names, counters.channels, strict=True):
+                add(totals[name], channel)
+            if state.counted is not None:
+                told = state.counted + [0] * len(names) * len(ledger.OUTCOMES) * 2
+                for at, (name, what, count) in enumerate(counters.finals(names)):
+                    untold[name, what] += count - told[at]
+        for target in self.targets:
+            target.count_pending(self.names)
+        if not any(source.state for source in self.sources):  # the totals are lost: what the ledgers say
+            for target in self.targets:
+                for name, channel in target.seen(self.names).items():
+                    add(totals[name], channel)
+                first.counters.accepted += target.accepted
+        gone: dict[str, int] = {}
+        for number, name in enumerate(self.names):
+            total = totals[name]
+            mine = first.counters.channels[number]
+            elsewhere = sum(target.state.counters.channels[number].planned for target in self.targets[1:])
+            pending = mine.planned
+            balance = total.planned - sum(total.outcomes) - elsewhere - pending
+            if balance and reconcile:
+                gone[name] = balance
+                total.planned -= balance
+            mine.planned = total.planned - elsewhere
+            mine.attempts, mine.failed_attempts, mine.outcomes = total.attempts, total.failed_attempts, total.outcomes
+        for target in self.targets:
+            target.state.counted = [count for _, _, count in target.state.counters.finals(self.names)]
+        first.counted = [count - untold[name, what] for name, what, count in first.counters.finals(self.names)]
+        return gone
+
+
+def add(total: ChannelCounters, part: ChannelCounters) -> None:
+    total.planned += part.planned
+    total.attempts += part.attempts
+    total.failed_attempts += part.failed_attempts
+    total.outcomes = [one + other for one, other in zip(total.outcomes, part.outcomes, strict=True)]
