@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from shards import ledger
+from shards.changes import Note
 from shards.contents import Content
 from shards.cutting import Part, cut
 from shards.dedupe import NO_DIGEST
@@ -25,7 +26,7 @@ def part(entries: list[Any], widths: bytes, as_json: bool, fanned: bool = False)
     encode = msgspec.json.encode if as_json else msgspec.msgpack.encode
     slots = array("I", [ledger.word(at % 5, 1, attempts=at % 200) for at in range(sum(widths))])
     digests = b"".join(bytes((number + 1,)) * 16 if width else NO_DIGEST for number, width in enumerate(widths))
-    notes = {slot: (slot, "transient", "x") for slot in range(0, len(slots), 3)}
+    notes: dict[int, Note] = {slot: (slot, "transient", "x") for slot in range(0, len(slots), 3)}
     return Part(1, 0, fanned, True, widths, b"verdict", digests, encode(entries), 5, slots, notes)
 
 
