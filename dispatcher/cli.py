@@ -83,9 +83,6 @@ def main() -> None:
     """
 
 
-main.add_command(check)
-
-
 @main.command()
 @click.option("--shards", type=click.IntRange(1, 256), help="Worker processes.  [default: the data directory's, or 4]")
 @_config_option
@@ -131,6 +128,9 @@ def backup(target: str, data_dir: str | None, config: Path | None, submit: str |
 
     settings = _settings(config, data_dir=data_dir, submit=submit).dispatcher
     run(settings.data_dir, target, settings.submit, timeout)
+
+
+main.add_command(check)
 
 
 @main.command()

@@ -19,7 +19,7 @@ from dispatcher import __version__
 from dispatcher.cli import main
 from tests.support.service import ROOT, RunningDispatcher, free_endpoints
 
-COMMANDS = ("serve", "simulate", "send", "status", "stats")
+COMMANDS = ("serve", "backup", "check", "simulate", "send", "status", "stats")
 QUICK_S = 5.0
 
 
@@ -194,10 +194,3 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
     assert "set dispatcher.submit to another address" in result.stderr
     assert result.stderr.endswith("error: the router does not start; its message is above\n")
     assert result.stdout == ""
-
-
-def test_another_number_of_shards_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "identity.json").write_text('{"shards":2,"secret":1}')
-    result = run_process("serve", "--shards", "3", "--data-dir", str(tmp_path))
-    assert result.returncode == 2
-    assert "use --shards 2, or another data_dir" in result.stderr
