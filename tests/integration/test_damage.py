@@ -164,9 +164,10 @@ def test_a_journal_that_is_missing(service: RunningDispatcher) -> None:
 # --- formats -------------------------------------------------------------------------------------------------------
 
 
-def test_the_oldest_format_is_brought_to_this_one() -> None:
+@pytest.mark.parametrize("shards", [2, 3])
+def test_the_oldest_format_is_brought_to_this_one(shards: int) -> None:
     """Made by the first version; ``expected.json`` beside it is what that one answered."""
-    service = RunningDispatcher(CONFIG, shards=2)
+    service = RunningDispatcher(CONFIG, shards=shards)
     service.data_dir.mkdir(mode=0o700)
     with tarfile.open(FIXTURES / "format-1.tar.xz") as archive:
         archive.extractall(service.directory, filter="data")
