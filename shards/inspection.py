@@ -15,8 +15,8 @@ from shards import ledger, schema
 from shards.inbox import NUMBER_BYTES, PLACE_SHIFT
 from shards.journal import witness_path
 from shards.reader import Loss
-from shards.rebuild import Source
 from shards.schema import DamagedError, JournalError
+from shards.source import Source
 from shards.wire import DeadAdded, DeadRemoved, OutboxItem
 from shards.witness import latest
 

@@ -16,10 +16,11 @@ from pathlib import Path
 from shards import logs, quarantine, schema
 from shards.journal import witness_path
 from shards.reader import Loss
-from shards.rebuild import Rebuild, Source
+from shards.rebuild import Rebuild
 from shards.resharding import sync_directory
 from shards.schema import DamagedError
 from shards.settings import ShardSettings
+from shards.source import Source
 from shards.target import Target
 from shards.witness import Statement, latest
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from shards.journal import SqliteJournal
 from shards.marks import Mark, Marks
-from shards.rebuild import Progress, Rebuild, Source
+from shards.rebuild import Progress, Rebuild
 from shards.schema import JournalError
+from shards.source import Source
 from shards.target import Target
 
 

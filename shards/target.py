@@ -16,8 +16,8 @@ from shards.schema import checksum
 from shards.wire import pack
 
 BATCH_ROWS = 1_000
-BATCH_BYTES = 4 * 2**20
-CACHE_KIB = 65_536  # for all targets together
+BATCH_BYTES = 32 * 2**20  # for all targets together, like the cache
+CACHE_KIB = 65_536
 
 
 class Target:
@@ -33,13 +33,14 @@ class Target:
             "locking_mode = EXCLUSIVE",
             "journal_mode = OFF",
             "synchronous = OFF",
-            f"cache_size = -{max(1_024, CACHE_KIB // targets)}",
+            f"cache_size = -{max(256, CACHE_KIB // targets)}",
         ):
             self.database.execute(f"PRAGMA {pragma}")
         self.database.execute("BEGIN")
         schema.create(self.database, shard, shards)
         self._rows: dict[str, list[tuple[Any, ...]]] = {}
         self._count = self._bytes = 0
+        self._bytes_max = BATCH_BYTES // targets
         self._run = (0, 0, "", 0)  # the last row of origins, which may still grow
         self.words: Counter[int] = Counter()  # of all deliveries
         self.accepted = 0  # notifications
@@ -50,7 +51,7 @@ class Target:
         self._rows.setdefault(table, []).append((*row, checksum(*row)))
         self._count += 1
         self._bytes += sum(len(value) for value in row if isinstance(value, bytes))
-        if self._count >= BATCH_ROWS or self._bytes >= BATCH_BYTES:
+        if self._count >= BATCH_ROWS or self._bytes >= self._bytes_max:
             self.flush()
 
     def flush(self) -> None:

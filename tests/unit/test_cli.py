@@ -22,7 +22,8 @@ from dispatcher.cli import main
 from tests.support.service import ROOT, RunningDispatcher, free_endpoints
 
 COMMANDS = (
-    "serve", "simulate", "send", "status", "stats", "user", "inbox", "dead", "config", "keys", "completion",
+    "serve", "simulate", "send", "status", "stats", "user", "inbox", "dead", "config", "keys", "check", "backup",
+    "completion",
 )  # fmt: skip
 GROUPS = {
     "user": ("put", "get", "delete"),
@@ -258,10 +259,3 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
         "stop what listens there, or set dispatcher.submit to another address\n"
     )
     assert result.stdout == ""
-
-
-def test_another_number_of_shards_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "identity.json").write_text('{"shards":2,"secret":1}')
-    result = run_process("serve", "--shards", "3", "--data-dir", str(tmp_path))
-    assert result.returncode == 2
-    assert "use --shards 2, or another data_dir" in result.stderr
