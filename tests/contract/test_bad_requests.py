@@ -24,6 +24,8 @@ VALID: dict[str, dict[str, Any]] = {
     "dead.list": {},
     "dead.replay": {"id": "x"},
     "dead.purge": {"id": "x"},
+    "backup.begin": {"id": "x"},
+    "backup.end": {"id": "x"},
     "stats": {},
     "ping": {},
 }

@@ -76,7 +76,7 @@ def rescued_stats(service: RunningDispatcher) -> dict[str, Any]:
 
     def stats() -> dict[str, Any] | None:
         answer = service.client.exchange({"op": "stats"}, as_json=False)
-        return answer if answer["ok"] and answer["shards"][0]["quarantined"] else None
+        return answer if answer["ok"] and answer["shards"] and answer["shards"][0]["quarantined"] else None
 
     return wait_until(stats, 30, "the rescue")
 
