@@ -44,6 +44,7 @@ class TemperedChannel:
         reached: Callable[[str], None],
     ) -> None:
         self.name = name
+        self.harmless = True
         self.temper = temper
         self.under_way: list[tuple[float, Entry]] = []
         self._random = random

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from shards import ledger
-from shards.core import Note
+from shards.changes import Note
 from shards.dedupe import DIGEST_BYTES, NO_DIGEST
 from shards.journal import State
 from shards.wire import PRIORITIES, Verdict
