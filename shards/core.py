@@ -296,8 +296,11 @@ class Core:
     def _settle(self, frame: Frame, slot: int, outcome: int, reason: int) -> None:
         """Write a final outcome that took no attempt."""
         value = frame.slots[slot]
+        channel = ledger.channel_of(value)
         frame.slots[slot] = value & ledger.KEEP | outcome << ledger.OUTCOME_SHIFT | reason << ledger.REASON_SHIFT
-        self.counters.channels[ledger.channel_of(value)].outcomes[outcome] += 1
+        self.counters.channels[channel].outcomes[outcome] += 1
+        if self.suspects:
+            self._acquit(channel, frame, slot)
         self._changed(frame)
 
     def _changed(self, frame: Frame) -> None:
@@ -459,7 +462,6 @@ class Core:
         if entry[0].expiry:
             run = self._drop_expired(run, now)
         if not len(run):
-            self._acquit(channel, entry[0], entry[1])
             return None
         self.in_flight[channel] += 1
         return run
