@@ -96,6 +96,7 @@ class Worker:
             self._note(error)
             return
         self.shard.stream.follow(self._prefixes)
+        self._lagging = True  # its lanes are still on disk
         if self._stalled:
             log.warning("open again")
         self._stalled = ""
