@@ -18,6 +18,7 @@ from tests.simulation.order import Attempts
 from tests.simulation.receipts import Receipts
 from tests.simulation.router import Router
 from tests.simulation.stored import Stored
+from tests.simulation.trials import Trials
 from tests.simulation.wire import Clock
 
 TRACED = 60
@@ -26,11 +27,14 @@ TRACED = 60
 class Checker:
     """A failed check raises ``AssertionError`` that names the invariant; ``trace`` has what came before it."""
 
-    def __init__(self, stored: Stored, receipts: Receipts, asking: Asking, clock: Clock, users: list[str]) -> None:
+    def __init__(
+        self, stored: Stored, receipts: Receipts, asking: Asking, trials: Trials, clock: Clock, users: list[str]
+    ) -> None:
         self.stored = stored
         self.receipts = receipts
         self.asking = asking
         self.attempts = Attempts(stored, clock)
+        self.trials = trials
         self.trace: deque[str] = deque(maxlen=TRACED)
         self._users = users
         self._clock = clock
@@ -40,6 +44,7 @@ class Checker:
         """Retries wait no longer than the policy says, wherever the wall clock is now; keys are within their bound."""
         core = shard.core
         self.attempts.restart()
+        self.trials.opened(shard)
         self._memory = Memory(core, self.stored)
         self.asking.generation = self.receipts.generation = shard.journal.generation
         latest = max((due for heap in core.retrying for due, *_ in heap._heap), default=0.0)
@@ -54,6 +59,7 @@ class Checker:
     def committed(self, database: sqlite3.Connection) -> None:
         before = len(self.stored.words)
         self.stored.read(database)
+        self.trials.committed()
         new = len(self.stored.words) - before
         self.trace.append(f"    commit: {new} new frames, {len(self.stored.open)} deliveries open")
 
@@ -62,6 +68,7 @@ class Checker:
         assert self._memory.core is shard.core
         self._memory.check(worker, shard, self.attempts.starts, self._clock.now())
         self.receipts.check_set(shard.core.idempotency)
+        self.trials.turned(shard)
 
     def heard(self, router: Router) -> None:
         """Invariant A, with the bytes: what is released is stored."""
@@ -120,6 +127,7 @@ class Checker:
         assert not core.behind, f"lanes are behind: {core.behind}"
         stored = set(journal.database.execute("SELECT id, channel FROM dead"))
         assert letters == stored, "the collector's dead letters are not the shard's"
+        self.trials.drained(shard)
         self.crashed(journal.database)
         self.receipts.check_keys()
 

@@ -55,7 +55,8 @@ class Memory:
             assert 0 <= queued <= limit, f"B: lane {lane} has {queued}"
         for channel, heap in enumerate(core.retrying):
             limit = max(bounds.retrying, self._recovered) + replayed
-            assert len(heap) + core.in_flight[channel] <= limit, f"B: {len(heap)} wait for a retry"
+            on_trial = channel in core.suspects._on_trial  # it does not ask whether there is room to wait
+            assert len(heap) + core.in_flight[channel] <= limit + on_trial, f"B: {len(heap)} wait for a retry"
             configured = settings.channels.get(core.channel_names[channel])
             assert 0 <= core.in_flight[channel] <= (configured.concurrency if configured else 0), "B: in flight"
         assert len(core.people.known) <= bounds.users, "B: users"
@@ -88,6 +89,8 @@ class Memory:
         for heap in core.retrying:
             for _, _, item in heap._heap:
                 found[(item[0].seq, item[1]) if len(item) == 5 else item] += 1
+        for waiting in core.suspects._waiting.values():
+            found.update((entry[0].seq, entry[1]) for _, _, entry in waiting)
         twice = [place for place, count in found.items() if count > 1]
         assert not twice, f"D: {twice[:5]} are in memory twice"
         for (seq, slot), committed in self._stored.open.items():
@@ -126,7 +129,8 @@ class Memory:
             queued = sum(core.queued[ledger.lane_of(number, 0) : ledger.lane_of(number + 1, 0)])
             assert room <= 0 or not queued or core.changes, f"I: {one.name} has {queued} due and room for {room}"
             progress = starts[one.name], still_open[number]
-            idles = room > 0 and still_open[number] > waiting + core.in_flight[number]
+            suspects = len(core.suspects._waiting.get(number, ()))
+            idles = room > 0 and still_open[number] > waiting + suspects + core.in_flight[number]
             before, turns = self._idle.get(number, (progress, 0))
             self._idle[number] = progress, turns + 1 if idles and before == progress else 0
             assert turns <= open_frames + 3, f"I: {one.name} has work and room, and idles for {turns} turns"

@@ -124,7 +124,7 @@ class Attempts:
         self._life.add(number)
         self._ever.add(number)
         self.starts[channel] += 1
-        if attempts or revival:
+        if attempts or revival or place in self._stored.suspects:
             return
         # in order whoever the user is: so a hot user delays nobody who came before
         lane = ledger.channel_of(value), ledger.priority_of(value)

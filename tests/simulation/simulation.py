@@ -43,6 +43,7 @@ from tests.simulation.producer import Producer, Submission
 from tests.simulation.receipts import Receipts
 from tests.simulation.router import Collector, Router
 from tests.simulation.stored import Stored
+from tests.simulation.trials import FaultyJudge, Trials
 from tests.simulation.wire import Clock, Faults, Inlet, Outlet, Poller, Wire
 
 STEPS = 250
@@ -69,10 +70,15 @@ class SimulatedWorker(Worker):
     """The worker, with inlets and outlets in the place of sockets."""
 
     def __init__(
-        self, settings: ShardSettings, data: Inlet, control: Inlet, upstream: Outlet, collector: Outlet
+        self, settings: ShardSettings, data: Inlet, control: Inlet, upstream: Outlet, collector: Outlet, trials: Trials
     ) -> None:
         self._ends = data, control, upstream, collector
+        self._trials = trials
         super().__init__(settings, Stop())
+
+    def _drop(self) -> None:
+        self._trials.dropped()
+        super()._drop()
 
     def _open_sockets(self) -> None:
         self.data, self.control, self.upstream, self.collector = self._ends  # type: ignore[assignment]
@@ -100,6 +106,7 @@ class Simulation:
         self.reports = Wire(random, self.faults)
         self.items = Wire(random, self.faults)
         self.tempers = {name: random.choice(TEMPERS) for name in CHANNELS}
+        self.harmless = {name: random.random() < 0.5 for name in CHANNELS}
         self.retention_s = random.choice((60.0, 86_400.0))
         self.concurrency = random.choice((1, 3, 30))
         self.window_s = random.choice((30.0, 3_600.0, 30 * 86_400.0))
@@ -110,7 +117,8 @@ class Simulation:
         self.stored = Stored(self.made)
         self.receipts = Receipts(self.stored, self.window_s, self.keys_max)
         self.asking = Asking(random, USERS, self.stored, self.receipts)
-        self.checker = Checker(self.stored, self.receipts, self.asking, self.clock, USERS)
+        self.trials = Trials(self.stored, self.fuse.blow)
+        self.checker = Checker(self.stored, self.receipts, self.asking, self.trials, self.clock, USERS)
         self.producer = Producer(random, self.clock, USERS)
         self.collector = Collector()
         self.router = Router(self.epoch, self.data, self.clock)
@@ -169,6 +177,7 @@ class Simulation:
                 (shards.shard, "SimulatedChannel", self._make_channel),
                 (shards.shard, "Core", CheckedCore),
                 (shards.core, "NotificationQueue", CheckedQueue),
+                (shards.core, "Judge", FaultyJudge),
                 (shards.core, "Limiter", partial(CheckedLimiter, self.clock, self.passed)),
                 (sqlite3, "connect", self.disk.connect),
                 (os, "posix_fallocate", self.disk.allocate),
@@ -181,7 +190,15 @@ class Simulation:
                 self.disk.close()
 
     def _make_channel(self, name: str, *_: object) -> TemperedChannel:
-        return TemperedChannel(name, self.tempers[name], self.random, self.checker.attempt, self.fuse.reached)
+        return TemperedChannel(
+            name,
+            self.tempers[name],
+            self.random,
+            self.harmless[name],
+            self.trials,
+            self.checker.attempt,
+            self.fuse.reached,
+        )
 
     def _start_worker(self) -> None:
         """As the supervisor does: again and again, until it stays."""
@@ -197,6 +214,7 @@ class Simulation:
                         Inlet(self.control, self.fuse.reached),
                         Outlet(self._hear_shard, self.fuse.reached),
                         Outlet(lambda message: self.items.put(0, message), self.fuse.reached),
+                        self.trials,
                     )
                 break
             except Crash as crash:
@@ -241,6 +259,7 @@ class Simulation:
                 shutil.copy(found, self._path.with_suffix(suffix))
                 shutil.copy(found, second.with_suffix(suffix))
         self.disk.close()
+        self.trials.crashed(self._path.with_suffix(".marks"))
         if self.stored.channel_names:
             reader = sqlite3.Connection(second)
             self.checker.crashed(reader)
