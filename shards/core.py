@@ -438,22 +438,21 @@ class Core:
 
     def take(self, channel: int, now: Now) -> list[Run]:
         """What the channel may start now, within its concurrency and the bound on what waits for a retry."""
-        settings = self.settings.channels[self.channel_names[channel]]
-        in_flight = self.in_flight[channel]
-        count = min(
-            settings.concurrency - in_flight,
-            self.settings.bounds.retrying - len(self.retrying[channel]) - in_flight,
-        )
-        runs = self._pop(channel, count, now)
+        runs = self._pop(channel, self._room(channel), now)
         self.in_flight[channel] += sum(map(len, runs))
         return runs
 
+    def _room(self, channel: int) -> int:
+        """How many attempts may be started: all of them may fail, and wait for a retry."""
+        concurrency, in_flight = (
+            self.settings.channels[self.channel_names[channel]].concurrency,
+            self.in_flight[channel],
+        )
+        return min(concurrency, self.settings.bounds.retrying - len(self.retrying[channel])) - in_flight
+
     def try_suspect(self, channel: int, now: Now) -> Run | None:
         """A delivery that may have brought the shard down, and is to be tried alone."""
-        if (
-            not self.suspects
-            or self.in_flight[channel] >= self.settings.channels[self.channel_names[channel]].concurrency
-        ):
+        if not self.suspects or self._room(channel) <= 0:
             return None
         entry = self.suspects.next(channel)
         if entry is None:
