@@ -97,18 +97,22 @@ def verified(path: Path, table: str, row: tuple[Any, ...]) -> tuple[Any, ...]:
 def connect(path: Path, durability: str) -> sqlite3.Connection:
     """The file, locked for this process alone; a new one is empty."""
     database = sqlite3.connect(path, isolation_level=None, cached_statements=256)
-    path.chmod(0o600)
-    for pragma in (
-        f"page_size = {PAGE_BYTES}",
-        "locking_mode = EXCLUSIVE",
-        "journal_mode = WAL",
-        f"synchronous = {'FULL' if durability == 'power' else 'NORMAL'}",
-        f"wal_autocheckpoint = {CHECKPOINT_PAGES}",
-        f"cache_size = -{CACHE_KIB}",
-        "cache_spill = OFF",
-        "temp_store = MEMORY",
-    ):
-        database.execute(f"PRAGMA {pragma}")
+    try:
+        path.chmod(0o600)
+        for pragma in (
+            f"page_size = {PAGE_BYTES}",
+            "locking_mode = EXCLUSIVE",
+            "journal_mode = WAL",
+            f"synchronous = {'FULL' if durability == 'power' else 'NORMAL'}",
+            f"wal_autocheckpoint = {CHECKPOINT_PAGES}",
+            f"cache_size = -{CACHE_KIB}",
+            "cache_spill = OFF",
+            "temp_store = MEMORY",
+        ):
+            database.execute(f"PRAGMA {pragma}")
+    except BaseException:
+        database.close()  # or the lock would be held for as long as anybody looks at the error
+        raise
     return database
 
 
