@@ -39,6 +39,7 @@ class Checker:
         self._users = users
         self._clock = clock
         self._memory: Memory | None = None
+        self._has_committed = False  # since the journal was opened
 
     def opened(self, shard: Shard) -> None:
         """Retries wait no longer than the policy says, wherever the wall clock is now; keys are within their bound."""
@@ -46,6 +47,7 @@ class Checker:
         self.attempts.restart()
         self.trials.opened(shard)
         self._memory = Memory(core, self.stored)
+        self._has_committed = False
         self.asking.generation = self.receipts.generation = shard.journal.generation
         latest = max((due for heap in core.retrying for due, *_ in heap._heap), default=0.0)
         wait_s = latest - self._clock.mono - 1e-6
@@ -60,12 +62,17 @@ class Checker:
         before = len(self.stored.words)
         self.stored.read(database)
         self.trials.committed()
+        self._has_committed = True
         new = len(self.stored.words) - before
         self.trace.append(f"    commit: {new} new frames, {len(self.stored.open)} deliveries open")
 
     def turned(self, worker: Worker, shard: Shard) -> None:
         assert self._memory is not None
         assert self._memory.core is shard.core
+        if self._has_committed:
+            statement, state = shard.journal._witness.read(), shard.state
+            assert statement is not None, "witness: it says nothing"
+            assert statement[:3] == (shard.journal.generation, state.log, state.last), f"witness: {statement}"
         self._memory.check(worker, shard, self.attempts.starts, self._clock.now())
         self.receipts.check_set(shard.core.idempotency)
         self.trials.turned(shard)

@@ -61,7 +61,7 @@ class Disk:
         self._fuse = fuse
         self._committed = committed
         self._message = ""
-        self._writes_left = 0  # until it starts to fail
+        self._left = 0  # statements, until it starts to fail
         self._healed = True
         self._open: set[DiskConnection] = set()
         self.is_uncommitted = False  # a transaction began that was not committed
@@ -93,10 +93,10 @@ class Disk:
             raise OSError(errno.ENOSPC if self._random.random() < 0.5 else errno.EIO, "no space, as it is simulated")
         _allocate(descriptor, offset, length)
 
-    def fail(self, after_writes: int) -> None:
+    def fail(self, after: int) -> None:
         """Soon, and until ``heal``, what is written fails; an I/O error also takes what is read."""
         self._message = self._random.choice(list(CODES))
-        self._writes_left = after_writes
+        self._left = after
         self._healed = False
 
     def heal(self) -> None:
@@ -104,7 +104,7 @@ class Disk:
 
     @property
     def is_failing(self) -> bool:
-        return not self._healed and self._writes_left <= 0
+        return not self._healed and self._left <= 0
 
     def run(self, connection: DiskConnection, call: Callable[..., Any], statement: str, arguments: Any) -> Any:
         verb = statement.strip().partition(" ")[0].upper()
@@ -122,10 +122,10 @@ class Disk:
         return result
 
     def _error(self, connection: DiskConnection, verb: str) -> sqlite3.OperationalError | None:
-        reads = verb in READ_ONLY
-        if not reads:
-            self._writes_left -= 1
-        if self._writes_left > 0 or verb == "ROLLBACK" or (reads and CODES[self._message] != sqlite3.SQLITE_IOERR):
+        if verb == "ROLLBACK" or (verb in READ_ONLY and CODES[self._message] != sqlite3.SQLITE_IOERR):
+            return None
+        self._left -= 1
+        if self._left > 0:
             return None
         self.failed += 1
         if verb != "COMMIT" and connection.in_transaction and self._random.random() < 0.5:

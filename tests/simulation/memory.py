@@ -55,8 +55,7 @@ class Memory:
             assert 0 <= queued <= limit, f"B: lane {lane} has {queued}"
         for channel, heap in enumerate(core.retrying):
             limit = max(bounds.retrying, self._recovered) + replayed
-            on_trial = channel in core.suspects._on_trial  # it does not ask whether there is room to wait
-            assert len(heap) + core.in_flight[channel] <= limit + on_trial, f"B: {len(heap)} wait for a retry"
+            assert len(heap) + core.in_flight[channel] <= limit, f"B: {len(heap)} wait for a retry"
             configured = settings.channels.get(core.channel_names[channel])
             assert 0 <= core.in_flight[channel] <= (configured.concurrency if configured else 0), "B: in flight"
         assert len(core.people.known) <= bounds.users, "B: users"

@@ -106,6 +106,7 @@ class Simulation:
         self.reports = Wire(random, self.faults)
         self.items = Wire(random, self.faults)
         self.tempers = {name: random.choice(TEMPERS) for name in CHANNELS}
+        self._are_healthy = False
         self.harmless = {name: random.random() < 0.5 for name in CHANNELS}
         self.retention_s = random.choice((60.0, 86_400.0))
         self.concurrency = random.choice((1, 3, 30))
@@ -127,6 +128,7 @@ class Simulation:
         self.worker: SimulatedWorker
         self._answered: set[int] = set()
         self._opened: Shard | None = None
+        self._greeted = 0  # by which incarnation, since the last time that a shard was seen to open
 
     @property
     def trace(self) -> list[str]:
@@ -192,7 +194,7 @@ class Simulation:
     def _make_channel(self, name: str, *_: object) -> TemperedChannel:
         return TemperedChannel(
             name,
-            self.tempers[name],
+            HEALTHY if self._are_healthy else self.tempers[name],
             self.random,
             self.harmless[name],
             self.trials,
@@ -230,6 +232,8 @@ class Simulation:
             self._opened = shard
             self._say("the shard is open" if shard else f"the shard is dropped: {self.worker._stalled}")
             if shard:
+                assert self._greeted == self.worker._incarnation, "link: the router does not hear that a shard is open"
+                self._greeted = 0
                 self.checker.opened(shard)
             else:
                 self.stalls += 1
@@ -244,6 +248,8 @@ class Simulation:
             self._answered.add(decoded.query)
         assert is_excuse or not self.disk.is_uncommitted, f"A: {decoded} leaves, and its turn is not committed"
         if isinstance(decoded, Report):
+            if decoded.conn == 0 and decoded.resend:
+                self._greeted = decoded.incarnation
             last = len(self.stored.at_us)
             assert decoded.base + decoded.have == last, f"A: {decoded}, and the journal has {last} frames"
         self.reports.put(self.lives, message)
@@ -268,6 +274,8 @@ class Simulation:
             file.unlink()
         self.data.break_off()
         self.control.break_off()
+        if not self._are_healthy and self.random.random() < 0.2:
+            self.fuse.left = self.random.randint(0, 40)  # most often, the next one does not even start
 
     def _crash(self, why: str) -> None:
         self._fall(why)
@@ -353,7 +361,7 @@ class Simulation:
         self.fuse.left = self.random.choice((0, 3, 10, 30)) + self.random.randint(0, 30)
 
     def _fail_disk(self) -> None:
-        self.disk.fail(self.random.randint(0, 12))
+        self.disk.fail(self.random.choice((0, 5, 30)) + self.random.randint(0, 10))
         self._say("the disk begins to fail")
 
     def _heal_disk(self) -> None:
@@ -379,7 +387,7 @@ class Simulation:
         self.fuse.left = -1
         self.disk.heal()
         self.faults.stop()
-        self.tempers = dict.fromkeys(CHANNELS, HEALTHY)
+        self._are_healthy = True
         for channel in self.worker.shard.channels.values() if self.worker.shard else ():
             assert isinstance(channel, TemperedChannel)
             channel.recover()

@@ -1,4 +1,4 @@
-"""What brings a shard down: frames that cannot be judged, deliveries that kill the process, and who is suspected of it."""
+"""What brings a shard down: frames that cannot be judged, deliveries that kill its process, and who is suspected."""
 
 from __future__ import annotations
 
@@ -104,8 +104,9 @@ class Trials:
         self._memory(shard.core)
         suspects = shard.core.suspects
         for number, waiting in suspects._waiting.items():
-            room = shard.core.settings.channels[shard.core.channel_names[number]].concurrency
-            full = shard.core.in_flight[number] >= room
+            settings, in_flight = shard.core.settings, shard.core.in_flight[number]
+            full = in_flight >= settings.channels[shard.core.channel_names[number]].concurrency
+            full = full or in_flight + len(shard.core.retrying[number]) >= settings.bounds.retrying
             assert not waiting or full or number in suspects._on_trial, f"suspects: {len(waiting)} wait for nothing"
 
     def committed(self) -> None:
