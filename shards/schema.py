@@ -6,6 +6,7 @@ damage: a flipped bit in a blob passes even its own integrity check.
 
 from __future__ import annotations
 
+import functools
 import secrets
 import sqlite3
 from pathlib import Path
@@ -76,11 +77,13 @@ def checksum(*values: bytes | str | int | None) -> int:
     return xxhash.xxh3_64_intdigest(pack(values)) >> 1
 
 
+@functools.cache
 def columns(table: str) -> list[str]:
     """The names of a table's columns, without the checksum."""
     return [column.split()[0] for column in TABLES[table][0].split(", ")]
 
 
+@functools.cache
 def key_columns(table: str) -> list[str]:
     """The names of a table's primary key."""
     named, rest = TABLES[table]
