@@ -274,8 +274,8 @@ class Simulation:
             file.unlink()
         self.data.break_off()
         self.control.break_off()
-        if not self._are_healthy and self.random.random() < 0.2:
-            self.fuse.left = self.random.randint(0, 40)  # most often, the next one does not even start
+        if not self._are_healthy and self.random.random() < 0.3:
+            self.fuse.left = self.random.randint(0, 80)  # while it starts, or soon after
 
     def _crash(self, why: str) -> None:
         self._fall(why)
@@ -291,7 +291,7 @@ class Simulation:
             self._ping: 3,
             self._turn: 10,
             self._wait: 6,
-            self._ask: 3,
+            self._ask: 5,
             self._jump_wall_clock: 0.6,
             self._suspend: 0.1,
             self._arm: 0.7,
