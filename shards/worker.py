@@ -211,14 +211,14 @@ class Worker:
         core.deliver_inapp(moment)
         shard.maintain(moment)
         published = shard.commit(moment)
+        for query in self._queries:  # counts and journal agree now
+            if query.request.op == "stats":
+                replies.append(Reply(query.query, self.settings.shard, self._stats(shard, moment)))
+        self._queries.clear()
         if messages:
             self._report(shard, self._conn, resend, verdicts)
         for reply in replies:
             self._send(self.upstream, reply)
-        for query in self._queries:  # counts and journal agree now
-            if query.request.op == "stats":
-                self._send(self.upstream, Reply(query.query, self.settings.shard, self._stats(shard, moment)))
-        self._queries.clear()
         if published:
             self._send(self.upstream, Publish(published))
         if not self.stop.requested:
