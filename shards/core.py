@@ -296,8 +296,11 @@ class Core:
     def _settle(self, frame: Frame, slot: int, outcome: int, reason: int) -> None:
         """Write a final outcome that took no attempt."""
         value = frame.slots[slot]
+        channel = ledger.channel_of(value)
         frame.slots[slot] = value & ledger.KEEP | outcome << ledger.OUTCOME_SHIFT | reason << ledger.REASON_SHIFT
-        self.counters.channels[ledger.channel_of(value)].outcomes[outcome] += 1
+        self.counters.channels[channel].outcomes[outcome] += 1
+        if self.suspects:
+            self._acquit(channel, frame, slot)
         self._changed(frame)
 
     def _changed(self, frame: Frame) -> None:
@@ -435,22 +438,21 @@ class Core:
 
     def take(self, channel: int, now: Now) -> list[Run]:
         """What the channel may start now, within its concurrency and the bound on what waits for a retry."""
-        settings = self.settings.channels[self.channel_names[channel]]
-        in_flight = self.in_flight[channel]
-        count = min(
-            settings.concurrency - in_flight,
-            self.settings.bounds.retrying - len(self.retrying[channel]) - in_flight,
-        )
-        runs = self._pop(channel, count, now)
+        runs = self._pop(channel, self._room(channel), now)
         self.in_flight[channel] += sum(map(len, runs))
         return runs
 
+    def _room(self, channel: int) -> int:
+        """How many attempts may be started: all of them may fail, and wait for a retry."""
+        concurrency, in_flight = (
+            self.settings.channels[self.channel_names[channel]].concurrency,
+            self.in_flight[channel],
+        )
+        return min(concurrency, self.settings.bounds.retrying - len(self.retrying[channel])) - in_flight
+
     def try_suspect(self, channel: int, now: Now) -> Run | None:
         """A delivery that may have brought the shard down, and is to be tried alone."""
-        if (
-            not self.suspects
-            or self.in_flight[channel] >= self.settings.channels[self.channel_names[channel]].concurrency
-        ):
+        if not self.suspects or self._room(channel) <= 0:
             return None
         entry = self.suspects.next(channel)
         if entry is None:
@@ -459,7 +461,6 @@ class Core:
         if entry[0].expiry:
             run = self._drop_expired(run, now)
         if not len(run):
-            self._acquit(channel, entry[0], entry[1])
             return None
         self.in_flight[channel] += 1
         return run

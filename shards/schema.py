@@ -7,6 +7,7 @@ named ``crc``.
 
 from __future__ import annotations
 
+import functools
 import secrets
 import sqlite3
 from pathlib import Path
@@ -81,11 +82,13 @@ def checksum(*values: bytes | str | int | float | None) -> int:
         return NO_CHECKSUM
 
 
+@functools.cache
 def columns(table: str) -> list[str]:
     """The names of a table's columns, without the checksum."""
     return [column.split()[0] for column in TABLES[table][0].split(", ")]
 
 
+@functools.cache
 def key_columns(table: str) -> list[str]:
     """The names of a table's primary key."""
     named, rest = TABLES[table]
@@ -103,21 +106,24 @@ def connect(path: Path, durability: str) -> sqlite3.Connection:
     """The file, locked for this process alone; a new one is empty."""
     database = sqlite3.connect(path, isolation_level=None, cached_statements=256)
     database.text_factory = text_of
-    path.chmod(0o600)
-    for pragma in (
-        f"page_size = {PAGE_BYTES}",
-        "locking_mode = EXCLUSIVE",
-        "journal_mode = WAL",
-        f"synchronous = {'FULL' if durability == 'power' else 'NORMAL'}",
-        f"wal_autocheckpoint = {CHECKPOINT_PAGES}",
-        f"cache_size = -{CACHE_KIB}",
-        "cache_spill = OFF",
-        "temp_store = MEMORY",
-    ):
-        try:
+    try:
+        path.chmod(0o600)
+        for pragma in (
+            f"page_size = {PAGE_BYTES}",
+            "locking_mode = EXCLUSIVE",
+            "journal_mode = WAL",
+            f"synchronous = {'FULL' if durability == 'power' else 'NORMAL'}",
+            f"wal_autocheckpoint = {CHECKPOINT_PAGES}",
+            f"cache_size = -{CACHE_KIB}",
+            "cache_spill = OFF",
+            "temp_store = MEMORY",
+        ):
             database.execute(f"PRAGMA {pragma}")
-        except UnicodeDecodeError:  # the module fails at quoting what it cannot parse
+    except BaseException as error:
+        database.close()  # or the lock would be held for as long as anybody looks at the error
+        if isinstance(error, UnicodeDecodeError):  # the module fails at quoting what it cannot parse
             raise DamagedError(f"{path}: the list of its tables is damaged") from None
+        raise
     return database
 
 

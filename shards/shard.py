@@ -100,8 +100,8 @@ class Shard:
                 self.state.counted = [count for _, _, count in counters.finals(journal.channel_names)]
             self._outbox_sent = (0, 0.0)  # the last number sent, and when
             self.maintenance.remember_keys(moment)
-            self._recover(moment)
             self._find_suspects(moment)
+            self._recover(moment)
         except BaseException:
             journal.close()
             raise
@@ -120,7 +120,8 @@ class Shard:
                     if mask & ledger.lane_bit(lane):
                         core.behind[lane] = first - 1
         for seq, slots, notes in self.journal.waiting():
-            values = ledger.words(slots)
+            frame = core.frames.get(seq)  # if one of its deliveries was just given up, and waits for nothing
+            values = frame.slots if frame else ledger.words(slots)
             for slot, (due_ms, _, _) in decode_notes(notes).items():
                 value = values[slot]
                 if due_ms is not None and ledger.outcome_of(value) == ledger.RETRYING:

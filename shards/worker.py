@@ -97,6 +97,7 @@ class Worker:
             self._note(error)
             return
         self.shard.stream.follow(self._prefixes)
+        self._lagging = True  # its lanes are still on disk
         if self._stalled:
             log.warning("open again")
         self._stalled = ""
@@ -211,14 +212,14 @@ class Worker:
         core.deliver_inapp(moment)
         shard.maintain(moment)
         published = shard.commit(moment)
+        for query in self._queries:  # counts and journal agree now, and no transaction is open
+            if query.request.op in AFTER_COMMIT:
+                replies.append(self._perform(shard, query, moment))
+        self._queries.clear()
         if messages:
             self._report(shard, self._conn, resend, verdicts)
         for reply in replies:
             self._send(self.upstream, reply)
-        for query in self._queries:  # counts and journal agree now, and no transaction is open
-            if query.request.op in AFTER_COMMIT:
-                self._send(self.upstream, self._perform(shard, query, moment))
-        self._queries.clear()
         if published:
             self._send(self.upstream, Publish(published))
         if not self.stop.requested:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from shards.channels.base import ErrorClass, Failure, Results
 from shards.frames import Entry, Frame, Run
+from tests.simulation.trials import Trials
 
 ERRORS: tuple[ErrorClass, ...] = (
     "transient", "throttled", "ambiguous", "misconfigured", "permanent", "bad_address",
@@ -40,22 +41,30 @@ class TemperedChannel:
         name: str,
         temper: Temper,
         random: Random,
+        harmless: bool,
+        trials: Trials,
         started: Callable[[str, Entry], None],
         reached: Callable[[str], None],
     ) -> None:
         self.name = name
+        self.harmless = harmless
         self.temper = temper
         self.under_way: list[tuple[float, Entry]] = []
         self._random = random
+        self._trials = trials
         self._started = started
         self._reached = reached
 
     def start(self, runs: Sequence[Run], now: float) -> None:
+        if not self.harmless:
+            self._trials.begin(self.name, [(run.frame.seq, slot) for run in runs for slot in run.slots])
         self._reached(f"before a start of {self.name}")
         for run in runs:
             for at in range(len(run)):
                 entry = run.entry(at)
                 self._started(self.name, entry)
+                if not self.harmless:
+                    self._trials.start(self.name, entry)
                 self.under_way.append((now + self._random.choice(self.temper.durations_s), entry))
 
     def collect(self, now: float) -> Results:
@@ -65,6 +74,8 @@ class TemperedChannel:
         delivered: dict[Frame, list[int]] = {}
         failed: list[Failure] = []
         for entry in ended:
+            if not self.harmless:
+                self._trials.end(self.name, (entry[0].seq, entry[1]))
             if self._random.random() < self.temper.failure:
                 failed.append((entry, self._random.choice(ERRORS), "as the simulation wants it"))
             else:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter, deque
-from typing import Any
 
 from shards import ledger
-from shards.core import Core, Now
+from shards.changes import Now
+from shards.core import Core
 from shards.frames import Entry
 from shards.inbox import PLACE_SHIFT, Inbox
+from shards.shard import Shard
 from shards.worker import Worker
 from tests.simulation.asking import Asking, signed
-from tests.simulation.channels import TemperedChannel
 from tests.simulation.memory import Memory
 from tests.simulation.order import Attempts
 from tests.simulation.receipts import Receipts
 from tests.simulation.router import Router
 from tests.simulation.stored import Stored
+from tests.simulation.trials import Trials
 from tests.simulation.wire import Clock
 
 TRACED = 60
@@ -26,23 +27,28 @@ TRACED = 60
 class Checker:
     """A failed check raises ``AssertionError`` that names the invariant; ``trace`` has what came before it."""
 
-    def __init__(self, stored: Stored, receipts: Receipts, asking: Asking, clock: Clock, users: list[str]) -> None:
+    def __init__(
+        self, stored: Stored, receipts: Receipts, asking: Asking, trials: Trials, clock: Clock, users: list[str]
+    ) -> None:
         self.stored = stored
         self.receipts = receipts
         self.asking = asking
         self.attempts = Attempts(stored, clock)
+        self.trials = trials
         self.trace: deque[str] = deque(maxlen=TRACED)
         self._users = users
         self._clock = clock
         self._memory: Memory | None = None
+        self._has_committed = False  # since the journal was opened
 
-    def begin_life(self, core: Core) -> None:
-        self.attempts.restart()
-        self._memory = Memory(core, self.stored)
-        self.asking.generation = self.receipts.generation = core.generation
-
-    def recovered(self, core: Core) -> None:
+    def opened(self, shard: Shard) -> None:
         """Retries wait no longer than the policy says, wherever the wall clock is now; keys are within their bound."""
+        core = shard.core
+        self.attempts.restart()
+        self.trials.opened(shard)
+        self._memory = Memory(core, self.stored)
+        self._has_committed = False
+        self.asking.generation = self.receipts.generation = shard.journal.generation
         latest = max((due for heap in core.retrying for due, *_ in heap._heap), default=0.0)
         wait_s = latest - self._clock.mono - 1e-6
         assert wait_s <= core.settings.retry.max, f"a retry waits {wait_s:.0f} s after a restart"
@@ -55,14 +61,21 @@ class Checker:
     def committed(self, database: sqlite3.Connection) -> None:
         before = len(self.stored.words)
         self.stored.read(database)
+        self.trials.committed()
+        self._has_committed = True
         new = len(self.stored.words) - before
         self.trace.append(f"    commit: {new} new frames, {len(self.stored.open)} deliveries open")
 
-    def turned(self, worker: Worker, channels: dict[int, TemperedChannel]) -> None:
+    def turned(self, worker: Worker, shard: Shard) -> None:
         assert self._memory is not None
-        assert self._memory.core is worker.core
-        self._memory.check(worker, channels, self.attempts.starts, self._clock.now())
-        self.receipts.check_set(worker.core.idempotency)
+        assert self._memory.core is shard.core
+        if self._has_committed:
+            statement, state = shard.journal._witness.read(), shard.state
+            assert statement is not None, "witness: it says nothing"
+            assert statement[:3] == (shard.journal.generation, state.log, state.last), f"witness: {statement}"
+        self._memory.check(worker, shard, self.attempts.starts, self._clock.now())
+        self.receipts.check_set(shard.core.idempotency)
+        self.trials.turned(shard)
 
     def heard(self, router: Router) -> None:
         """Invariant A, with the bytes: what is released is stored."""
@@ -109,8 +122,8 @@ class Checker:
                 delivered[seq] = count
         assert found == delivered, "inbox: entries are not the in-app deliveries"
 
-    def drained(self, worker: Worker, letters: set[tuple[str, str | None]]) -> None:
-        core, journal = worker.core, worker.journal
+    def drained(self, shard: Shard, letters: set[tuple[str, str | None]]) -> None:
+        core, journal = shard.core, shard.journal
         left = [(seq, slot, hex(word)) for (seq, slot), word in self.stored.open.items()]
         assert not left, f"{len(left)} deliveries are left pending: {left[:10]}"
         assert not any(core.queued), f"lanes: {core.queued}"
@@ -121,24 +134,16 @@ class Checker:
         assert not core.behind, f"lanes are behind: {core.behind}"
         stored = set(journal.database.execute("SELECT id, channel FROM dead"))
         assert letters == stored, "the collector's dead letters are not the shard's"
+        self.trials.drained(shard)
         self.crashed(journal.database)
         self.receipts.check_keys()
 
 
-def checked_core(checker: Checker) -> type[Core]:
-    """The core, which tells the checker of each of its lives."""
-
-    class CheckedCore(Core):
-        def __init__(self, *arguments: Any, **named: Any) -> None:
-            super().__init__(*arguments, **named)
-            checker.begin_life(self)
-
-        def refill(self, now: Now) -> bool:
-            """Invariant P, of what waits on disk: a lane that has nothing in memory comes nearer to it."""
-            before = {lane: after for lane, after in self.behind.items() if not self.queued[lane]}
-            more = super().refill(now)
-            for lane, after in before.items():
-                assert self.behind.get(lane, after + 1) > after, f"P: lane {lane} stays empty behind {after}"
-            return more
-
-    return CheckedCore
+class CheckedCore(Core):
+    def refill(self, now: Now) -> bool:
+        """Invariant P, of what waits on disk: a lane that has nothing in memory comes nearer to it."""
+        before = {lane: after for lane, after in self.behind.items() if not self.queued[lane]}
+        more = super().refill(now)
+        for lane, after in before.items():
+            assert self.behind.get(lane, after + 1) > after, f"P: lane {lane} stays empty behind {after}"
+        return more

@@ -6,14 +6,18 @@ fuse. What happens between two such places is in memory, and is lost by a crash 
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from random import Random
-from typing import Any
+from typing import Any, NoReturn
 
 CODES = {"database or disk is full": sqlite3.SQLITE_FULL, "disk I/O error": sqlite3.SQLITE_IOERR}
 READ_ONLY = ("SELECT", "PRAGMA")
+
+_allocate = os.posix_fallocate
 
 
 class Crash(BaseException):
@@ -26,10 +30,12 @@ class Fuse:
     def __init__(self) -> None:
         self.left = -1
         self.lives = False  # the shard is running; otherwise it is somebody else who looks at its disk
+        self.blown = False  # it has crashed: it does nothing any more
 
     @contextmanager
     def live(self) -> Iterator[None]:
         self.lives = True
+        self.blown = False
         try:
             yield
         finally:
@@ -39,7 +45,11 @@ class Fuse:
         if self.lives and self.left >= 0:
             self.left -= 1
             if self.left < 0:
-                raise Crash(place)
+                self.blow(place)
+
+    def blow(self, place: str) -> NoReturn:
+        self.blown = True
+        raise Crash(place)
 
 
 class Disk:
@@ -51,26 +61,42 @@ class Disk:
         self._fuse = fuse
         self._committed = committed
         self._message = ""
-        self._writes_left = 0  # until it starts to fail
+        self._left = 0  # statements, until it starts to fail
         self._healed = True
-        self._open: list[sqlite3.Connection] = []
+        self._open: set[DiskConnection] = set()
+        self.is_uncommitted = False  # a transaction began that was not committed
 
     def connect(self, *arguments: Any, **named: Any) -> sqlite3.Connection:
         """In the place of ``sqlite3.connect``."""
         connection = DiskConnection(*arguments, **named)
         connection.disk = self
-        self._open.append(connection)
+        self._open.add(connection)
         return connection
 
     def close(self) -> None:
         """The process has ended, and with it what it had open."""
         while self._open:
-            self._open.pop().close()
+            sqlite3.Connection.close(self._open.pop())
 
-    def fail(self, after_writes: int) -> None:
+    def closed(self, connection: DiskConnection) -> bool:
+        """Whether the process still lived to do it."""
+        if self._fuse.blown:
+            return False
+        self._open.discard(connection)
+        return True
+
+    def allocate(self, descriptor: int, offset: int, length: int) -> None:
+        """In the place of ``os.posix_fallocate``."""
+        self._fuse.reached("before an allocation")
+        if self.is_failing and self._fuse.lives and self._random.random() < 0.3:
+            self.failed += 1
+            raise OSError(errno.ENOSPC if self._random.random() < 0.5 else errno.EIO, "no space, as it is simulated")
+        _allocate(descriptor, offset, length)
+
+    def fail(self, after: int) -> None:
         """Soon, and until ``heal``, what is written fails; an I/O error also takes what is read."""
         self._message = self._random.choice(list(CODES))
-        self._writes_left = after_writes
+        self._left = after
         self._healed = False
 
     def heal(self) -> None:
@@ -78,35 +104,43 @@ class Disk:
 
     @property
     def is_failing(self) -> bool:
-        return not self._healed and self._writes_left <= 0
+        return not self._healed and self._left <= 0
 
     def run(self, connection: DiskConnection, call: Callable[..., Any], statement: str, arguments: Any) -> Any:
         verb = statement.strip().partition(" ")[0].upper()
         self._fuse.reached(f"before {statement[:40]!r}")
-        if not self._healed and self._fuse.lives:
-            self._count_down(connection, verb)
-        result = call(statement, *arguments)
-        if verb == "COMMIT":
-            self._committed(connection)
-            self._fuse.reached("after COMMIT")
+        error = self._error(connection, verb) if not self._healed and self._fuse.lives else None
+        result = None
+        if error is None or (verb == "COMMIT" and self._random.random() < 0.3):  # an error may come after the fact
+            result = call(statement, *arguments)
+            self.is_uncommitted = verb == "BEGIN" or (self.is_uncommitted and verb != "COMMIT")
+            if verb == "COMMIT":
+                self._committed(connection)
+                self._fuse.reached("after COMMIT")
+        if error is not None:
+            raise error
         return result
 
-    def _count_down(self, connection: DiskConnection, verb: str) -> None:
-        reads = verb in READ_ONLY
-        if not reads:
-            self._writes_left -= 1
-        if self._writes_left > 0 or verb == "ROLLBACK" or (reads and CODES[self._message] != sqlite3.SQLITE_IOERR):
-            return
+    def _error(self, connection: DiskConnection, verb: str) -> sqlite3.OperationalError | None:
+        if verb == "ROLLBACK" or (verb in READ_ONLY and CODES[self._message] != sqlite3.SQLITE_IOERR):
+            return None
+        self._left -= 1
+        if self._left > 0:
+            return None
         self.failed += 1
-        if connection.in_transaction and self._random.random() < 0.5:
+        if verb != "COMMIT" and connection.in_transaction and self._random.random() < 0.5:
             connection.rollback()  # as SQLite itself does after some of these errors
         error = sqlite3.OperationalError(self._message)
         error.sqlite_errorcode = CODES[self._message]
-        raise error
+        return error
 
 
 class DiskConnection(sqlite3.Connection):
     disk: Disk
+
+    def close(self) -> None:
+        if self.disk.closed(self):
+            super().close()
 
     def execute(self, statement: str, *arguments: Any) -> sqlite3.Cursor:
         cursor: sqlite3.Cursor = self.disk.run(self, super().execute, statement, arguments)

@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Mapping
 
 from shards import contents, journal, ledger
-from shards.core import Core, Now
+from shards.changes import Now
+from shards.core import Core
+from shards.shard import Shard
 from shards.worker import Worker
 from tests.simulation.channels import TemperedChannel
 from tests.simulation.order import CheckedQueue
@@ -28,20 +30,23 @@ class Memory:
             int, tuple[tuple[int, int], int]
         ] = {}  # of a channel with work and room: turns without progress
 
-    def check(self, worker: Worker, channels: Mapping[int, TemperedChannel], starts: Counter[str], now: Now) -> None:
+    def check(self, worker: Worker, shard: Shard, starts: Counter[str], now: Now) -> None:
+        channels = {
+            number: channel for number, channel in shard.channels.items() if isinstance(channel, TemperedChannel)
+        }
         if self._recovered < 0:
             self._recovered = sum(map(len, self.core.retrying))
-        self._bounds(worker)
+        self._bounds(shard)
         self._everywhere_once(channels)
         self._frames()
         self._nothing_idles(channels, starts)
-        self._wakes_in_time(worker, channels, now)
+        self._wakes_in_time(worker._wait_ms(shard, now) / 1000, channels, now)
         if not self.core.changes:
-            assert worker.journal.pending() == len(self._stored.open), "C: pending, as the journal says it"
+            assert shard.journal.pending() == len(self._stored.open), "C: pending, as the journal says it"
 
     # --- B -----------------------------------------------------------------------------------------------------
 
-    def _bounds(self, worker: Worker) -> None:
+    def _bounds(self, shard: Shard) -> None:
         """Operators may replay what they like; that is not bounded here."""
         core = self.core
         settings, bounds, replayed = core.settings, core.settings.bounds, self._stored.revivals.total()
@@ -57,10 +62,10 @@ class Memory:
         assert len(core.contents._kept) <= contents.FRAMES_KEPT, "B: contents"
         assert not core.contents._new, "B: contents of frames that are committed"
         assert all(len(limiter) <= bounds.limiter_keys for limiter in core.limiters.values()), "B: limiter"
-        assert len(worker._topics) <= bounds.users, "B: topics"
-        assert len(worker.journal._logged) <= journal.LOGGED_FRAMES_MAX + POSITIONS_MAX, "B: logged frames"
-        if worker._next_maintenance != self._maintained:  # in this turn, whose own keys it does not see yet
-            self._maintained = worker._next_maintenance
+        assert len(shard.stream._topics) <= bounds.users, "B: topics"
+        assert len(shard.journal._logged) <= journal.LOGGED_FRAMES_MAX + POSITIONS_MAX, "B: logged frames"
+        if shard.maintenance.next_at != self._maintained:  # in this turn, whose own keys it does not see yet
+            self._maintained = shard.maintenance.next_at
             excess = len(core.idempotency) - settings.idempotency.max_entries
             assert excess <= KEYS_PER_TURN_MAX, f"B: {excess} keys over the bound"
 
@@ -83,6 +88,8 @@ class Memory:
         for heap in core.retrying:
             for _, _, item in heap._heap:
                 found[(item[0].seq, item[1]) if len(item) == 5 else item] += 1
+        for waiting in core.suspects._waiting.values():
+            found.update((entry[0].seq, entry[1]) for _, _, entry in waiting)
         twice = [place for place, count in found.items() if count > 1]
         assert not twice, f"D: {twice[:5]} are in memory twice"
         for (seq, slot), committed in self._stored.open.items():
@@ -121,16 +128,16 @@ class Memory:
             queued = sum(core.queued[ledger.lane_of(number, 0) : ledger.lane_of(number + 1, 0)])
             assert room <= 0 or not queued or core.changes, f"I: {one.name} has {queued} due and room for {room}"
             progress = starts[one.name], still_open[number]
-            idles = room > 0 and still_open[number] > waiting + core.in_flight[number]
+            suspects = len(core.suspects._waiting.get(number, ()))
+            idles = room > 0 and still_open[number] > waiting + suspects + core.in_flight[number]
             before, turns = self._idle.get(number, (progress, 0))
             self._idle[number] = progress, turns + 1 if idles and before == progress else 0
             assert turns <= open_frames + 3, f"I: {one.name} has work and room, and idles for {turns} turns"
 
-    def _wakes_in_time(self, worker: Worker, channels: Mapping[int, TemperedChannel], now: Now) -> None:
+    def _wakes_in_time(self, wait_s: float, channels: Mapping[int, TemperedChannel], now: Now) -> None:
         """The next turn begins when the first result or retry is due, whatever else is under way."""
         dues = [due for one in channels.values() for due, _ in one.under_way]
         dues += [due for heap in self.core.retrying for due, *_ in heap._heap]
-        wait_s = worker._wait_ms(now) / 1000
         first_s = min(dues, default=float("inf")) - now.mono
         assert wait_s <= max(0.0, first_s) + 0.002, f"I: it sleeps {wait_s} s, and something is due in {first_s} s"
         assert wait_s == 0 or not self.core.changes, "I: it sleeps, and has something to store"

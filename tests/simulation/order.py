@@ -57,22 +57,25 @@ class CheckedQueue(NotificationQueue[T]):
 
 
 class CheckedLimiter(Limiter):
-    """In any window of t seconds at most burst + rate * t pass, whatever the wall clock does."""
+    """In any window of t seconds at most burst + rate * t pass, whatever the wall clock and the disk do; those that are
+    exempt are charged, and pass even so. ``passed`` is by key, of all limiters of this limit in one process."""
 
-    def __init__(self, clock: Clock, limit: RateLimit, keys_max: int) -> None:
+    def __init__(self, clock: Clock, passed: dict[str, list[float]], limit: RateLimit, keys_max: int) -> None:
         super().__init__(limit, keys_max)
         self._clock = clock
         count, period_s = limit.parse()
         self._rate = count / period_s
         self._burst = limit.burst or count
-        self._passed: dict[str, list[float]] = {}
+        self._passed = passed
 
     def allow(self, key: str, now: float, exempt: bool = False) -> bool:
+        assert now == self._clock.mono, "limit: by another clock"
         allowed = super().allow(key, now, exempt)
         passed = self._passed.setdefault(key, [])
-        if allowed and not exempt:
-            now = self._clock.mono
+        assert allowed or not exempt, f"limit: {key} is exempt, and was not let pass"
+        if allowed:
             passed.append(now)
+        if allowed and not exempt:
             for at, since in enumerate(passed):
                 count, most = len(passed) - at, self._burst + self._rate * (now - since)
                 assert count <= most + 1e-3, f"limit: {count} of {key} passed in {now - since:g} s"
@@ -121,7 +124,7 @@ class Attempts:
         self._life.add(number)
         self._ever.add(number)
         self.starts[channel] += 1
-        if attempts or revival:
+        if attempts or revival or place in self._stored.suspects:
             return
         # in order whoever the user is: so a hot user delays nobody who came before
         lane = ledger.channel_of(value), ledger.priority_of(value)

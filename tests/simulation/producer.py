@@ -18,6 +18,9 @@ CATEGORIES = {  # with the default routing and the simulation's own: channels, p
     "system": (("inapp",), "normal"),
 }
 
+UNJUDGEABLE = b"unjudgeable"  # in a frame that brings judging down
+POISON = "poison"  # the title of what brings a process down that attempts it
+
 
 @dataclass(frozen=True)
 class Sent:
@@ -26,6 +29,10 @@ class Sent:
     user_id: str
     key: str | None
     said: dict[str, Any] | None
+
+    @property
+    def is_poison(self) -> bool:
+        return self.said is not None and self.said["title"].startswith(POISON)
 
     def planned(self) -> tuple[tuple[str, ...], str, str]:
         """Channels, priority and category that its deliveries must have."""
@@ -43,6 +50,10 @@ class Submission:
     positions: tuple[Sent, ...]
     error: Error | None = None
 
+    @property
+    def is_unjudgeable(self) -> bool:
+        return UNJUDGEABLE in self.body
+
 
 class Producer:
     def __init__(self, random: Random, clock: Clock, users: list[str]) -> None:
@@ -50,6 +61,8 @@ class Producer:
         self._clock = clock
         self._users = users
         self._hot = random.choice((0.0, 0.0, 0.9))  # the share of the first user
+        self._poison = random.choice((0.0, 0.01))
+        self._unjudgeable = random.choice((0.0, 0.005))
         self._made = 0
         self._keyed: list[tuple[str, str, dict[str, Any]]] = []
 
@@ -89,7 +102,13 @@ class Producer:
         else:
             user_id = self._users[0] if random.random() < self._hot else random.choice(self._users)
             key = f"key-{self._made}"
-        said = {"title": f"number {self._made}", "category": random.choice(list(CATEGORIES))}
+        draw = random.random()
+        kind = "number"
+        if draw < self._poison:
+            kind = POISON
+        elif draw > 1 - self._unjudgeable:
+            kind = UNJUDGEABLE.decode()
+        said = {"title": f"{kind} {self._made}", "category": random.choice(list(CATEGORIES))}
         if random.random() < 0.3:
             said["priority"] = random.choice(("low", "normal", "high", "critical"))
         return user_id, key, said

@@ -44,7 +44,8 @@ class Receipts:
         assert seq not in self._seqs, f"frame {seq} was acknowledged twice"
         self._seqs.add(seq)
         rejected = {rejection.index for rejection in one.verdict.rejected} if one.verdict else set()
-        wanted = {at for at, position in enumerate(positions) if position.said is None}
+        refused = one.submission.is_unjudgeable
+        wanted = {at for at, position in enumerate(positions) if refused or position.said is None}
         assert rejected == wanted, f"frame {seq}: rejected {rejected}, and wrong are {wanted}"
         repeated = {duplicate.index: duplicate for duplicate in one.verdict.duplicates} if one.verdict else {}
         for at, sent in enumerate(positions):

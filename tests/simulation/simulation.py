@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -9,33 +10,40 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import msgspec
 
+import dispatcher.link
 import shards.contents
 import shards.core
 import shards.inbox
 import shards.journal
+import shards.maintenance
+import shards.schema
+import shards.shard
 import shards.worker
 from shards.limiter import RateLimit
 from shards.process import Stop
 from shards.retry import RetryPolicy
 from shards.rules import Category
 from shards.settings import Bounds, ChannelSettings, Idempotency, Priorities, Retention, ShardSettings
+from shards.shard import Shard
 from shards.units import Seconds
-from shards.wire import FromShard, OutboxAck, Reply, Report, Subscriptions, pack
+from shards.wire import FromShard, OutboxAck, Reply, Report, Stalled, Subscriptions, pack
 from shards.worker import Worker
 from tests.simulation.asking import Asking
-from tests.simulation.channels import TEMPERS, TemperedChannel
-from tests.simulation.checks import Checker, checked_core
+from tests.simulation.channels import HEALTHY, TEMPERS, TemperedChannel
+from tests.simulation.checks import CheckedCore, Checker
 from tests.simulation.disk import Crash, Disk, Fuse
 from tests.simulation.order import CheckedLimiter, CheckedQueue
 from tests.simulation.producer import Producer, Submission
 from tests.simulation.receipts import Receipts
 from tests.simulation.router import Collector, Router
 from tests.simulation.stored import Stored
+from tests.simulation.trials import FaultyJudge, Trials
 from tests.simulation.wire import Clock, Faults, Inlet, Outlet, Poller, Wire
 
 STEPS = 250
@@ -47,10 +55,12 @@ CHANNELS = ("email", "sms", "push")
 # Small enough that every list overflows within a few turns.
 TINY: dict[Any, dict[str, int]] = {
     shards.core: {"FRAMES_PER_REFILL": 2, "LOGGED_MAX": 2},
-    shards.journal: {"LOG_ROWS_MAX": 6, "LOGGED_FRAMES_MAX": 4, "CHECKPOINT_PAGES": 20},
+    shards.journal: {"LOG_ROWS_MAX": 6, "LOGGED_FRAMES_MAX": 4, "TAIL_FRAMES": 8},
+    shards.schema: {"CHECKPOINT_PAGES": 20},
     shards.inbox: {"TAIL_MAX": 12},
     shards.contents: {"FRAMES_KEPT": 3},
-    shards.worker: {"EXPIRY_FRAMES": 3, "MAINTENANCE_FRAMES": 5, "OUTBOX_BATCH": 4},
+    shards.maintenance: {"EXPIRY_FRAMES": 3, "FRAMES": 5, "SCRUB_BYTES": 2_000},
+    shards.shard: {"OUTBOX_BATCH": 4},
 }
 
 _from_shard = msgspec.msgpack.Decoder(FromShard)
@@ -60,37 +70,44 @@ class SimulatedWorker(Worker):
     """The worker, with inlets and outlets in the place of sockets."""
 
     def __init__(
-        self, settings: ShardSettings, data: Inlet, control: Inlet, upstream: Outlet, collector: Outlet
+        self, settings: ShardSettings, data: Inlet, control: Inlet, upstream: Outlet, collector: Outlet, trials: Trials
     ) -> None:
         self._ends = data, control, upstream, collector
+        self._trials = trials
         super().__init__(settings, Stop())
+
+    def _drop(self) -> None:
+        self._trials.dropped()
+        super()._drop()
 
     def _open_sockets(self) -> None:
         self.data, self.control, self.upstream, self.collector = self._ends  # type: ignore[assignment]
         self.poller = Poller(self._ends[0], self._ends[1])  # type: ignore[assignment]
-        self._report(0, resend=True)
+        if self.shard:
+            self._report(self.shard, 0, resend=True)
 
 
 class Simulation:
-    """``survives_disk_errors``: the shard recovers from them by itself; otherwise its process ends by the first."""
+    """A run of one seed, in an empty directory."""
 
-    def __init__(self, seed: int, directory: Path, survives_disk_errors: bool) -> None:
+    def __init__(self, seed: int, directory: Path) -> None:
         self.random = random = Random(seed)
         self.clock = Clock()
         self.fuse = Fuse()
         self.crashes = 0
-        self.incarnation = 0
+        self.stalls = 0
+        self.lives = 0
         self.epoch = 1
         self._directory = directory
         self._path = directory / "journal-0.db"
-        self._survives_disk_errors = survives_disk_errors
         self.faults = Faults(*(random.choice((0.0, 0.01, 0.1)) for _ in range(3)))
         self.data = Wire(random, self.faults)
         self.control = Wire(random, Faults())
         self.reports = Wire(random, self.faults)
         self.items = Wire(random, self.faults)
         self.tempers = {name: random.choice(TEMPERS) for name in CHANNELS}
-        self.channels: dict[str, TemperedChannel] = {}
+        self._are_healthy = False
+        self.harmless = {name: random.random() < 0.5 for name in CHANNELS}
         self.retention_s = random.choice((60.0, 86_400.0))
         self.concurrency = random.choice((1, 3, 30))
         self.window_s = random.choice((30.0, 3_600.0, 30 * 86_400.0))
@@ -101,12 +118,17 @@ class Simulation:
         self.stored = Stored(self.made)
         self.receipts = Receipts(self.stored, self.window_s, self.keys_max)
         self.asking = Asking(random, USERS, self.stored, self.receipts)
-        self.checker = Checker(self.stored, self.receipts, self.asking, self.clock, USERS)
+        self.trials = Trials(self.stored, self.fuse.blow)
+        self.checker = Checker(self.stored, self.receipts, self.asking, self.trials, self.clock, USERS)
         self.producer = Producer(random, self.clock, USERS)
         self.collector = Collector()
         self.router = Router(self.epoch, self.data, self.clock)
         self.disk = Disk(random, self.fuse, self.checker.committed)
+        self.passed: dict[str, list[float]] = {}  # what the limits let pass, by user, in this life of the process
         self.worker: SimulatedWorker
+        self._answered: set[int] = set()
+        self._opened: Shard | None = None
+        self._greeted = 0  # by which incarnation, since the last time that a shard was seen to open
 
     @property
     def trace(self) -> list[str]:
@@ -114,6 +136,12 @@ class Simulation:
 
     def _say(self, text: str) -> None:
         self.checker.trace.append(f"{self.clock.mono:10.3f} {self.clock.wall_us // 1000 % 10**9:9d}  {text}")
+
+    def _log(self) -> SimpleNamespace:
+        def say(event: str, **fields: object) -> None:
+            self._say(f"logs: {event} {fields}")
+
+        return SimpleNamespace(warning=say, error=say, exception=say)
 
     # --- the shard's lives -------------------------------------------------------------------------------------
 
@@ -124,7 +152,7 @@ class Simulation:
             shards=1,
             path=str(self._path),
             durability="process",
-            incarnation=self.incarnation,
+            incarnation=self.clock.wall_us,
             secret=7,
             categories={"marketing": Category(channels=("email", "sms", "inapp"), priority="low")},
             rate_limits={"sms": RateLimit("6/minute", burst=2, exempt=("critical",))},
@@ -146,13 +174,16 @@ class Simulation:
                 for name, value in values.items():
                     stack.enter_context(mock.patch.object(module, name, value))
             for module, name, part in (
-                (shards.worker, "now", self.clock.now),
-                (shards.worker, "random", self.random),
-                (shards.worker, "SimulatedChannel", self._make_channel),
-                (shards.worker, "Core", checked_core(self.checker)),
+                (shards.worker, "time", self.clock),
+                (shards.shard, "random", self.random),
+                (shards.shard, "SimulatedChannel", self._make_channel),
+                (shards.shard, "Core", CheckedCore),
                 (shards.core, "NotificationQueue", CheckedQueue),
-                (shards.core, "Limiter", partial(CheckedLimiter, self.clock)),
+                (shards.core, "Judge", FaultyJudge),
+                (shards.core, "Limiter", partial(CheckedLimiter, self.clock, self.passed)),
                 (sqlite3, "connect", self.disk.connect),
+                (os, "posix_fallocate", self.disk.allocate),
+                *((module, "log", self._log()) for module in (shards.worker, shards.journal, dispatcher.link)),
             ):
                 stack.enter_context(mock.patch.object(module, name, part))
             try:
@@ -161,15 +192,21 @@ class Simulation:
                 self.disk.close()
 
     def _make_channel(self, name: str, *_: object) -> TemperedChannel:
-        channel = self.channels[name] = TemperedChannel(
-            name, self.tempers[name], self.random, self.checker.attempt, self.fuse.reached
+        return TemperedChannel(
+            name,
+            HEALTHY if self._are_healthy else self.tempers[name],
+            self.random,
+            self.harmless[name],
+            self.trials,
+            self.checker.attempt,
+            self.fuse.reached,
         )
-        return channel
 
     def _start_worker(self) -> None:
         """As the supervisor does: again and again, until it stays."""
         while True:
-            self.incarnation += 1
+            self.lives += 1
+            self.passed.clear()
             self.receipts.turn(self.clock.wall_us)
             try:
                 with self.fuse.live():
@@ -177,37 +214,68 @@ class Simulation:
                         self._settings(),
                         Inlet(self.data, self.fuse.reached),
                         Inlet(self.control, self.fuse.reached),
-                        Outlet(lambda message: self.reports.put(self.incarnation, message), self.fuse.reached),
+                        Outlet(self._hear_shard, self.fuse.reached),
                         Outlet(lambda message: self.items.put(0, message), self.fuse.reached),
+                        self.trials,
                     )
                 break
-            except (Crash, sqlite3.OperationalError) as error:
-                self._fall(f"while it starts, {error}")
-                if self.disk.is_failing:
-                    self.disk.heal()
-        self._say(f"incarnation {self.incarnation} is up")
-        self.checker.recovered(self.worker.core)
+            except Crash as crash:
+                self._fall(f"while it starts, {crash}")
+        self._say(f"life {self.lives} begins")
+        self._look_at_shard()
         self.control.put(0, pack(Subscriptions([b"inapp."])))
+
+    def _look_at_shard(self) -> None:
+        """Whether it was made anew, or dropped."""
+        shard = self.worker.shard
+        if shard is not self._opened:
+            self._opened = shard
+            self._say("the shard is open" if shard else f"the shard is dropped: {self.worker._stalled}")
+            if shard:
+                assert self._greeted == self.worker._incarnation, "link: the router does not hear that a shard is open"
+                self._greeted = 0
+                self.checker.opened(shard)
+            else:
+                self.stalls += 1
+
+    def _hear_shard(self, message: bytes) -> None:
+        """Nothing leaves a turn before its commit, and nothing at all but excuses if that fails."""
+        decoded = _from_shard.decode(message)
+        is_excuse = isinstance(decoded, Stalled)
+        if isinstance(decoded, Reply):
+            is_excuse = decoded.error is not None and decoded.error.code == "unavailable"
+            assert decoded.query not in self._answered, f"query {decoded.query} is answered twice"
+            self._answered.add(decoded.query)
+        assert is_excuse or not self.disk.is_uncommitted, f"A: {decoded} leaves, and its turn is not committed"
+        if isinstance(decoded, Report):
+            if decoded.conn == 0 and decoded.resend:
+                self._greeted = decoded.incarnation
+            last = len(self.stored.at_us)
+            assert decoded.base + decoded.have == last, f"A: {decoded}, and the journal has {last} frames"
+        self.reports.put(self.lives, message)
 
     def _fall(self, why: str) -> None:
         """All memory is lost; the files are as they were, for the next life and for a second reader."""
         self.crashes += 1
         self._say(f"CRASH {why}")
-        before, self._path = self._path, self._directory / f"journal-{self.incarnation}.db"
+        before, self._path = self._path, self._directory / f"journal-{self.lives}.db"
         second = self._directory / "second-reader.db"
-        for suffix in ("", "-wal"):
-            if (found := before.with_name(before.name + suffix)).exists():
-                shutil.copy(found, self._path.with_name(self._path.name + suffix))
-                shutil.copy(found, second.with_name(second.name + suffix))
+        for suffix in (".db", ".db-wal", ".witness", ".marks"):
+            if (found := before.with_suffix(suffix)).exists():
+                shutil.copy(found, self._path.with_suffix(suffix))
+                shutil.copy(found, second.with_suffix(suffix))
         self.disk.close()
+        self.trials.crashed(self._path.with_suffix(".marks"))
         if self.stored.channel_names:
             reader = sqlite3.Connection(second)
             self.checker.crashed(reader)
             reader.close()
-        for file in (*self._directory.glob("second-reader*"), *self._directory.glob(f"{before.name}*")):
+        for file in (*self._directory.glob("second-reader*"), *self._directory.glob(f"{before.stem}.*")):
             file.unlink()
         self.data.break_off()
         self.control.break_off()
+        if not self._are_healthy and self.random.random() < 0.3:
+            self.fuse.left = self.random.randint(0, 80)  # while it starts, or soon after
 
     def _crash(self, why: str) -> None:
         self._fall(why)
@@ -223,12 +291,12 @@ class Simulation:
             self._ping: 3,
             self._turn: 10,
             self._wait: 6,
-            self._ask: 3,
+            self._ask: 5,
             self._jump_wall_clock: 0.6,
             self._suspend: 0.1,
             self._arm: 0.7,
-            self._fail_disk: 0.15,
-            self._heal_disk: 0.5,
+            self._fail_disk: 0.3,
+            self._heal_disk: 1.5,
             self._restart_router: 0.2,
         }
         for step in self.random.choices(list(steps), list(steps.values()), k=STEPS):
@@ -272,15 +340,10 @@ class Simulation:
                 self.worker._turn()
         except Crash as crash:
             self._crash(str(crash))
-        except sqlite3.OperationalError as error:
-            if self._survives_disk_errors or not self.disk.is_failing:
-                raise
-            self._crash(f"by the disk: {error}")
         else:
-            numbers = self.worker.core.channel_names.index
-            channels = {numbers(name): channel for name, channel in self.channels.items()}
-            if not self.disk.is_failing:
-                self.checker.turned(self.worker, channels)
+            self._look_at_shard()
+            if self.worker.shard:
+                self.checker.turned(self.worker, self.worker.shard)
 
     def _wait(self) -> None:
         self.clock.advance(self.random.choice((0.001, 0.1, 1.0, 3.0, 11.0)))
@@ -298,7 +361,7 @@ class Simulation:
         self.fuse.left = self.random.choice((0, 3, 10, 30)) + self.random.randint(0, 30)
 
     def _fail_disk(self) -> None:
-        self.disk.fail(self.random.randint(0, 12))
+        self.disk.fail(self.random.choice((0, 5, 30)) + self.random.randint(0, 10))
         self._say("the disk begins to fail")
 
     def _heal_disk(self) -> None:
@@ -324,9 +387,10 @@ class Simulation:
         self.fuse.left = -1
         self.disk.heal()
         self.faults.stop()
-        for name in CHANNELS:
-            self.tempers[name] = self.channels[name].temper
-            self.channels[name].recover()
+        self._are_healthy = True
+        for channel in self.worker.shard.channels.values() if self.worker.shard else ():
+            assert isinstance(channel, TemperedChannel)
+            channel.recover()
         for _ in range(DRAIN_TURNS_MAX):
             self._ping()
             self._turn()
@@ -336,8 +400,11 @@ class Simulation:
                 break
         left = len(self.router.unfinished())
         assert not left, f"{left} frames are never acknowledged"
-        self.checker.drained(self.worker, self.collector.letters)
+        assert self.worker.shard, f"still no shard: {self.worker._stalled}"
+        self.checker.drained(self.worker.shard, self.collector.letters)
 
     def _busy(self) -> bool:
-        waiting = bool(self.stored.open or self.worker.core.changes or self.worker.core.behind)
-        return waiting or self.worker.journal.state.outbox != self.collector.upto or len(self.control) > 0
+        shard = self.worker.shard
+        if not shard or self.stored.open or shard.core.changes or shard.core.behind:
+            return True
+        return shard.state.outbox != self.collector.upto or len(self.control) > 0

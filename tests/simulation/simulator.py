@@ -6,28 +6,23 @@ Everything is drawn from the seed, so a failing one replays, and says what came 
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 import tempfile
 import time
 import traceback
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
 
 from tests.simulation.simulation import Simulation
 
-# Whether the shard recovers from disk errors by itself. Until it does, its process ends by the first one.
-SURVIVES_DISK_ERRORS = False
 PROGRESS_S = 10.0
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # real syncs are of no use here
 
 
-def simulate(seed: int, survives_disk_errors: bool = SURVIVES_DISK_ERRORS) -> Simulation:
+def simulate(seed: int) -> Simulation:
     """Run one seed; ``AssertionError``, or whatever the product raises, if it fails: with its trace as a note."""
-    logging.getLogger("router").setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="simulation-", dir=MEMORY) as directory:
-        simulation = Simulation(seed, Path(directory), survives_disk_errors)
+        simulation = Simulation(seed, Path(directory))
         try:
             with simulation.world():
                 simulation.run()
@@ -37,20 +32,15 @@ def simulate(seed: int, survives_disk_errors: bool = SURVIVES_DISK_ERRORS) -> Si
     return simulation
 
 
-class Task(NamedTuple):
-    seed: int
-    survives_disk_errors: bool
-
-
-def attempt(task: Task) -> tuple[int, str | None]:
+def attempt(seed: int) -> tuple[int, str | None]:
     """The seed, and its failure if it has one."""
     try:
-        simulate(*task)
+        simulate(seed)
     except Exception as error:  # noqa: BLE001 - every kind of failure is reported, with its seed
         where = traceback.extract_tb(error.__traceback__)[-1]
         notes = "\n".join(error.__notes__)
-        return task.seed, f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})\n{notes}"
-    return task.seed, None
+        return seed, f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})\n{notes}"
+    return seed, None
 
 
 def main() -> None:
@@ -59,23 +49,21 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--seed", type=int, help="only this one")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--disk-errors", action="store_true", help="the shard must survive them in its process")
     arguments = parser.parse_args()
     only = arguments.seed
     seeds = range(arguments.first, arguments.first + arguments.seeds) if only is None else [only]
-    tasks = [Task(seed, arguments.disk_errors or SURVIVES_DISK_ERRORS) for seed in seeds]
     failed: list[int] = []
     said_at = time.monotonic()
-    with get_context("spawn").Pool(min(arguments.processes, len(tasks))) as pool:
-        for done, (seed, failure) in enumerate(pool.imap_unordered(attempt, tasks), 1):
+    with get_context("spawn").Pool(min(arguments.processes, len(seeds))) as pool:
+        for done, (seed, failure) in enumerate(pool.imap_unordered(attempt, seeds), 1):
             if failure is not None:
                 failed.append(seed)
                 shown = failure if len(failed) == 1 or only is not None else failure.partition("\n")[0]
                 sys.stdout.write(f"seed {seed}: {shown}\n")
             if time.monotonic() - said_at > PROGRESS_S:
                 said_at = time.monotonic()
-                sys.stderr.write(f"{done} of {len(tasks)} seeds, {len(failed)} failed\n")
-    sys.stdout.write(f"{len(tasks)} seeds, {len(failed)} failed: {sorted(failed)}\n")
+                sys.stderr.write(f"{done} of {len(seeds)} seeds, {len(failed)} failed\n")
+    sys.stdout.write(f"{len(seeds)} seeds, {len(failed)} failed: {sorted(failed)}\n")
     if failed and only is None:
         sys.stdout.write(f"again, with its trace: python -m tests.simulation.simulator --seed {min(failed)}\n")
     sys.exit(bool(failed))

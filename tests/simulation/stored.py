@@ -9,13 +9,19 @@ from itertools import chain
 from typing import Any
 
 import msgspec
+import xxhash
 
 from shards import ledger
-from shards.core import Note
+from shards.changes import Note
 from shards.dedupe import DIGEST_BYTES, NO_DIGEST
 from shards.journal import State
 from shards.wire import PRIORITIES, Verdict
 from tests.simulation.producer import Submission
+
+TABLES = (
+    "state", "frames", "ledger", "results", "users", "dead", "outbox", "inbox_tail", "inbox", "inbox_marks", "origins",
+    "suspects",
+)  # fmt: skip
 
 Place = tuple[int, int]  # seq, slot
 Results = list[tuple[int, int, int, Note | None]]
@@ -35,6 +41,8 @@ class Stored:
         self.priority: dict[Place, int] = {}  # by seq and position
         self.revivals: Counter[Place] = Counter()
         self.documents: dict[str, dict[str, Any]] = {}
+        self.suspects: dict[Place, int] = {}  # and the crashes under each
+        self.poisoned: set[Place] = set()
         self.channel_names: list[str] = []
         self._made = made
         self._raw: dict[int, tuple[bytes, int]] = {}
@@ -48,9 +56,14 @@ class Stored:
             run("SELECT value FROM meta WHERE key = 'channels'").fetchone()[0], type=list[str]
         )
         dead = {(seq, slot): reason for seq, slot, reason in run("SELECT seq, slot, reason FROM dead")}
+        self.poisoned = {place for place, reason in dead.items() if reason == "poison"}
+        self.suspects = {(seq, slot): crashes for seq, slot, crashes in run("SELECT seq, slot, crashes FROM suspects")}
         self._compare(self._changed(run, {seq for seq, _ in dead}))
         for seq in sorted(self.words.keys() - self.at_us.keys()):
             self._enter(seq, run("SELECT * FROM frames WHERE seq = ?", (seq,)))
+            if self.entered[seq].is_unjudgeable:
+                letters = run("SELECT slot, reason, error_class FROM dead WHERE seq = ?", (seq,)).fetchall()
+                assert letters == [(-1, "rejected", "internal")], f"frame {seq} cannot be judged, and has {letters}"
         rows = run("SELECT user_id, document FROM users")
         self.documents = {user_id: msgspec.msgpack.decode(blob) for user_id, blob in rows}
         row = run("SELECT value FROM state").fetchone()
@@ -130,6 +143,11 @@ class Stored:
         self._verdict_counts["duplicates"] += len(verdict.duplicates)
         self._verdict_counts["rejected"] += len(verdict.rejected)
         self._verdict_counts["accepted"] += len(submission.positions) - len(dropped)
+        if submission.is_unjudgeable:
+            codes = [(one.index, one.error.code) for one in verdict.rejected]
+            assert codes == [(at, "internal") for at in range(len(submission.positions))], f"frame {seq}: {codes}"
+            assert not row["widths"], f"C: frame {seq} cannot be judged, and is planned"
+            return
         slot = 0
         for index, (position, width) in enumerate(zip(submission.positions, row["widths"], strict=True)):
             if index in dropped:
@@ -204,6 +222,11 @@ class Stored:
         for seq, body in _plainly(database)("SELECT seq, body FROM frames"):
             assert body == self.entered[seq].body, f"A: frame {seq} has another body after the crash"
         assert other.documents == self.documents, "A: users' documents after the crash"
+        assert other.suspects == self.suspects, "suspects after the crash"
+        for table in TABLES:
+            for row in _plainly(database)(f"SELECT * FROM {table}"):
+                checksum = xxhash.xxh3_64_intdigest(msgspec.msgpack.encode(row[:-1])) >> 1
+                assert checksum == row[-1], f"the checksum of {row} in {table}"
 
 
 def _plainly(database: sqlite3.Connection) -> Any:

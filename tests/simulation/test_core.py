@@ -10,7 +10,7 @@ import pytest
 from tests.simulation.simulation import Simulation
 from tests.simulation.simulator import simulate
 
-SEEDS = int(os.environ.get("SIMULATION_SEEDS", "100"))
+SEEDS = int(os.environ.get("SIMULATION_SEEDS", "80"))
 GROUP = 10
 
 
@@ -28,6 +28,10 @@ def test_invariants_hold_under_faults(first: int, reached: Counter[str]) -> None
 
 def _count(run: Simulation, reached: Counter[str]) -> None:
     reached["crashes"] += run.crashes
+    reached["stalls"] += run.stalls
+    reached["refused"] += sum(submission.is_unjudgeable for submission in run.stored.entered.values())
+    reached["poison"] += len(run.trials.poison_starts)
+    reached["on trial"] += run.trials.alone.total()
     reached["routers"] += run.epoch > 1
     reached["failed statements"] += run.disk.failed
     reached["answers"] += run.asking.answered
@@ -41,8 +45,10 @@ def test_the_faults_happened(reached: Counter[str]) -> None:
     """The simulation is worth something only if it reaches the rare states."""
     if not reached:
         pytest.skip("no seed was run beside this test")
-    for name in ("crashes", "failed statements", "answers", "receipts", "pruned"):
+    for name in ("crashes", "failed statements", "answers", "receipts", "pruned", "on trial"):
         assert reached[name] >= SEEDS, reached
+    for name in ("stalls", "refused", "poison"):
+        assert reached[name] >= SEEDS // 2, reached
     assert reached["replays"] >= SEEDS // 4, reached
     assert reached["routers"] >= SEEDS // 4, reached
     assert reached["hanging beside others"] >= SEEDS // 8, reached

@@ -9,11 +9,11 @@ from random import Random
 
 import zmq
 
-from shards.core import Now
+from shards.changes import Now
 
 
 class Clock:
-    """``mono`` only grows; wall time is set and jumps as it does on real machines."""
+    """``mono`` only grows; wall time is set and jumps as it does on real machines. Also in the place of ``time``."""
 
     def __init__(self) -> None:
         self.mono = 1_000.0
@@ -21,6 +21,12 @@ class Clock:
 
     def now(self) -> Now:
         return Now(self.mono, self.wall_us)
+
+    def monotonic(self) -> float:
+        return self.mono
+
+    def time_ns(self) -> int:
+        return self.wall_us * 1_000
 
     def advance(self, seconds: float) -> None:
         self.mono += seconds
@@ -78,6 +84,9 @@ class Inlet:
     def __init__(self, wire: Wire, reached: Callable[[str], None]) -> None:
         self.wire = wire
         self._reached = reached
+
+    def poll(self, _timeout_ms: int) -> bool:
+        return len(self.wire) > 0
 
     def recv(self, _flags: int) -> bytes:
         self._reached("before a receive")

@@ -43,11 +43,36 @@ def test_keys_are_independent() -> None:
     assert not limiter.allow("a", 0.0)
 
 
-def test_the_exempt_always_pass_and_are_charged_within_the_limit() -> None:
+def test_the_exempt_always_pass_and_each_is_charged() -> None:
     limiter = Limiter(RateLimit("1/minute", burst=2, exempt=("critical",)), 10)
     assert limiter.exempt == {"critical"}
     assert [limiter.allow("key", 0.0, exempt=True) for _ in range(5)] == [True] * 5
-    assert not limiter.allow("key", 0.0)
+    assert limiter.remaining("key", 0.0) == 0
+    assert not limiter.allow("key", 239.0), "those beyond the limit are spent as well: five of them, less the burst"
+    assert limiter.allow("key", 240.0)
+
+
+def test_the_exempt_pass_where_no_key_has_room() -> None:
+    limiter = Limiter(RateLimit("1/minute"), keys_max=1)
+    assert limiter.allow("a", 0.0)
+    assert limiter.allow("b", 0.0, exempt=True)
+    assert len(limiter) == 1
+
+
+@settings(max_examples=200, derandomize=True, deadline=None)
+@given(st.lists(st.tuples(st.floats(0.0, 3.0), st.booleans()), max_size=60), st.integers(1, 5))
+def test_beside_the_exempt_others_pass_within_the_limit(events: list[tuple[float, bool]], burst: int) -> None:
+    limiter = Limiter(RateLimit("2/second", burst=burst), 10)
+    now, passed = 0.0, []
+    for gap, exempt in events:
+        now += gap
+        if not limiter.allow("key", now, exempt):
+            assert not exempt
+            continue
+        passed.append(now)
+        if not exempt:
+            for first, since in enumerate(passed):
+                assert len(passed) - first <= burst + 2 * (now - since) + 1e-3
 
 
 def test_a_new_key_beyond_the_bound_is_refused_while_all_are_live() -> None:
