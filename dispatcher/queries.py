@@ -87,7 +87,7 @@ class Queries:
         waiting.targets.discard("collector" if reply.shard == COLLECTOR else reply.shard)
         if waiting.rest and reply.error is None:
             self._ask_next(reply.query, waiting)
-        if not waiting.targets or reply.error is not None:
+        if not waiting.targets or (reply.error is not None and waiting.request.op != "stats"):
             del self._waiting[reply.query]
             self._answer(waiting.envelope, waiting.as_json, waiting.request.seq, self._merge(waiting))
 
@@ -101,13 +101,15 @@ class Queries:
             waiting.targets.add(target)
 
     def _merge(self, waiting: Waiting) -> dict[str, Any] | Error:
-        for reply in waiting.answers:
-            if reply.error is not None:
-                return reply.error
+        errors = {reply.shard: reply.error for reply in waiting.answers if reply.error is not None}
         if waiting.request.op == "stats":
             found = {reply.shard: reply.result for reply in waiting.answers}
             collector = found.pop(COLLECTOR, None)
-            return merge_stats([found.get(shard) for shard in range(self._shards)], collector, usage())
+            answers = [found.get(shard) for shard in range(self._shards)]
+            reasons = {_name("collector" if at == COLLECTOR else at): error.message for at, error in errors.items()}
+            return {**merge_stats(answers, collector, usage()), "reasons": reasons}
+        if errors:
+            return next(iter(errors.values()))
         if waiting.request.op in SUMMED:
             return {"count": _sum(waiting.answers)}
         if waiting.request.op in LISTED:
@@ -131,4 +133,4 @@ def _sum(replies: list[Reply]) -> int:
 
 
 def _name(target: Target) -> str:
-    return "the collector" if target == "collector" else f"shard {target}"
+    return target if target == "collector" else f"shard {target}"

@@ -128,7 +128,11 @@ def stats(answer: dict[str, Any]) -> str:
         f"dead letters {dead or 'none'}  idempotency window {window_s:,.0f} s"
     )
     if answer["not_responding"]:
-        head = f"NOT RESPONDING, and not counted here: {', '.join(answer['not_responding'])}\n{head}"
+        silent = [
+            name + (f" ({answer['reasons'][name]})" if name in answer["reasons"] else "")
+            for name in answer["not_responding"]
+        ]
+        head = f"NOT RESPONDING, and not counted here: {', '.join(silent)}\n{head}"
     return "\n\n".join(
         (
             head,

@@ -63,6 +63,8 @@ def test_a_shard_without_room_says_so_and_goes_on_when_there_is(service: Running
     # nothing is acknowledged while it lasts, and that is said at once
     again = service.client.exchange({"op": "submit", "notifications": numbered(TRIES)}, as_json=False)
     assert not again["ok"]
+    stats = wait_until(lambda: found if (found := service.request("stats"))["not_responding"] else None)
+    assert "full" in stats["reasons"][stats["not_responding"][0]]
     limit_files(shards, resource.RLIM_INFINITY)
     last = max(receipts) + 1
 
