@@ -64,7 +64,7 @@ def test_a_shard_without_room_says_so_and_goes_on_when_there_is(service: Running
     again = service.client.exchange({"op": "submit", "notifications": numbered(TRIES)}, as_json=False)
     assert not again["ok"]
     stats = wait_until(lambda: found if (found := service.request("stats"))["not_responding"] else None)
-    assert "full" in stats["reasons"][stats["not_responding"][0]]
+    assert "disk" in stats["reasons"][stats["not_responding"][0]]
     limit_files(shards, resource.RLIM_INFINITY)
     last = max(receipts) + 1
 
