@@ -31,6 +31,7 @@ log = logs.logger()
 LOG_ROWS_MAX = 1_000
 LOGGED_FRAMES_MAX = 2_000
 TAIL_FRAMES = 256  # checked at every start
+WORD_BYTES = 4
 ROW_BYTES = 100  # what a row counts in the scrub beside its blobs
 _UPDATE_LEDGER = (
     "UPDATE ledger SET open = ?, mask = ?, updated_ms = ?, log = ?, slots = ?, notes = ?, crc = ? WHERE seq = ?"
@@ -367,6 +368,17 @@ class SqliteJournal:
             return None
         _, at_us, source, fanned, _, widths, _, _, body = frame
         return StoredFrame(seq, at_us, source, bool(fanned), body, widths, ledger[2], ledger[5], ledger[6])
+
+    def deliveries(self, seq: int, index: int) -> tuple[int, array[int]] | None:
+        """When a frame was accepted, and the words of one of its notifications, without a look at its content."""
+        row = self.database.execute(
+            "SELECT at_us, widths, slots FROM frames JOIN ledger USING (seq) WHERE seq = ?", (seq,)
+        ).fetchone()
+        if row is None:
+            return None
+        at_us, widths, slots = row
+        first = sum(widths[:index])
+        return at_us, words(slots[WORD_BYTES * first : WORD_BYTES * (first + widths[index])])
 
     def open_frames(self, lane: int, after: int, count: int) -> Iterator[StoredFrame]:
         """Frames after ``after`` that may have pending deliveries for the lane."""

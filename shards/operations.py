@@ -185,17 +185,16 @@ class Operations:
     def inbox_item(self, user: User, number: int, place: int) -> dict[str, Any] | None:
         """An inbox entry as its reader sees it; None if its frame is pruned, or a stranger's with an equal hash."""
         seq, index = place >> PLACE_SHIFT, place & (1 << PLACE_SHIFT) - 1
-        row = self._journal.frame(seq)
-        if row is None:
+        found = self._journal.deliveries(seq, index)
+        if found is None:
             return None
         user_id, notification = self._item(seq, index)
         if user_id != user.user_id:
             return None
+        at_us, words = found
         state = self._inbox.state(user.signed_hash, place)
-        first = sum(row.widths[:index])
-        words = ledger.words(row.slots)[first : first + row.widths[index]]
         priority = next(ledger.priority_of(word) for word in words if ledger.channel_of(word) == self._core.inapp)
-        return self.item_document(user, number, place, notification, priority, row.at_us, state)
+        return self.item_document(user, number, place, notification, priority, at_us, state)
 
     def item_document(
         self, user: User, number: int, place: int, notification: Notification, priority: int, at_us: int, state: str

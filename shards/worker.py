@@ -48,7 +48,7 @@ log = logs.logger()
 IDLE_MS = 250  # a signal that comes just before a poll is seen after it
 DATA_HWM = 64  # frames queued between router and shard; the rest waits in the router's window
 CONTROL_HWM = 10_000
-CONTROL_PER_TURN = 500
+CONTROL_S = 0.02  # of a turn, for operations: an inbox's page may take milliseconds
 STALL_POLL_S = 0.1
 OPEN_EVERY_S = 0.5
 AFTER_COMMIT = frozenset({"stats", "backup.begin", "backup.end"})
@@ -276,7 +276,8 @@ class Worker:
         return replies
 
     def _controls(self) -> Iterator[ToShardControl]:
-        for _ in range(CONTROL_PER_TURN):
+        end = time.monotonic() + CONTROL_S
+        while time.monotonic() < end:
             try:
                 yield _to_control.decode(self.control.recv(zmq.DONTWAIT))
             except zmq.Again:
