@@ -6,6 +6,7 @@ chose, inbox marks) have rows of their own. Whoever holds the file holds the sha
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -415,9 +416,16 @@ class SqliteJournal:
         row = self.database.execute("SELECT updated_ms FROM ledger WHERE seq = ?", (seq,)).fetchone()
         return int(row[0]) if row else 0
 
-    def outbox(self, after: int, count: int) -> list[tuple[int, bytes]]:
-        rows = self.database.execute("SELECT * FROM outbox WHERE n > ? ORDER BY n LIMIT ?", (after, count))
-        return [(n, item) for n, item in (schema.verified(self.path, "outbox", row) for row in rows)]
+    def outbox(self, after: int, count: int, bytes_max: float = math.inf) -> list[tuple[int, bytes]]:
+        """Items after ``after``; of more than ``bytes_max`` the first ones, and at least one."""
+        items: list[tuple[int, bytes]] = []
+        for row in self.database.execute("SELECT * FROM outbox WHERE n > ? ORDER BY n LIMIT ?", (after, count)):
+            n, item = schema.verified(self.path, "outbox", row)
+            bytes_max -= len(item)
+            if items and bytes_max < 0:
+                break
+            items.append((n, item))
+        return items
 
     def dead(
         self, filters: dict[str, Any], count: int, channels: Sequence[str] | None = None

@@ -35,7 +35,8 @@ from shards.wire import Ask, Data, Metrics, Outbox, OutboxItem, Ping, Verdict
 
 log = logs.logger()
 
-OUTBOX_BATCH = 500
+OUTBOX_BATCH = 500  # items, and
+OUTBOX_BYTES = 4 * 2**20  # of one message, unless a single item has more
 OUTBOX_RESEND_S = 1.0
 
 _outbox_item = msgspec.msgpack.Decoder(OutboxItem)
@@ -268,7 +269,7 @@ class Shard:
         stale = moment.mono - sent_at >= OUTBOX_RESEND_S
         if sent == self.state.outbox and not stale:
             return None
-        rows = self.journal.outbox(0 if stale else sent, OUTBOX_BATCH)
+        rows = self.journal.outbox(0 if stale else sent, OUTBOX_BATCH, OUTBOX_BYTES)
         if not rows:
             self._outbox_sent = (self.state.outbox, moment.mono)
             return None
