@@ -48,6 +48,7 @@ log = logs.logger()
 IDLE_MS = 250  # a signal that comes just before a poll is seen after it
 DATA_HWM = 64  # frames queued between router and shard; the rest waits in the router's window
 CONTROL_HWM = 10_000
+OUTBOX_HWM = 8  # batches for the collector, which gets them again until it confirms them
 CONTROL_PER_TURN = 500
 STALL_POLL_S = 0.1
 OPEN_EVERY_S = 0.5
@@ -118,7 +119,6 @@ class Worker:
         with contextlib.suppress(sqlite3.Error, OSError):
             self.shard.close()
         self.shard = None
-        self._open_at = 0.0
         for query in self._queries:
             self._send(self.upstream, Reply(query.query, self.settings.shard, error=self._unavailable()))
         self._queries.clear()
@@ -156,7 +156,7 @@ class Worker:
         self.control.bind(f"ipc://run/control-{number}")
         self.upstream = self._socket(zmq.PUSH, CONTROL_HWM)
         self.upstream.connect("ipc://run/router")
-        self.collector = self._socket(zmq.PUSH, CONTROL_HWM)
+        self.collector = self._socket(zmq.PUSH, OUTBOX_HWM)
         self.collector.connect("ipc://run/collector")
         self.poller = zmq.Poller()
         self.poller.register(self.data, zmq.POLLIN)
