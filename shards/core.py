@@ -42,7 +42,6 @@ from shards.wire import (
     PRIORITIES,
     UNROUTABLE,
     Data,
-    DeadLetter,
     Error,
     Notification,
     Rejection,
@@ -588,7 +587,7 @@ class Core:
 
     # --- dead letters ------------------------------------------------------------------------------------------
 
-    def revive(self, seq: int, slot: int, letter: DeadLetter, now: Now) -> bool:
+    def revive(self, seq: int, slot: int, reason: str, now: Now) -> bool:
         """Try a dead letter again, from its first attempt; False if its frame is gone."""
         row = self._journal.frame(seq)
         if row is None or slot < 0:
@@ -604,7 +603,7 @@ class Core:
         frame.open += 1
         frame.mask |= ledger.lane_bit(ledger.lane_of(channel, priority))
         self.counters.channels[channel].outcomes[ledger.DEAD] -= 1
-        self.dead_letters.forget(seq, slot, letter.reason)
+        self.dead_letters.forget(seq, slot, reason)
         self._changed(frame)
         if seq <= self.behind.get(ledger.lane_of(channel, priority), self.last):
             self.wait(seq, slot, channel, now.mono)

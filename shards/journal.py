@@ -391,9 +391,9 @@ class SqliteJournal:
 
     def verdicts(self, seqs: Iterable[int]) -> Iterator[tuple[int, bytes | None]]:
         for seq in seqs:
-            row = self.database.execute("SELECT verdict FROM frames WHERE seq = ?", (seq,)).fetchone()
+            row = self._row("frames", seq)
             if row:
-                yield seq, row[0]
+                yield seq, row[6]
 
     def open_mask(self) -> tuple[int, int]:
         """The first frame with open deliveries, and the lanes of all such frames; (0, 0) if there is none."""
@@ -405,7 +405,9 @@ class SqliteJournal:
 
     def waiting(self) -> Iterator[tuple[int, bytes, bytes]]:
         """``(seq, slots, notes)`` of open frames in which something was tried."""
-        yield from self.database.execute("SELECT seq, slots, notes FROM ledger WHERE open > 0 AND notes IS NOT NULL")
+        for row in self.database.execute("SELECT * FROM ledger WHERE open > 0 AND notes IS NOT NULL"):
+            seq, *_, slots, notes = schema.verified(self.path, "ledger", row)
+            yield seq, slots, notes
 
     def pending(self) -> int:
         """Deliveries that are not final: by the stored ledgers, less what the log has ended since."""
@@ -429,19 +431,22 @@ class SqliteJournal:
 
     def dead(
         self, filters: dict[str, Any], count: int, channels: Sequence[str] | None = None
-    ) -> list[tuple[int, int, DeadLetter]]:
-        """Dead letters that match all filters, the oldest first; on these ``channels``, or rejections as well."""
+    ) -> Iterator[tuple[int, int, DeadLetter]]:
+        """Dead letters that match all filters, the oldest first, one at a time: each may be large.
+
+        With ``channels`` only what can be tried again there: no rejections, and none whose frame is no more.
+        """
         where, values = dead_filter(filters)
         if channels is not None:
             where += f" AND slot >= 0 AND channel IN ({', '.join('?' * len(channels))})"
+            where += " AND EXISTS (SELECT 1 FROM frames WHERE frames.seq = dead.seq)"
             values += channels
-        rows = self.database.execute(
-            f"SELECT * FROM dead WHERE {where} ORDER BY died_at_ms, seq, slot LIMIT ?", (*values, count)
+        places = self.database.execute(
+            f"SELECT seq, slot FROM dead WHERE {where} ORDER BY died_at_ms, seq, slot LIMIT ?", (*values, count)
         ).fetchall()
-        return [
-            (row[0], row[1], msgspec.msgpack.decode(schema.verified(self.path, "dead", row)[-1], type=DeadLetter))
-            for row in rows
-        ]
+        for place in places:
+            row = self.database.execute("SELECT * FROM dead WHERE seq = ? AND slot = ?", place).fetchone()
+            yield *place, msgspec.msgpack.decode(schema.verified(self.path, "dead", row)[-1], type=DeadLetter)
 
     def prunable(self, after: int, finished_us: int, inbox_us: int, count: int) -> list[tuple[int, int, bool]]:
         """``(seq, at_us, may go)`` of the frames after ``after``: final, old enough, and no dead letter's."""

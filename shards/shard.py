@@ -82,7 +82,7 @@ class Shard:
             counters = self.state.counters
             while len(counters.channels) < len(journal.channel_names):
                 counters.channels.append(ChannelCounters())
-            self.inbox = Inbox(journal.database)
+            self.inbox = Inbox(journal.path, journal.database)
             self.core = Core(settings, journal.channel_names, journal, counters, random.random)
             self.core.limiters.update(limiters)
             self.operations = Operations(self.core, journal, self.inbox)

@@ -67,7 +67,7 @@ def user(number: int) -> str:
 def write(path: Path) -> None:
     """A journal with something in every table, some of it only in the log."""
     journal = SqliteJournal(path, 0, 1, "power", SETTINGS.channel_names())
-    inbox = Inbox(journal.database)
+    inbox = Inbox(journal.path, journal.database)
     state = journal.state
     state.counters.channels = [ChannelCounters() for _ in journal.channel_names]
     email, inapp = state.counters.channels[0], state.counters.channels[3]
@@ -134,7 +134,7 @@ def content(path: Path) -> Content:
         for _ in range(2):
             journal.scrub(2**40)
         run = journal.database.execute
-        inbox = Inbox(journal.database)
+        inbox = Inbox(journal.path, journal.database)
         hashes = {hash_user(user(index)) for index in range(7)}
         signed = [number - 2**64 if number >= 2**63 else number for number in hashes]
         return Content(
