@@ -281,9 +281,11 @@ class Core:
             self._bury_unconfigured(entry, now)
 
     def _bury_unconfigured(self, entry: Entry, now: Now) -> None:
-        channel = self.channel_names[ledger.channel_of(entry[0].slots[entry[1]])]
-        message = f"the configuration has no [channels.{channel}]"
+        message = self._unconfigured(ledger.channel_of(entry[0].slots[entry[1]]))
         self.dead_letters.bury(entry, "channel_not_configured", "misconfigured", message, 0, now)
+
+    def _unconfigured(self, channel: int) -> str:
+        return f"the configuration has no [channels.{self.channel_names[channel]}]"
 
     def _enqueue(self, lane: int, run: Run, mono: float) -> None:
         """Into the lane; one that is full now leaves what comes after this frame on disk."""
@@ -397,7 +399,7 @@ class Core:
     # --- take, deliver, fail -----------------------------------------------------------------------------------
 
     def wake(self, now: Now) -> None:
-        """Retries that are due go back into their lanes."""
+        """Retries that are due go back into their lanes; those of a channel that is no more are given up."""
         for channel, heap in enumerate(self.retrying):
             due = heap.next_due()
             if due is None or due > now.mono:
@@ -406,6 +408,12 @@ class Core:
             for item in heap.pop_due(now.mono):
                 entry = item if len(item) == 5 else self._reload(*item)
                 if entry is None:
+                    continue
+                if not self.people.is_configured(channel):
+                    attempts = ledger.attempts_of(entry[0].slots[entry[1]])
+                    text = self._unconfigured(channel)
+                    self._give_up(entry, "channel_not_configured", "misconfigured", text, attempts, now)
+                    self._acquit(channel, entry[0], entry[1])
                     continue
                 if (entry[0].seq, entry[1]) in self.suspects:
                     self.suspects.wait(channel, entry)

@@ -73,10 +73,10 @@ class Shard:
         path = Path(settings.path)
         names = settings.channel_names()
         self.journal = journal = SqliteJournal(path, settings.shard, settings.shards, settings.durability, names)
-        self.quarantined = quarantine.cases(settings.shard, settings.shards)
-        for case in self.quarantined:
-            log.warning("a damaged journal and a report: delete it when it is dealt with", directory=case)
         try:
+            self.quarantined = quarantine.cases(settings.shard, settings.shards)
+            for case in self.quarantined:
+                log.warning("a damaged journal and a report: delete it when it is dealt with", directory=case)
             self.marks = Marks(path.with_suffix(".marks"), sum(one.concurrency for one in settings.channels.values()))
             self.state: State = journal.state
             counters = self.state.counters
@@ -139,8 +139,11 @@ class Shard:
 
     def _is_open(self, place: Place) -> bool:
         seq, slot = place
+        if seq > self.journal.state.last:
+            return False  # it was never committed, or the page of marks is damaged
         row = self.journal.frame(seq)
-        return row is not None and ledger.outcome_of(ledger.words(row.slots)[slot]) in ledger.OPEN
+        words = ledger.words(row.slots) if row else ()
+        return slot < len(words) and ledger.outcome_of(words[slot]) in ledger.OPEN
 
     def close(self) -> None:
         """Nothing that is under way now brought anything down."""
