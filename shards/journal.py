@@ -63,6 +63,8 @@ class SqliteJournal:
         self._synced = durability == "power"
         self._boot = boot_now()
         self._logged: dict[int, Frame] = {}  # frames with changes that only the log has
+        if path.exists() and schema.is_unopened(path):
+            forget_replaced(path)
         self._witness = Witness(witness_path(path))
         statement = self._witness.read()
         if statement and not path.exists():
@@ -503,6 +505,15 @@ class SqliteJournal:
 
 def witness_path(path: Path) -> Path:
     return path.with_suffix(".witness")
+
+
+def forget_replaced(path: Path) -> None:
+    """What is beside a journal that was just made is another one's, which it replaces; SQLite would read it as its own.
+
+    Done when the new one stands in its place, or at its first opening, if a rescue was cut short in between.
+    """
+    witness_path(path).unlink(missing_ok=True)
+    schema.log_path(path).unlink(missing_ok=True)
 
 
 DEAD_FILTERS = ("channel", "category", "reason", "error_class", "user_id", "id")

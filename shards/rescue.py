@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shards import logs, quarantine, schema
-from shards.journal import witness_path
+from shards.journal import forget_replaced, witness_path
 from shards.reader import Loss
 from shards.rebuild import Rebuild
 from shards.resharding import sync_directory
@@ -39,7 +39,7 @@ def rescue(settings: ShardSettings, damage: str) -> None:
     log.error("damaged: putting it aside, and keeping what is readable", damage=damage)
     case = quarantine.Case(path)
     new = path.with_name(path.name + ".new")
-    files = [path, _wal(path), witness_path(path)]
+    files = [path, schema.log_path(path), witness_path(path)]
     try:
         case.keep(files)
         report = _rebuild(settings, case, new, _stated(path), damage)
@@ -48,15 +48,10 @@ def rescue(settings: ShardSettings, damage: str) -> None:
         shutil.rmtree(case.unfinished, ignore_errors=True)
         new.unlink(missing_ok=True)
         raise
-    _wal(path).unlink(missing_ok=True)
     new.replace(path)
-    witness_path(path).unlink(missing_ok=True)
+    forget_replaced(path)
     sync_directory(path.parent)
     _tell(case, report)
-
-
-def _wal(path: Path) -> Path:
-    return path.with_name(path.name + "-wal")
 
 
 def _stated(path: Path) -> Statement | None:
@@ -102,8 +97,8 @@ def _source(
     source = None
     if kept.exists():
         shutil.copyfile(kept, copy)
-        if _wal(kept).exists():
-            shutil.copyfile(_wal(kept), _wal(copy))
+        if schema.log_path(kept).exists():
+            shutil.copyfile(schema.log_path(kept), schema.log_path(copy))
         generation = statement.generation if statement else schema.new_generation()
         _upgrade(copy)
         _mend_first_page(copy)

@@ -183,6 +183,17 @@ def check_header(path: Path) -> None:
         raise DamagedError(f"{path}: the header of the file is damaged")
 
 
+def log_path(path: Path) -> Path:
+    """SQLite's own, beside the journal."""
+    return path.with_name(path.name + "-wal")
+
+
+def is_unopened(path: Path) -> bool:
+    """Whether the file was made for a shard, and none has opened it: it has no log yet."""
+    with path.open("rb") as file:
+        return file.read(100)[18:20] == b"\1\1"
+
+
 def check_tables(path: Path, database: sqlite3.Connection) -> None:
     """Raises ``DamagedError`` where the tables are not those of this format."""
     expected = sqlite3.connect(":memory:")

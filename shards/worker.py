@@ -79,6 +79,7 @@ class Worker:
         self._queries: list[Query] = []  # of this turn, not answered yet
         self._conn = 0  # of the newest data or ping
         self._lagging = False  # something was left for the next turn: do not wait in poll
+        self._drained = False  # nothing is left to be done before the end
         self._started = time.monotonic()
         self._open()
         self._open_sockets()
@@ -179,7 +180,7 @@ class Worker:
             self._turn()
             if self.stop.requested:
                 deadline = deadline or time.monotonic() + self.settings.drain
-                if time.monotonic() > deadline or self.shard is None or self.shard.is_drained():
+                if time.monotonic() > deadline or self.shard is None or self._drained:
                     break
         if self.shard:
             self.shard.close()
@@ -229,6 +230,7 @@ class Worker:
         outbox = shard.outbox(moment)
         if outbox and self._send(self.collector, outbox):
             shard.outbox_sent(outbox, moment)
+        self._drained = self.stop.requested and shard.is_drained()
 
     def _wait_ms(self, shard: Shard, moment: Now) -> int:
         if self._lagging:

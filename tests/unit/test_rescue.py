@@ -318,3 +318,26 @@ def test_a_rescue_that_fails_changes_nothing(original: Path, path: Path, monkeyp
             rescue(SETTINGS, "a test")
     assert {one.name: one.read_bytes() for one in path.parent.iterdir() if one.is_file()} == before
     assert not list(DIRECTORY.iterdir())
+
+
+@pytest.mark.parametrize("left", ["shard-0.db-wal", "shard-0.witness"])
+def test_a_rescue_that_is_cut_short_loses_nothing(
+    original: Path, path: Path, monkeypatch: pytest.MonkeyPatch, left: str
+) -> None:
+    """Killed while it removes what is left of the damaged journal, whose last commits were only in the log."""
+    restore(original, path)
+    expected = content(path)
+    restore(original, path)
+    unlink = Path.unlink
+
+    def killed(victim: Path, missing_ok: bool = False) -> None:
+        if victim.name == left:
+            raise KeyboardInterrupt
+        unlink(victim, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            rescue(SETTINGS, "a test")
+    assert content(path) == expected
+    assert len(list(DIRECTORY.iterdir())) == 1
