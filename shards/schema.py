@@ -158,7 +158,12 @@ def _meta_checksum(database: sqlite3.Connection) -> int:
 def check_meta(path: Path, database: sqlite3.Connection) -> None:
     """Raises ``DamagedError`` where the table is missing or not what was written. Format 1 had no checksum."""
     names = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
-    stored = dict(database.execute("SELECT key, value FROM meta").fetchall()) if "meta" in names else {}
+    try:
+        stored = dict(database.execute("SELECT key, value FROM meta").fetchall()) if "meta" in names else {}
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+            raise
+        raise DamagedError(f"{path}: the columns of table meta are damaged: {error}") from None
     if stored.get("format") == 1 and "crc" not in stored:
         return
     if not stored or stored.get("crc") != _meta_checksum(database):
