@@ -32,7 +32,6 @@ log = logs.logger()
 LOG_ROWS_MAX = 1_000
 LOGGED_FRAMES_MAX = 2_000
 TAIL_FRAMES = 256  # checked at every start
-ROW_BYTES = 100  # what a row counts in the scrub beside its blobs
 _UPDATE_LEDGER = (
     "UPDATE ledger SET open = ?, mask = ?, updated_ms = ?, log = ?, slots = ?, notes = ?, crc = ? WHERE seq = ?"
 )
@@ -95,7 +94,6 @@ class SqliteJournal:
         except BaseException:
             self.close()
             raise
-        self._scrubbed: tuple[str, tuple[Any, ...]] = ("ledger", ())  # table, and the key of the last row checked
         self._users_stored = self._any("users")
         found = self.database.execute("SELECT max(seq + count - 1) FROM origins").fetchone()
         self._foreign = int(found[0] or 0)  # the last frame that another journal numbered
@@ -460,41 +458,6 @@ class SqliteJournal:
                 (after, count),
             )
         ]
-
-    def scrub(self, bytes_max: int) -> None:
-        """Check the next rows, from where the last call ended; around and around, and at the most once around."""
-        tables = list(schema.TABLES)
-        first = table = self._scrubbed[0]
-        while bytes_max >= 0:
-            bytes_max = self._scrub_table(table, bytes_max)
-            if bytes_max >= 0:
-                table = tables[(tables.index(table) + 1) % len(tables)]
-                self._scrubbed = (table, ())
-                if table == first:
-                    return
-
-    def _scrub_table(self, table: str, bytes_max: int) -> int:
-        """What is left of the bytes; negative where the table did not end."""
-        after = self._scrubbed[1]
-        columns = schema.key_columns(table)
-        keys = ", ".join(columns)
-        where = f"WHERE ({keys}) > ({', '.join('?' * len(columns))})" if after else ""
-        for row in self.database.execute(f"SELECT * FROM {table} {where} ORDER BY {keys}", after):
-            schema.verified(self.path, table, row)
-            if table == "ledger" and row[1]:
-                self._check_index(row[0])
-            after = row[: len(columns)]
-            bytes_max -= ROW_BYTES + sum(len(value) for value in row if isinstance(value, bytes))
-            if bytes_max < 0:
-                self._scrubbed = (table, after)
-                break
-        return bytes_max
-
-    def _check_index(self, seq: int) -> None:
-        """An open frame that the index does not have would never be delivered."""
-        found = self.database.execute("SELECT 1 FROM ledger INDEXED BY open_frames WHERE open > 0 AND seq = ?", (seq,))
-        if found.fetchone() is None:
-            raise DamagedError(f"{self.path}: the index of open frames does not have frame {seq}")
 
     def size_bytes(self) -> int:
         """What is in use, without the pages that wait for reuse."""

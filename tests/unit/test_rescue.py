@@ -25,6 +25,7 @@ from shards.quarantine import DIRECTORY, Report
 from shards.rescue import rescue
 from shards.retry import RetryPolicy
 from shards.schema import DamagedError
+from shards.scrub import Scrub
 from shards.settings import (
     Bounds,
     ChannelSettings,
@@ -131,8 +132,7 @@ def content(path: Path) -> Content:
     """As the shard opens it; raises where it does."""
     journal = SqliteJournal(path, 0, 1, "power", SETTINGS.channel_names())
     try:
-        for _ in range(2):
-            journal.scrub(2**40)
+        Scrub(path, journal.database).step(2**40)
         run = journal.database.execute
         inbox = Inbox(journal.path, journal.database)
         hashes = {hash_user(user(index)) for index in range(7)}
