@@ -12,6 +12,7 @@ from shards.dedupe import DIGEST_BYTES
 from shards.wire import Notification
 
 FRAMES_KEPT = 256  # a retrying producer repeats what it sent within seconds
+BYTES_KEPT = 32 * 2**20  # of their bodies; the last frame is kept whatever its size
 
 
 class Content:
@@ -56,6 +57,7 @@ class Contents:
     def __init__(self, read: Callable[[int], tuple[bytes, bool, bytes | None] | None]) -> None:
         self._read = read
         self._kept: OrderedDict[int, Content] = OrderedDict()
+        self._bytes = 0
         self._new: dict[int, Content] = {}  # of this turn: the journal does not have them yet
 
     def add_new(self, seq: int, content: Content) -> None:
@@ -67,21 +69,24 @@ class Contents:
         self._new.clear()
 
     def add(self, seq: int, content: Content) -> None:
-        if len(self._kept) >= FRAMES_KEPT:
-            self._kept.popitem(last=False)
         self._kept[seq] = content
+        self._bytes += len(content.body)
+        while len(self._kept) > FRAMES_KEPT or (self._bytes > BYTES_KEPT and len(self._kept) > 1):
+            self._bytes -= len(self._kept.popitem(last=False)[1].body)
 
     def get(self, seq: int) -> Content | None:
         """A frame's content; None if it is pruned."""
         content = self._new.get(seq)
         if content is not None:
             return content
-        content = self._kept.pop(seq, None)
-        if content is None:
-            row = self._read(seq)
-            if row is None:
-                return None
-            content = Content(*row)
+        content = self._kept.get(seq)
+        if content is not None:
+            self._kept.move_to_end(seq)
+            return content
+        row = self._read(seq)
+        if row is None:
+            return None
+        content = Content(*row)
         self.add(seq, content)
         return content
 

@@ -42,7 +42,6 @@ from shards.wire import (
     PRIORITIES,
     UNROUTABLE,
     Data,
-    DeadLetter,
     Error,
     Notification,
     Rejection,
@@ -282,9 +281,11 @@ class Core:
             self._bury_unconfigured(entry, now)
 
     def _bury_unconfigured(self, entry: Entry, now: Now) -> None:
-        channel = self.channel_names[ledger.channel_of(entry[0].slots[entry[1]])]
-        message = f"the configuration has no [channels.{channel}]"
+        message = self._unconfigured(ledger.channel_of(entry[0].slots[entry[1]]))
         self.dead_letters.bury(entry, "channel_not_configured", "misconfigured", message, 0, now)
+
+    def _unconfigured(self, channel: int) -> str:
+        return f"the configuration has no [channels.{self.channel_names[channel]}]"
 
     def _enqueue(self, lane: int, run: Run, mono: float) -> None:
         """Into the lane; one that is full now leaves what comes after this frame on disk."""
@@ -398,7 +399,7 @@ class Core:
     # --- take, deliver, fail -----------------------------------------------------------------------------------
 
     def wake(self, now: Now) -> None:
-        """Retries that are due go back into their lanes."""
+        """Retries that are due go back into their lanes; those of a channel that is no more are given up."""
         for channel, heap in enumerate(self.retrying):
             due = heap.next_due()
             if due is None or due > now.mono:
@@ -407,6 +408,12 @@ class Core:
             for item in heap.pop_due(now.mono):
                 entry = item if len(item) == 5 else self._reload(*item)
                 if entry is None:
+                    continue
+                if not self.people.is_configured(channel):
+                    attempts = ledger.attempts_of(entry[0].slots[entry[1]])
+                    text = self._unconfigured(channel)
+                    self._give_up(entry, "channel_not_configured", "misconfigured", text, attempts, now)
+                    self._acquit(channel, entry[0], entry[1])
                     continue
                 if (entry[0].seq, entry[1]) in self.suspects:
                     self.suspects.wait(channel, entry)
@@ -588,7 +595,7 @@ class Core:
 
     # --- dead letters ------------------------------------------------------------------------------------------
 
-    def revive(self, seq: int, slot: int, letter: DeadLetter, now: Now) -> bool:
+    def revive(self, seq: int, slot: int, reason: str, now: Now) -> bool:
         """Try a dead letter again, from its first attempt; False if its frame is gone."""
         row = self._journal.frame(seq)
         if row is None or slot < 0:
@@ -604,7 +611,7 @@ class Core:
         frame.open += 1
         frame.mask |= ledger.lane_bit(ledger.lane_of(channel, priority))
         self.counters.channels[channel].outcomes[ledger.DEAD] -= 1
-        self.dead_letters.forget(seq, slot, letter.reason)
+        self.dead_letters.forget(seq, slot, reason)
         self._changed(frame)
         if seq <= self.behind.get(ledger.lane_of(channel, priority), self.last):
             self.wait(seq, slot, channel, now.mono)

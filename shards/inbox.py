@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import sqlite3
 from array import array
+from pathlib import Path
 
-from shards.schema import checksum
+from shards.schema import checksum, verified
 
 PLACE_SHIFT = 16  # place = seq << 16 | index
 TAIL_MAX = 50_000  # entries; sorting in so many takes some 10 ms
@@ -18,13 +19,18 @@ UNSEEN = "new"  # the state of an entry that nobody has marked
 
 
 class Inbox:
-    """Numbers are per user, from 1, without gaps. Call ``append`` within the journal's transaction."""
+    """Numbers are per user, from 1, without gaps. Call ``append`` within the journal's transaction.
 
-    def __init__(self, database: sqlite3.Connection) -> None:
+    Raises ``DamagedError`` for what is not as it was written: sorted in, it would look as if it were.
+    """
+
+    def __init__(self, path: Path, database: sqlite3.Connection) -> None:
+        self._path = path
         self._database = database
         self._tail = array("q")
         self._turn = 0  # the last row of the tail
-        for self._turn, entries in database.execute("SELECT id, entries FROM inbox_tail ORDER BY id"):
+        for row in database.execute("SELECT * FROM inbox_tail ORDER BY id"):
+            self._turn, entries = verified(path, "inbox_tail", row)
             self._tail.frombytes(entries)
         self._index: dict[int, array[int]] = {}  # user hash -> places, of the tail's first _indexed numbers
         self._indexed = 0
@@ -75,12 +81,13 @@ class Inbox:
         """``(number, place)`` of at most ``count`` entries with a number above ``after``, in order."""
         found: list[tuple[int, int]] = []
         rows = self._database.execute(
-            "SELECT first, places FROM inbox WHERE user_hash = ? AND first + length(places) / 8 > ? ORDER BY first",
+            "SELECT * FROM inbox WHERE user_hash = ? AND first + length(places) / 8 > ? ORDER BY first",
             (user_hash, after + 1),
         )
-        for first, blob in rows:
+        for row in rows:
             if len(found) >= count:
                 return found[:count]
+            _, first, blob = verified(self._path, "inbox", row)
             places = array("q")
             places.frombytes(blob)
             found += [(first + at, place) for at, place in enumerate(places) if first + at > after]

@@ -6,6 +6,7 @@ chose, inbox marks) have rows of their own. Whoever holds the file holds the sha
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -32,7 +33,6 @@ LOG_ROWS_MAX = 1_000
 LOGGED_FRAMES_MAX = 2_000
 TAIL_FRAMES = 256  # checked at every start
 WORD_BYTES = 4
-ROW_BYTES = 100  # what a row counts in the scrub beside its blobs
 _UPDATE_LEDGER = (
     "UPDATE ledger SET open = ?, mask = ?, updated_ms = ?, log = ?, slots = ?, notes = ?, crc = ? WHERE seq = ?"
 )
@@ -63,6 +63,8 @@ class SqliteJournal:
         self._synced = durability == "power"
         self._boot = boot_now()
         self._logged: dict[int, Frame] = {}  # frames with changes that only the log has
+        if path.exists() and schema.is_unopened(path):
+            forget_replaced(path)
         self._witness = Witness(witness_path(path))
         statement = self._witness.read()
         if statement and not path.exists():
@@ -93,7 +95,6 @@ class SqliteJournal:
         except BaseException:
             self.close()
             raise
-        self._scrubbed: tuple[str, tuple[Any, ...]] = ("ledger", ())  # table, and the key of the last row checked
         self._users_stored = self._any("users")
         found = self.database.execute("SELECT max(seq + count - 1) FROM origins").fetchone()
         self._foreign = int(found[0] or 0)  # the last frame that another journal numbered
@@ -402,9 +403,9 @@ class SqliteJournal:
 
     def verdicts(self, seqs: Iterable[int]) -> Iterator[tuple[int, bytes | None]]:
         for seq in seqs:
-            row = self.database.execute("SELECT verdict FROM frames WHERE seq = ?", (seq,)).fetchone()
+            row = self._row("frames", seq)
             if row:
-                yield seq, row[0]
+                yield seq, row[6]
 
     def open_mask(self) -> tuple[int, int]:
         """The first frame with open deliveries, and the lanes of all such frames; (0, 0) if there is none."""
@@ -416,7 +417,9 @@ class SqliteJournal:
 
     def waiting(self) -> Iterator[tuple[int, bytes, bytes]]:
         """``(seq, slots, notes)`` of open frames in which something was tried."""
-        yield from self.database.execute("SELECT seq, slots, notes FROM ledger WHERE open > 0 AND notes IS NOT NULL")
+        for row in self.database.execute("SELECT * FROM ledger WHERE open > 0 AND notes IS NOT NULL"):
+            seq, *_, slots, notes = schema.verified(self.path, "ledger", row)
+            yield seq, slots, notes
 
     def pending(self) -> int:
         """Deliveries that are not final: by the stored ledgers, less what the log has ended since."""
@@ -427,25 +430,35 @@ class SqliteJournal:
         row = self.database.execute("SELECT updated_ms FROM ledger WHERE seq = ?", (seq,)).fetchone()
         return int(row[0]) if row else 0
 
-    def outbox(self, after: int, count: int) -> list[tuple[int, bytes]]:
-        rows = self.database.execute("SELECT * FROM outbox WHERE n > ? ORDER BY n LIMIT ?", (after, count))
-        return [(n, item) for n, item in (schema.verified(self.path, "outbox", row) for row in rows)]
+    def outbox(self, after: int, count: int, bytes_max: float = math.inf) -> list[tuple[int, bytes]]:
+        """Items after ``after``; of more than ``bytes_max`` the first ones, and at least one."""
+        items: list[tuple[int, bytes]] = []
+        for row in self.database.execute("SELECT * FROM outbox WHERE n > ? ORDER BY n LIMIT ?", (after, count)):
+            n, item = schema.verified(self.path, "outbox", row)
+            bytes_max -= len(item)
+            if items and bytes_max < 0:
+                break
+            items.append((n, item))
+        return items
 
     def dead(
         self, filters: dict[str, Any], count: int, channels: Sequence[str] | None = None
-    ) -> list[tuple[int, int, DeadLetter]]:
-        """Dead letters that match all filters, the oldest first; on these ``channels``, or rejections as well."""
+    ) -> Iterator[tuple[int, int, DeadLetter]]:
+        """Dead letters that match all filters, the oldest first, one at a time: each may be large.
+
+        With ``channels`` only what can be tried again there: no rejections, and none whose frame is no more.
+        """
         where, values = dead_filter(filters)
         if channels is not None:
             where += f" AND slot >= 0 AND channel IN ({', '.join('?' * len(channels))})"
+            where += " AND EXISTS (SELECT 1 FROM frames WHERE frames.seq = dead.seq)"
             values += channels
-        rows = self.database.execute(
-            f"SELECT * FROM dead WHERE {where} ORDER BY died_at_ms, seq, slot LIMIT ?", (*values, count)
+        places = self.database.execute(
+            f"SELECT seq, slot FROM dead WHERE {where} ORDER BY died_at_ms, seq, slot LIMIT ?", (*values, count)
         ).fetchall()
-        return [
-            (row[0], row[1], msgspec.msgpack.decode(schema.verified(self.path, "dead", row)[-1], type=DeadLetter))
-            for row in rows
-        ]
+        for place in places:
+            row = self.database.execute("SELECT * FROM dead WHERE seq = ? AND slot = ?", place).fetchone()
+            yield *place, msgspec.msgpack.decode(schema.verified(self.path, "dead", row)[-1], type=DeadLetter)
 
     def prunable(self, after: int, finished_us: int, inbox_us: int, count: int) -> list[tuple[int, int, bool]]:
         """``(seq, at_us, may go)`` of the frames after ``after``: final, old enough, and no dead letter's."""
@@ -458,41 +471,6 @@ class SqliteJournal:
             )
         ]
 
-    def scrub(self, bytes_max: int) -> None:
-        """Check the next rows, from where the last call ended; around and around, and at the most once around."""
-        tables = list(schema.TABLES)
-        first = table = self._scrubbed[0]
-        while bytes_max >= 0:
-            bytes_max = self._scrub_table(table, bytes_max)
-            if bytes_max >= 0:
-                table = tables[(tables.index(table) + 1) % len(tables)]
-                self._scrubbed = (table, ())
-                if table == first:
-                    return
-
-    def _scrub_table(self, table: str, bytes_max: int) -> int:
-        """What is left of the bytes; negative where the table did not end."""
-        after = self._scrubbed[1]
-        columns = schema.key_columns(table)
-        keys = ", ".join(columns)
-        where = f"WHERE ({keys}) > ({', '.join('?' * len(columns))})" if after else ""
-        for row in self.database.execute(f"SELECT * FROM {table} {where} ORDER BY {keys}", after):
-            schema.verified(self.path, table, row)
-            if table == "ledger" and row[1]:
-                self._check_index(row[0])
-            after = row[: len(columns)]
-            bytes_max -= ROW_BYTES + sum(len(value) for value in row if isinstance(value, bytes))
-            if bytes_max < 0:
-                self._scrubbed = (table, after)
-                break
-        return bytes_max
-
-    def _check_index(self, seq: int) -> None:
-        """An open frame that the index does not have would never be delivered."""
-        found = self.database.execute("SELECT 1 FROM ledger INDEXED BY open_frames WHERE open > 0 AND seq = ?", (seq,))
-        if found.fetchone() is None:
-            raise DamagedError(f"{self.path}: the index of open frames does not have frame {seq}")
-
     def size_bytes(self) -> int:
         """What is in use, without the pages that wait for reuse."""
         used = self.database.execute("PRAGMA page_count").fetchone()[0]
@@ -502,6 +480,15 @@ class SqliteJournal:
 
 def witness_path(path: Path) -> Path:
     return path.with_suffix(".witness")
+
+
+def forget_replaced(path: Path) -> None:
+    """What is beside a journal that was just made is another one's, which it replaces; SQLite would read it as its own.
+
+    Done when the new one stands in its place, or at its first opening, if a rescue was cut short in between.
+    """
+    witness_path(path).unlink(missing_ok=True)
+    schema.log_path(path).unlink(missing_ok=True)
 
 
 DEAD_FILTERS = ("channel", "category", "reason", "error_class", "user_id", "id")

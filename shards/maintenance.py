@@ -5,6 +5,7 @@ from __future__ import annotations
 from shards.changes import Now
 from shards.core import Core
 from shards.journal import SqliteJournal
+from shards.scrub import Scrub
 from shards.settings import ShardSettings
 
 EVERY_S = 1.0  # also the grain of the metrics
@@ -20,6 +21,7 @@ class Maintenance:
         self._settings = settings
         self._journal = journal
         self._core = core
+        self._scrub = Scrub(journal.path, journal.database)
         self._prune_after = 0
         self.window_start = 0  # the first frame whose digests are in the idempotency set
         self.window_start_us = 0
@@ -43,7 +45,7 @@ class Maintenance:
         self.next_at = moment.mono + EVERY_S
         self._expire_keys(moment)
         self._prune(moment)
-        self._journal.scrub(SCRUB_BYTES)
+        self._scrub.step(SCRUB_BYTES)
 
     def window_s(self, wall_us: int) -> float:
         """How far back keys are known, which the bound on entries may shorten."""

@@ -20,7 +20,6 @@ from shards.preferences import UserDocument, parse_document
 from shards.wire import (
     PAGE_BYTES_MAX,
     PRIORITIES,
-    DeadLetter,
     Notification,
     Request,
     RequestError,
@@ -238,25 +237,26 @@ class Operations:
 
     # --- dead letters ------------------------------------------------------------------------------------------
 
-    def _dead(self, request: Request, channels: list[str] | None = None) -> list[tuple[int, int, DeadLetter]]:
-        """The letters that a request concerns; without those that this turn has dealt with, which are still stored."""
+    def _dead(self, request: Request, channels: list[str] | None = None) -> list[tuple[int, int, str]]:
+        """``(seq, slot, reason)`` of the letters that a request concerns; without those that this turn has dealt with,
+        which are still stored."""
         filters = {key: value for key, value in msgspec.to_builtins(request).items() if value is not None}
         limit = request.limit or DEAD_MAX
         gone = set(self._core.changes.revived)
         found = self._journal.dead(filters, limit + len(gone), channels)
-        return [dead for dead in found if dead[:2] not in gone][:limit]
+        return [(seq, slot, letter.reason) for seq, slot, letter in found if (seq, slot) not in gone][:limit]
 
     def _dead_replay(self, request: Request, now: Now) -> dict[str, Any]:
         core, count = self._core, 0
         channels = [name for number, name in enumerate(core.channel_names) if core.people.is_configured(number)]
-        for seq, slot, letter in self._dead(request, channels):
-            count += self._core.revive(seq, slot, letter, now)
+        for seq, slot, reason in self._dead(request, channels):
+            count += self._core.revive(seq, slot, reason, now)
         return {"count": count}
 
     def _dead_purge(self, request: Request) -> dict[str, Any]:
         found = self._dead(request)
-        for seq, slot, letter in found:
-            self._core.dead_letters.forget(seq, slot, letter.reason)
+        for seq, slot, reason in found:
+            self._core.dead_letters.forget(seq, slot, reason)
         return {"count": len(found)}
 
 

@@ -33,7 +33,7 @@ class Reader:
         self.path = path
         self._losses = losses
         # beside a log, SQLite makes a third file: reading such a journal needs a directory for it
-        how = "mode=ro" if path.with_name(path.name + "-wal").exists() else "immutable=1"
+        how = "mode=ro" if schema.log_path(path).exists() else "immutable=1"
         self.database = sqlite3.connect(f"file:{quote(str(path))}?{how}", uri=True, isolation_level=None)
         self.database.text_factory = schema.text_of
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shards import logs, quarantine, schema
-from shards.journal import witness_path
+from shards.journal import forget_replaced, witness_path
 from shards.reader import Loss
 from shards.rebuild import Rebuild
 from shards.resharding import sync_directory
@@ -39,7 +39,7 @@ def rescue(settings: ShardSettings, damage: str) -> None:
     log.error("damaged: putting it aside, and keeping what is readable", damage=damage)
     case = quarantine.Case(path)
     new = path.with_name(path.name + ".new")
-    files = [path, _wal(path), witness_path(path)]
+    files = [path, schema.log_path(path), witness_path(path)]
     try:
         case.keep(files)
         report = _rebuild(settings, case, new, _stated(path), damage)
@@ -48,15 +48,10 @@ def rescue(settings: ShardSettings, damage: str) -> None:
         shutil.rmtree(case.unfinished, ignore_errors=True)
         new.unlink(missing_ok=True)
         raise
-    _wal(path).unlink(missing_ok=True)
     new.replace(path)
-    witness_path(path).unlink(missing_ok=True)
+    forget_replaced(path)
     sync_directory(path.parent)
     _tell(case, report)
-
-
-def _wal(path: Path) -> Path:
-    return path.with_name(path.name + "-wal")
 
 
 def _stated(path: Path) -> Statement | None:
@@ -102,8 +97,8 @@ def _source(
     source = None
     if kept.exists():
         shutil.copyfile(kept, copy)
-        if _wal(kept).exists():
-            shutil.copyfile(_wal(kept), _wal(copy))
+        if schema.log_path(kept).exists():
+            shutil.copyfile(schema.log_path(kept), schema.log_path(copy))
         generation = statement.generation if statement else schema.new_generation()
         _upgrade(copy)
         _mend_first_page(copy)
@@ -134,22 +129,32 @@ def _upgrade(copy: Path) -> None:
 
 def _mend_first_page(copy: Path) -> None:
     """Without its first page nothing of a file can be found; a new journal has the same, but for the file's size."""
-    with contextlib.closing(sqlite3.connect(copy, isolation_level=None)) as database:
-        try:
-            schema.check_header(copy)
-            schema.check_tables(copy, database)
-            if database.execute("PRAGMA page_count").fetchone()[0] * schema.PAGE_BYTES >= copy.stat().st_size:
-                return
-        except (sqlite3.Error, DamagedError, UnicodeDecodeError) as error:
-            log.warning("read as if its tables stood where a new journal has them", error=str(error))
     with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as database:
         database.execute(f"PRAGMA page_size = {schema.PAGE_BYTES}")
         schema.create(database, 0, 0)
         page = bytearray(database.serialize()[: schema.PAGE_BYTES])
+        roots = _roots(database)
+    with contextlib.closing(sqlite3.connect(copy, isolation_level=None)) as database:
+        try:
+            schema.check_header(copy)
+            schema.check_tables(copy, database)
+            whole = database.execute("PRAGMA page_count").fetchone()[0] * schema.PAGE_BYTES >= copy.stat().st_size
+            if whole and len(_roots(database) - roots) != 1:  # of a journal that was converted, all are elsewhere
+                return
+            log.warning(
+                "read as if its tables stood where a new journal has them", error="its first page names other places"
+            )
+        except (sqlite3.Error, DamagedError, UnicodeDecodeError) as error:
+            log.warning("read as if its tables stood where a new journal has them", error=str(error))
     pages = copy.stat().st_size // schema.PAGE_BYTES
     _HEADER.pack_into(page, _HEADER_AT, int.from_bytes(page[92:96], "big"), pages, 0, 0)
     with copy.open("r+b") as file:
         file.write(page)
+
+
+def _roots(database: sqlite3.Connection) -> set[tuple[str, int]]:
+    """Where every table and index begins."""
+    return set(database.execute("SELECT name, rootpage FROM sqlite_master").fetchall())
 
 
 def _missing(source: Source | None, statement: Statement | None) -> list[str]:

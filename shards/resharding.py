@@ -9,7 +9,7 @@ from pathlib import Path
 from shards.journal import SqliteJournal
 from shards.marks import Mark, Marks
 from shards.rebuild import Progress, Rebuild
-from shards.schema import JournalError
+from shards.schema import JournalError, log_path
 from shards.source import Source
 from shards.target import Target
 
@@ -28,7 +28,7 @@ def reshard(
     """
     for shard, path in enumerate(sources):
         SqliteJournal(path, shard, len(sources), "power", []).close()
-        log = path.with_name(path.name + "-wal")
+        log = log_path(path)
         if log.exists() and log.stat().st_size:
             raise JournalError(f"{log} cannot be written back into its journal: see that the disk has space")
     read: list[Source] = []

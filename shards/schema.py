@@ -158,7 +158,12 @@ def _meta_checksum(database: sqlite3.Connection) -> int:
 def check_meta(path: Path, database: sqlite3.Connection) -> None:
     """Raises ``DamagedError`` where the table is missing or not what was written. Format 1 had no checksum."""
     names = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
-    stored = dict(database.execute("SELECT key, value FROM meta").fetchall()) if "meta" in names else {}
+    try:
+        stored = dict(database.execute("SELECT key, value FROM meta").fetchall()) if "meta" in names else {}
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+            raise
+        raise DamagedError(f"{path}: the columns of table meta are damaged: {error}") from None
     if stored.get("format") == 1 and "crc" not in stored:
         return
     if not stored or stored.get("crc") != _meta_checksum(database):
@@ -181,6 +186,17 @@ def check_header(path: Path) -> None:
         )
     ):
         raise DamagedError(f"{path}: the header of the file is damaged")
+
+
+def log_path(path: Path) -> Path:
+    """SQLite's own, beside the journal."""
+    return path.with_name(path.name + "-wal")
+
+
+def is_unopened(path: Path) -> bool:
+    """Whether the file was made for a shard, and none has opened it: it has no log yet."""
+    with path.open("rb") as file:
+        return file.read(100)[18:20] == b"\1\1"
 
 
 def check_tables(path: Path, database: sqlite3.Connection) -> None:

@@ -35,7 +35,8 @@ from shards.wire import Ask, Data, Metrics, Outbox, OutboxItem, Ping, Verdict
 
 log = logs.logger()
 
-OUTBOX_BATCH = 500
+OUTBOX_BATCH = 500  # items, and
+OUTBOX_BYTES = 4 * 2**20  # of one message, unless a single item has more
 OUTBOX_RESEND_S = 1.0
 
 _outbox_item = msgspec.msgpack.Decoder(OutboxItem)
@@ -72,16 +73,16 @@ class Shard:
         path = Path(settings.path)
         names = settings.channel_names()
         self.journal = journal = SqliteJournal(path, settings.shard, settings.shards, settings.durability, names)
-        self.quarantined = quarantine.cases(settings.shard, settings.shards)
-        for case in self.quarantined:
-            log.warning("a damaged journal and a report: delete it when it is dealt with", directory=case)
         try:
+            self.quarantined = quarantine.cases(settings.shard, settings.shards)
+            for case in self.quarantined:
+                log.warning("a damaged journal and a report: delete it when it is dealt with", directory=case)
             self.marks = Marks(path.with_suffix(".marks"), sum(one.concurrency for one in settings.channels.values()))
             self.state: State = journal.state
             counters = self.state.counters
             while len(counters.channels) < len(journal.channel_names):
                 counters.channels.append(ChannelCounters())
-            self.inbox = Inbox(journal.database)
+            self.inbox = Inbox(journal.path, journal.database)
             self.core = Core(settings, journal.channel_names, journal, counters, random.random)
             self.core.limiters.update(limiters)
             self.operations = Operations(self.core, journal, self.inbox)
@@ -138,8 +139,11 @@ class Shard:
 
     def _is_open(self, place: Place) -> bool:
         seq, slot = place
+        if seq > self.journal.state.last:
+            return False  # it was never committed, or the page of marks is damaged
         row = self.journal.frame(seq)
-        return row is not None and ledger.outcome_of(ledger.words(row.slots)[slot]) in ledger.OPEN
+        words = ledger.words(row.slots) if row else ()
+        return slot < len(words) and ledger.outcome_of(words[slot]) in ledger.OPEN
 
     def close(self) -> None:
         """Nothing that is under way now brought anything down."""
@@ -268,7 +272,7 @@ class Shard:
         stale = moment.mono - sent_at >= OUTBOX_RESEND_S
         if sent == self.state.outbox and not stale:
             return None
-        rows = self.journal.outbox(0 if stale else sent, OUTBOX_BATCH)
+        rows = self.journal.outbox(0 if stale else sent, OUTBOX_BATCH, OUTBOX_BYTES)
         if not rows:
             self._outbox_sent = (self.state.outbox, moment.mono)
             return None

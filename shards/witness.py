@@ -52,10 +52,6 @@ class Witness:
         at = statement.commits % _COPIES * _COPY.size
         _COPY.pack_into(self._page, at, *fields, _checksum(fields))
 
-    def clear(self) -> None:
-        """Forget what a journal said that is no more."""
-        self._page[: _COPIES * _COPY.size] = bytes(_COPIES * _COPY.size)
-
     def close(self) -> None:
         self._page.close()
 

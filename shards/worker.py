@@ -48,6 +48,7 @@ log = logs.logger()
 IDLE_MS = 250  # a signal that comes just before a poll is seen after it
 DATA_HWM = 64  # frames queued between router and shard; the rest waits in the router's window
 CONTROL_HWM = 10_000
+OUTBOX_HWM = 8  # batches for the collector, which gets them again until it confirms them
 CONTROL_S = 0.02  # of a turn, for operations: an inbox's page may take milliseconds
 STALL_POLL_S = 0.1
 OPEN_EVERY_S = 0.5
@@ -78,6 +79,7 @@ class Worker:
         self._queries: list[Query] = []  # of this turn, not answered yet
         self._conn = 0  # of the newest data or ping
         self._lagging = False  # something was left for the next turn: do not wait in poll
+        self._drained = False  # nothing is left to be done before the end
         self._started = time.monotonic()
         self._open()
         self._open_sockets()
@@ -118,7 +120,6 @@ class Worker:
         with contextlib.suppress(sqlite3.Error, OSError):
             self.shard.close()
         self.shard = None
-        self._open_at = 0.0
         for query in self._queries:
             self._send(self.upstream, Reply(query.query, self.settings.shard, error=self._unavailable()))
         self._queries.clear()
@@ -156,7 +157,7 @@ class Worker:
         self.control.bind(f"ipc://run/control-{number}")
         self.upstream = self._socket(zmq.PUSH, CONTROL_HWM)
         self.upstream.connect("ipc://run/router")
-        self.collector = self._socket(zmq.PUSH, CONTROL_HWM)
+        self.collector = self._socket(zmq.PUSH, OUTBOX_HWM)
         self.collector.connect("ipc://run/collector")
         self.poller = zmq.Poller()
         self.poller.register(self.data, zmq.POLLIN)
@@ -179,7 +180,7 @@ class Worker:
             self._turn()
             if self.stop.requested:
                 deadline = deadline or time.monotonic() + self.settings.drain
-                if time.monotonic() > deadline or self.shard is None or self.shard.is_drained():
+                if time.monotonic() > deadline or self.shard is None or self._drained:
                     break
         if self.shard:
             self.shard.close()
@@ -229,6 +230,7 @@ class Worker:
         outbox = shard.outbox(moment)
         if outbox and self._send(self.collector, outbox):
             shard.outbox_sent(outbox, moment)
+        self._drained = self.stop.requested and shard.is_drained()
 
     def _wait_ms(self, shard: Shard, moment: Now) -> int:
         if self._lagging:

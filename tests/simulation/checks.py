@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter, deque
+from pathlib import Path
 
 from shards import ledger
 from shards.changes import Now
@@ -96,7 +97,7 @@ class Checker:
 
     def inboxes(self, database: sqlite3.Connection) -> None:
         """In-app deliveries are exactly the inboxes' entries; these only grow, and are in order."""
-        fresh = Inbox(database)
+        fresh = Inbox(Path(), database)
         found: Counter[int] = Counter()
         for user_id in self._users:
             entries = fresh.places(signed(user_id), 0, 2**62)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from shards.contents import FRAMES_KEPT, Content, Contents
+from shards.contents import BYTES_KEPT, FRAMES_KEPT, Content, Contents
 
 PLAIN = msgspec.msgpack.encode([{"user_id": "ann", "title": "one"}, 5, {"user_id": "bob", "title": "two"}])
 
@@ -64,3 +64,16 @@ def test_the_frames_used_last_are_kept() -> None:
     contents.get(0)
     contents.get(1)
     assert asked == [1]
+
+
+def test_large_frames_are_kept_up_to_a_bound_in_bytes() -> None:
+    asked: list[int] = []
+
+    def read(seq: int) -> tuple[bytes, bool, bytes | None]:
+        asked.append(seq)
+        return bytes(BYTES_KEPT // 2 if seq < 4 else BYTES_KEPT + 1), False, None
+
+    contents = Contents(read)
+    for seq in (1, 2, 1, 3, 1, 2, 4, 4):  # the third takes the second's place
+        contents.get(seq)
+    assert asked == [1, 2, 3, 2, 4]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 from array import array
+from pathlib import Path
 
 import pytest
 
 import shards.inbox
 from shards.inbox import PLACE_SHIFT, Inbox
-from shards.schema import create
+from shards.schema import DamagedError, create
 
 EVERYTHING = 2**62
 ANN, BOB = 7, -(2**63)  # hashes are signed
@@ -31,7 +32,7 @@ def append(inbox: Inbox, *entries: tuple[int, int]) -> None:
 
 
 def test_numbers_are_per_user_and_start_at_one(database: sqlite3.Connection) -> None:
-    inbox = Inbox(database)
+    inbox = Inbox(Path(), database)
     append(inbox, (ANN, place(1)), (BOB, place(1, 1)), (ANN, place(2)))
     assert inbox.places(ANN, 0, EVERYTHING) == [(1, place(1)), (2, place(2))]
     assert inbox.places(BOB, 0, EVERYTHING) == [(1, place(1, 1))]
@@ -41,7 +42,7 @@ def test_numbers_are_per_user_and_start_at_one(database: sqlite3.Connection) -> 
 
 def test_numbers_have_no_gap_over_the_sorting_in(database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards.inbox, "TAIL_MAX", 4)
-    inbox = Inbox(database)
+    inbox = Inbox(Path(), database)
     for seq in range(1, 12):
         append(inbox, (ANN, place(seq)), (BOB, place(seq, 1)))
         assert inbox.last_number(ANN) == seq
@@ -55,7 +56,7 @@ def test_a_page_begins_after_the_cursor(
     database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, after: int, count: int
 ) -> None:
     monkeypatch.setattr(shards.inbox, "TAIL_MAX", 2)
-    inbox = Inbox(database)
+    inbox = Inbox(Path(), database)
     for seq in range(1, 6):
         append(inbox, (ANN, place(seq)))
     expected = [(seq, place(seq)) for seq in range(1, 6) if seq > after][:count]
@@ -63,14 +64,14 @@ def test_a_page_begins_after_the_cursor(
 
 
 def test_a_restart_changes_nothing(database: sqlite3.Connection) -> None:
-    inbox = Inbox(database)
+    inbox = Inbox(Path(), database)
     append(inbox, (ANN, place(1)))
     append(inbox, (ANN, place(2)))
-    assert Inbox(database).places(ANN, 0, EVERYTHING) == inbox.places(ANN, 0, EVERYTHING)
+    assert Inbox(Path(), database).places(ANN, 0, EVERYTHING) == inbox.places(ANN, 0, EVERYTHING)
 
 
 def test_marks_and_unread(database: sqlite3.Connection) -> None:
-    inbox = Inbox(database)
+    inbox = Inbox(Path(), database)
     append(inbox, (ANN, place(1)), (ANN, place(2)), (ANN, place(3)))
     assert (inbox.unread(ANN, 1), inbox.state(ANN, place(1))) == (3, "new")
     inbox.mark(ANN, place(1), "seen")
@@ -80,7 +81,14 @@ def test_marks_and_unread(database: sqlite3.Connection) -> None:
 
 
 def test_what_is_no_longer_kept_is_not_unread(database: sqlite3.Connection) -> None:
-    inbox = Inbox(database)
+    inbox = Inbox(Path(), database)
     append(inbox, (ANN, place(1)), (ANN, place(5)))
     inbox.mark(ANN, place(1), "read")
     assert inbox.unread(ANN, 5) == 1
+
+
+def test_damage_is_not_sorted_in(database: sqlite3.Connection) -> None:
+    append(Inbox(Path(), database), (ANN, place(1)))
+    database.execute("UPDATE inbox_tail SET entries = ?", (array("q", [BOB, place(1)]).tobytes(),))
+    with pytest.raises(DamagedError, match="inbox_tail"):
+        Inbox(Path(), database)

@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from shards import ledger, schema
@@ -15,7 +16,7 @@ from shards.changes import Changes, Dead
 from shards.frames import Frame, NewFrame
 from shards.journal import SqliteJournal
 from shards.preferences import UserDocument
-from shards.schema import JournalError
+from shards.schema import DamagedError, JournalError
 from shards.wire import DeadLetter, DeadRemoved
 
 EMAIL = 0
@@ -213,15 +214,17 @@ def test_a_dead_letter_is_found_and_removed(journal: SqliteJournal) -> None:
     letter = DeadLetter("id", "ann", "email", "system", "permanent", "permanent", "no", 1, 5, b"{}")
     added, removed = Changes(), Changes()
     added.dead, removed.revived = [Dead(3, 0, letter)], [(3, 0)]
+    record(journal, new_frame(3, count=0))
+    added.dead.append(Dead(4, 0, msgspec.structs.replace(letter, id="of a frame that is no more")))
     journal.begin()
     journal.record(added, 5)
-    assert journal.dead({"user_id": "ann", "since": 5}, 10, ["sms", "email"]) == [(3, 0, letter)]
-    assert journal.dead({"user_id": "ann"}, 10, ["sms"]) == []
-    assert journal.dead({"user_id": "bob"}, 10) == []
+    assert list(journal.dead({"user_id": "ann", "since": 5}, 10, ["sms", "email"])) == [(3, 0, letter)]
+    assert list(journal.dead({"user_id": "ann"}, 10, ["sms"])) == []
+    assert list(journal.dead({"user_id": "bob"}, 10)) == []
     journal.record(removed, 5)
     journal.commit()
-    assert journal.dead({}, 10) == []
-    assert [number for number, _ in journal.outbox(0, 10)] == [1, 2]
+    assert [(seq, slot) for seq, slot, _ in journal.dead({}, 10)] == [(4, 0)]
+    assert [number for number, _ in journal.outbox(0, 10)] == [1, 2, 3]
 
 
 def test_documents_of_users(journal: SqliteJournal) -> None:
@@ -248,3 +251,13 @@ def test_another_generation_numbers_the_outbox_anew(journal: SqliteJournal, path
     again = open_journal(path)
     assert (again.state.outbox, again.origin(7), again.seq_of(before, 7)) == (2, (before, 7), 7)
     again.close()
+
+
+@pytest.mark.parametrize(("table", "column"), [("ledger", "notes"), ("frames", "verdict")])
+def test_damage_is_named_before_it_is_decoded(journal: SqliteJournal, table: str, column: str) -> None:
+    frame = new_frame(1)
+    frame.notes[0] = (5, "transient", "busy")
+    record(journal, frame)
+    journal.database.execute(f"UPDATE {table} SET {column} = x'c1'")
+    with pytest.raises(DamagedError, match=table):
+        list(journal.waiting()) + list(journal.verdicts([1]))

@@ -25,6 +25,7 @@ from shards.quarantine import DIRECTORY, Report
 from shards.rescue import rescue
 from shards.retry import RetryPolicy
 from shards.schema import DamagedError
+from shards.scrub import Scrub
 from shards.settings import (
     Bounds,
     ChannelSettings,
@@ -67,7 +68,7 @@ def user(number: int) -> str:
 def write(path: Path) -> None:
     """A journal with something in every table, some of it only in the log."""
     journal = SqliteJournal(path, 0, 1, "power", SETTINGS.channel_names())
-    inbox = Inbox(journal.database)
+    inbox = Inbox(journal.path, journal.database)
     state = journal.state
     state.counters.channels = [ChannelCounters() for _ in journal.channel_names]
     email, inapp = state.counters.channels[0], state.counters.channels[3]
@@ -131,10 +132,9 @@ def content(path: Path) -> Content:
     """As the shard opens it; raises where it does."""
     journal = SqliteJournal(path, 0, 1, "power", SETTINGS.channel_names())
     try:
-        for _ in range(2):
-            journal.scrub(2**40)
+        Scrub(path, journal.database).step(2**40)
         run = journal.database.execute
-        inbox = Inbox(journal.database)
+        inbox = Inbox(journal.path, journal.database)
         hashes = {hash_user(user(index)) for index in range(7)}
         signed = [number - 2**64 if number >= 2**63 else number for number in hashes]
         return Content(
@@ -318,3 +318,26 @@ def test_a_rescue_that_fails_changes_nothing(original: Path, path: Path, monkeyp
             rescue(SETTINGS, "a test")
     assert {one.name: one.read_bytes() for one in path.parent.iterdir() if one.is_file()} == before
     assert not list(DIRECTORY.iterdir())
+
+
+@pytest.mark.parametrize("left", ["shard-0.db-wal", "shard-0.witness"])
+def test_a_rescue_that_is_cut_short_loses_nothing(
+    original: Path, path: Path, monkeypatch: pytest.MonkeyPatch, left: str
+) -> None:
+    """Killed while it removes what is left of the damaged journal, whose last commits were only in the log."""
+    restore(original, path)
+    expected = content(path)
+    restore(original, path)
+    unlink = Path.unlink
+
+    def killed(victim: Path, missing_ok: bool = False) -> None:
+        if victim.name == left:
+            raise KeyboardInterrupt
+        unlink(victim, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            rescue(SETTINGS, "a test")
+    assert content(path) == expected
+    assert len(list(DIRECTORY.iterdir())) == 1

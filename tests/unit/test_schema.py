@@ -57,3 +57,10 @@ def test_generations_follow_each_other_without_overlap(database: sqlite3.Connect
     found = database.execute("SELECT seq, count, generation, old FROM origins ORDER BY seq").fetchall()
     assert found == [(1, 10, first, 1), (11, 5, third, 11)]
     assert len({first, second, third}) == 3
+
+
+@pytest.mark.parametrize("column", ["key", "value"])
+def test_a_damaged_name_of_a_column_is_damage(database: sqlite3.Connection, column: str) -> None:
+    database.execute(f"ALTER TABLE meta RENAME COLUMN {column} TO keyy")
+    with pytest.raises(DamagedError, match="meta"):
+        schema.check_meta(Path("j.db"), database)

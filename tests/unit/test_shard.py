@@ -1,0 +1,119 @@
+"""A shard without its process: what it takes, starts and stores, turn by turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from shards import ledger
+from shards.changes import Now
+from shards.marks import Marks
+from shards.retry import RetryPolicy
+from shards.settings import Bounds, ChannelSettings, Idempotency, Priorities, Retention, ShardSettings
+from shards.shard import OUTBOX_BYTES, Shard
+from shards.units import Seconds
+from shards.wire import INGEST, SUBMIT, Data, Request, pack
+
+SETTINGS = ShardSettings(
+    shard=0,
+    shards=1,
+    path="shard-0.db",
+    durability="process",
+    incarnation=1,
+    secret=1,
+    categories={},
+    rate_limits={},
+    retry=RetryPolicy(max_retries=5, base=Seconds(1.0), jitter="none"),
+    priorities=Priorities(),
+    idempotency=Idempotency(),
+    retention=Retention(),
+    bounds=Bounds(),
+    channels={"email": ChannelSettings(provider="simulated", failure_rate=1.0, latency=Seconds(0.0))},
+)
+EMAIL = 0
+Open = Callable[[ShardSettings, Now], Shard]
+
+
+def at(second: int) -> Now:
+    return Now(1_000.0 + second, 1_700_000_000_000_000 + second * 1_000_000)
+
+
+@pytest.fixture
+def open_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
+    monkeypatch.chdir(tmp_path)
+    opened: list[Shard] = []
+
+    def reopen(settings: ShardSettings, moment: Now) -> Shard:
+        for shard in opened:
+            shard.close()
+        opened[:] = [Shard(settings, moment, {}, set())]
+        return opened[0]
+
+    yield reopen
+    for shard in opened:
+        shard.close()
+
+
+def send(shard: Shard, n: int, moment: Now, *notifications: dict[str, Any], source: int = SUBMIT) -> None:
+    shard.take([Data(1, 0, 1, n, source, moment.wall_us, False, pack(notifications))], moment)
+
+
+def turn(shard: Shard, moment: Now) -> None:
+    shard.core.refill(moment)
+    shard.collect(moment)
+    shard.core.wake(moment)
+    shard.core.deliver_inapp(moment)
+    shard.commit(moment)
+    shard.start(moment)
+
+
+def words(shard: Shard, seq: int) -> list[int]:
+    row = shard.journal.frame(seq)
+    assert row is not None
+    return list(ledger.words(row.slots))
+
+
+def test_a_message_for_the_collector_is_bounded_in_bytes(open_shard: Open) -> None:
+    shard = open_shard(SETTINGS, at(0))
+    half = OUTBOX_BYTES // 2
+    for n, size in enumerate((half, half, 3 * half, 10, 10), 1):
+        send(shard, n, at(0), {"user_id": "ann", "title": "t" * size, "unknown": 1}, source=INGEST)
+        turn(shard, at(0))
+    counts = []
+    while outbox := shard.outbox(at(0)):
+        counts.append(len(outbox.items))
+        shard.outbox_sent(outbox, at(0))
+    assert counts == [1, 1, 1, 2]
+
+
+def test_a_retry_on_a_channel_that_is_no_more_becomes_a_dead_letter(open_shard: Open) -> None:
+    shard = open_shard(SETTINGS, at(0))
+    send(shard, 1, at(0), {"user_id": "ann", "title": "hello", "channels": ["email"]})
+    turn(shard, at(0))
+    turn(shard, at(0))
+    assert len(shard.core.retrying[EMAIL]) == 1
+    shard = open_shard(msgspec.structs.replace(SETTINGS, channels={}), at(1))
+    turn(shard, at(3))
+    assert [ledger.outcome_of(value) for value in words(shard, 1)] == [ledger.DEAD]
+    ((_, _, letter),) = shard.journal.dead({}, 10)
+    assert (letter.reason, letter.attempts) == ("channel_not_configured", 1)
+    shard = open_shard(SETTINGS, at(4))
+    assert shard.operations.answer(Request("dead.replay"), at(4)) == {"count": 1}
+    turn(shard, at(4))
+    assert shard.core.in_flight[EMAIL] == 1
+
+
+@pytest.mark.parametrize(("seq", "slot"), [(1, 7), (2, 0), (2**63, 0)])
+def test_a_damaged_page_of_marks_names_no_suspects(open_shard: Open, seq: int, slot: int) -> None:
+    shard = Shard(SETTINGS, at(0), {}, set())
+    send(shard, 1, at(0), {"user_id": "ann", "title": "hello", "channels": ["email"]})
+    turn(shard, at(0))
+    shard.close()
+    marks = Marks(Path("shard-0.marks"), 1)
+    marks.start(seq, [slot], alone=False)
+    marks.close()
+    assert not open_shard(SETTINGS, at(1)).found_suspects
