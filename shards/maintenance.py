@@ -11,11 +11,12 @@ from shards.settings import ShardSettings
 EVERY_S = 1.0  # also the grain of the metrics
 FRAMES = 256
 EXPIRY_FRAMES = 64
-SCRUB_BYTES = 4 * 2**20  # read and checked each time: a gigabyte takes some four minutes
+SCRUB_EVERY_S = 0.1
+SCRUB_BYTES = 2**20  # read and checked each time: more would be felt by whoever waits for a receipt
 
 
 class Maintenance:
-    """Bounded steps; ``next_at`` is when the next is due. Raises ``DamagedError`` for what the scrub finds."""
+    """Bounded steps; ``next_at`` and ``scrub_at`` are when they are due. Raises ``DamagedError`` for what the scrub finds."""
 
     def __init__(self, settings: ShardSettings, journal: SqliteJournal, core: Core) -> None:
         self._settings = settings
@@ -26,6 +27,7 @@ class Maintenance:
         self.window_start = 0  # the first frame whose digests are in the idempotency set
         self.window_start_us = 0
         self.next_at = 0.0
+        self.scrub_at = 0.0
 
     def remember_keys(self, moment: Now) -> None:
         """At the start: the idempotency digests of the window, from the journal into memory."""
@@ -45,6 +47,9 @@ class Maintenance:
         self.next_at = moment.mono + EVERY_S
         self._expire_keys(moment)
         self._prune(moment)
+
+    def scrub(self, moment: Now) -> None:
+        self.scrub_at = moment.mono + SCRUB_EVERY_S
         self._scrub.step(SCRUB_BYTES)
 
     def window_s(self, wall_us: int) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 from shards import schema
 from shards.schema import DamagedError
 
-ROW_BYTES = 100  # what a row counts beside its blobs
+ROW_BYTES = 8_192  # what a row counts beside its blobs, by the time that it takes
 
 
 class Scrub:

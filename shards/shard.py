@@ -228,6 +228,8 @@ class Shard:
             self.hold.expire(moment)
             self._count(moment)
             self.maintenance.step(moment)
+        if moment.mono >= self.maintenance.scrub_at:
+            self.maintenance.scrub(moment)
 
     def _count(self, moment: Now) -> None:
         """What has happened since the last time, for the collector's metrics."""

@@ -59,7 +59,7 @@ TINY: dict[Any, dict[str, int]] = {
     shards.schema: {"CHECKPOINT_PAGES": 20},
     shards.inbox: {"TAIL_MAX": 12},
     shards.contents: {"FRAMES_KEPT": 3},
-    shards.maintenance: {"EXPIRY_FRAMES": 3, "FRAMES": 5, "SCRUB_BYTES": 2_000},
+    shards.maintenance: {"EXPIRY_FRAMES": 3, "FRAMES": 5, "SCRUB_BYTES": 60_000},
     shards.shard: {"OUTBOX_BATCH": 4},
 }
 
