@@ -87,7 +87,7 @@ class Queries:
         waiting.targets.discard("collector" if reply.shard == COLLECTOR else reply.shard)
         if waiting.rest and reply.error is None:
             self._ask_next(reply.query, waiting)
-        if not waiting.targets or reply.error is not None:
+        if not waiting.targets or (reply.error is not None and waiting.request.op != "stats"):
             del self._waiting[reply.query]
             self._answer(waiting.envelope, waiting.as_json, waiting.request.seq, self._merge(waiting))
 
@@ -101,13 +101,13 @@ class Queries:
             waiting.targets.add(target)
 
     def _merge(self, waiting: Waiting) -> dict[str, Any] | Error:
+        if waiting.request.op == "stats":  # who cannot answer is as good as silent, and the others count
+            found = {reply.shard: reply.result for reply in waiting.answers if reply.error is None}
+            collector = found.pop(COLLECTOR, None)
+            return merge_stats([found.get(shard) for shard in range(self._shards)], collector, usage())
         for reply in waiting.answers:
             if reply.error is not None:
                 return reply.error
-        if waiting.request.op == "stats":
-            found = {reply.shard: reply.result for reply in waiting.answers}
-            collector = found.pop(COLLECTOR, None)
-            return merge_stats([found.get(shard) for shard in range(self._shards)], collector, usage())
         if waiting.request.op in SUMMED:
             return {"count": _sum(waiting.answers)}
         if waiting.request.op in LISTED:
