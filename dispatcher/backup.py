@@ -8,6 +8,7 @@ journals begin a generation of their own.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -18,9 +19,9 @@ from pathlib import Path
 
 import msgspec
 
-from dispatcher.check import Layout
 from dispatcher.client import Client, ClientError
 from dispatcher.collector import Store
+from dispatcher.data_directory import Identity
 from dispatcher.reshard import journal_path, told
 from dispatcher.terminal import Progress
 from shards.journal import SqliteJournal, witness_path
@@ -29,6 +30,7 @@ from shards.schema import JournalError
 from shards.wire import DeadLetter
 
 CHUNK_BYTES = 64 * 2**20
+NOT_SHARED = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}  # another file system, or an old one
 
 
 class BackupError(Exception):
@@ -41,8 +43,8 @@ def backup(root: Path, target: Path, client: Client) -> int:
     ``client`` reaches the dispatcher if it runs. Raises ``BackupError``; what was copied is deleted then.
     """
     try:
-        layout = msgspec.json.decode((root / "identity.json").read_bytes(), type=Layout)
-    except (OSError, msgspec.MsgspecError) as error:
+        identity = msgspec.json.decode((root / "identity.json").read_bytes(), type=Identity)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BackupError(f"{root} is no data directory: identity.json: {error}") from None
     try:
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -51,8 +53,8 @@ def backup(root: Path, target: Path, client: Client) -> int:
     except OSError as error:
         raise BackupError(f"{target}: {error.strerror}; name a new directory") from None
     try:
-        (target / layout.directory).mkdir(mode=0o700, exist_ok=True)
-        journals = [journal_path(layout.directory, shard) for shard in range(layout.shards)]
+        (target / identity.directory).mkdir(mode=0o700, exist_ok=True)
+        journals = [journal_path(identity.directory, shard) for shard in range(identity.shards)]
         with _stopped(root) as is_stopped:
             if is_stopped:
                 for name in journals:
@@ -65,7 +67,7 @@ def backup(root: Path, target: Path, client: Client) -> int:
                 _copy(root / "epoch", target / "epoch")
         _begin_anew(target, journals)
         _copy(root / "identity.json", target / "identity.json")  # last: without it, this is no data directory
-        sync_directory(target / layout.directory)
+        sync_directory(target / identity.directory)
         sync_directory(target)
     except BaseException as error:
         for path in target.iterdir():
@@ -134,13 +136,23 @@ def _copy(source: Path, target: Path) -> None:
         with source.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             done, line = 0, Progress()
-            while count := os.copy_file_range(file.fileno(), descriptor, CHUNK_BYTES):
+            while count := _copy_some(file.fileno(), descriptor):
                 done += count
                 line.show(f"{source.name}: {done * 100 // max(size, 1)} % of {size >> 20:,} MiB")
             line.clear()
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _copy_some(source: int, target: int) -> int:
+    """The next bytes; how many, 0 at the end."""
+    try:
+        return os.copy_file_range(source, target, CHUNK_BYTES)
+    except OSError as error:
+        if error.errno not in NOT_SHARED:
+            raise
+        return os.sendfile(target, source, None, CHUNK_BYTES)
 
 
 def _copy_collector(root: Path, target: Path) -> None:

@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from dispatcher.data_directory import Identity
 from dispatcher.reshard import HERE, journal_path
 from dispatcher.terminal import Progress
 from shards.inspection import Inspection, Letter, inspect
@@ -26,14 +27,6 @@ from shards.schema import JournalError
 
 SHOWN = 20
 RESCUED = "start the dispatcher: the shard puts it aside and keeps what is readable; or restore a backup"
-
-
-class Layout(msgspec.Struct):
-    """Of ``identity.json``, what says where the journals are."""
-
-    shards: int
-    secret: int
-    directory: str = HERE
 
 
 class Finding(msgspec.Struct):
@@ -55,19 +48,19 @@ def examine(root: Path) -> Iterator[Finding]:
         raise InUseError(f"{root} is no data directory: it has no identity.json")
     with _locked(root):
         yield from _access(root)
-        identity = root / "identity.json"
+        path = root / "identity.json"
         try:
-            layout = msgspec.json.decode(identity.read_bytes(), type=Layout)
+            identity = msgspec.json.decode(path.read_bytes(), type=Identity)
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-            yield Finding(identity.name, "", [f"it cannot be read: {error}"], "restore it from a backup")
+            yield Finding(path.name, "", [f"it cannot be read: {error}"], "restore it from a backup")
             return
-        yield Finding(identity.name, f"{layout.shards} shards in {layout.directory!r}")
+        yield Finding(path.name, f"{identity.shards} shards in {identity.directory!r}")
         yield _epoch(root)
         found: list[Inspection] = []
         line = Progress()
-        for shard in range(layout.shards):
-            name = journal_path(layout.directory, shard)
-            finding, inspection = _journal(root, name, shard, layout.shards, line)
+        for shard in range(identity.shards):
+            name = journal_path(identity.directory, shard)
+            finding, inspection = _journal(root, name, shard, identity.shards, line)
             yield finding
             found.append(inspection)
         yield _collector(root, found)

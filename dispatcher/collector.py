@@ -231,7 +231,9 @@ class Collector:
 
     def _fail(self, error: Exception) -> None:
         if str(error) != self._failure:
-            log.error("%s: %s; nothing is confirmed to the shards until it can be written", self._path, error)
+            log.error(
+                "nothing is confirmed to the shards until it can be written", file=str(self._path), error=str(error)
+            )
         self._failure = str(error)
 
     def _connect(self, endpoint: str) -> zmq.Socket[bytes]:
@@ -285,7 +287,7 @@ class Collector:
             self._fail(error)
             return None
         if self._failure:
-            log.warning("%s can be written again", self._path)
+            log.warning("can be written again", file=str(self._path))
             self._failure = ""
         return reached
 

@@ -127,6 +127,8 @@ def stats(answer: dict[str, Any]) -> str:
         f"conserved {'yes' if answer['conserved'] else 'NO'}\n"
         f"dead letters {dead or 'none'}  idempotency window {window_s:,.0f} s"
     )
+    if put_aside := [case for shard in answer["shards"] for case in shard["quarantined"]]:
+        head = f"DAMAGED, put aside, each with a report: {', '.join(put_aside)}\n{head}"
     if answer["not_responding"]:
         silent = [
             name + (f" ({answer['reasons'][name]})" if name in answer["reasons"] else "")

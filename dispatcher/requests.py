@@ -64,9 +64,7 @@ def _operation(body: bytes, as_json: bool) -> Request:
     op = document["op"]
     if op in UNSUPPORTED:
         raise RequestError("unsupported", f"{op} is not in this version", "op")
-    needs, takes = ((), ()) if op == "submit" else OPERATIONS.get(op, (None, None))
-    if op == "submit":
-        needs = ("notifications",)
+    needs, takes = (("notifications",), ()) if op == "submit" else OPERATIONS.get(op, (None, None))
     if needs is None or takes is None:
         raise RequestError("unknown_op", unknown("op", op, ("submit", *OPERATIONS)), "op")
     allowed = ("op", "seq", *needs, *takes)

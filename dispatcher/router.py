@@ -194,9 +194,9 @@ class Router:
             if self.stop.requested:
                 if deadline is None:
                     deadline = time.monotonic() + self.settings.drain_s
-                    self.poller.unregister(self.ingest)
                     self.poller.unregister(self.submit)
-                    self._reading_ingest = False
+                    if self._reading_ingest:
+                        self.poller.unregister(self.ingest)
                 if time.monotonic() > deadline or not (any(map(len, self.links)) or self.receipts):
                     break
         self.submit.close(linger=1_000)

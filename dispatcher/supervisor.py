@@ -7,7 +7,6 @@ router, as each needs those before it to keep its promises; stopping goes the ot
 from __future__ import annotations
 
 import functools
-import os
 import re
 import resource
 import select
@@ -105,7 +104,6 @@ class Supervisor:
             secret = server_secret(self.settings.curve)
         except KeyFileError as error:
             raise StartError(str(error)) from None
-        os.environ.pop("PYTHONSTARTUP", None)
 
         def child(name: str, module: str, settings: Callable[[], bytes]) -> None:
             self._children.append(Child(name, module, settings, self.directory.path, self.settings.log))

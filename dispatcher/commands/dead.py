@@ -145,7 +145,7 @@ def replay(service: Service, filters: dict[str, Any], limit: int | None) -> None
 @asks
 def purge(service: Service, filters: dict[str, Any], limit: int | None, everything: bool, yes: bool) -> None:
     """Forget the dead letters that match all the filters. There is no way back."""
-    if not filters and not (everything or yes):
+    if not filters and not everything:
         fail("no filter is given; name one (see --help), or say --all to forget every dead letter", WRONG_USAGE)
     if not yes and sys.stdin.isatty():
         which = " and ".join(f"{name} {value!r}" for name, value in filters.items())

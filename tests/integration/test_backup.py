@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -15,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from dispatcher.backup import backup
+from dispatcher.client import Client
 from tests.support.client import SubmitClient
 from tests.support.service import ROOT, RunningDispatcher, wait_until
 
@@ -123,6 +126,20 @@ def test_a_stopped_or_killed_one_is_copied_as_well(service: RunningDispatcher, t
     service.data_dir = target
     service.start()
     assert service.client.submit(*notifications(1))["ids"] == ids
+
+
+def test_a_copy_on_another_file_system(
+    service: RunningDispatcher, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    service.client.submit(*notifications(1))
+    service.stop()
+    monkeypatch.setattr(os, "copy_file_range", refuse)
+    with Client(service.submit) as client:
+        assert backup(service.data_dir, target, client) > 0
+    is_whole(target)
 
 
 def test_a_shard_that_dies_meanwhile_spoils_the_copy(service: RunningDispatcher) -> None:

@@ -107,6 +107,7 @@ def test_the_collector_waits_for_room_at_its_start(service: RunningDispatcher, t
     service.start()
     refusal = service.client.refused("dead.list")
     assert refusal["code"] == "unavailable"
+    assert service.request("stats")["not_responding"] == ["collector"]
     service.client.submit({"user_id": "ann", "title": "x", "channels": ["sms"]})
     database.rmdir()
     wait_until(lambda: service.client.exchange({"op": "dead.list"}, as_json=False).get("items"), 30, "the dead letter")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import json
 import os
 import random
 import shutil
@@ -121,6 +123,26 @@ def test_nothing_outlives_a_killed_supervisor_and_the_next_start_recovers() -> N
 
 
 # --- stopped processes ----------------------------------------------------------------------------------------------
+
+
+def test_a_stop_while_ingest_is_paused_is_in_order() -> None:
+    config = '[dispatcher]\ndrain = "1s"\n[limits]\nwindow_frames = 1\nwindow_bytes = 1\n'
+    with RunningDispatcher(config) as service:
+        pid = service.child_pids()["shard 0"]
+        user = user_of_shard(0, 2)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            service.ingested(json.dumps({"user_id": user, "title": "it waits"}).encode())
+            wait_until(
+                lambda: (
+                    "error" in service.client.exchange({"op": "submit", "notifications": [note(user, 1)]}, as_json=True)
+                )
+            )
+            service.stop()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+        assert "crashed" not in [event["event"] for event in service.events()]
 
 
 def test_a_stopped_shard_costs_its_own_users_only_and_loses_nothing() -> None:

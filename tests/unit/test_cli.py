@@ -116,6 +116,7 @@ def test_the_module_runs_as_a_program() -> None:
         (["dead", "show"], "Missing argument 'ID'"),
         (["dead", "purge"], "no filter is given; name one (see --help), or say --all"),
         (["dead", "purge", "--limit", "5"], "no filter is given"),
+        (["dead", "purge", "--yes"], "no filter is given"),
         (["user", "put"], "give one of --document, --from, or the options"),
         (["user", "put", "ada"], "give one of --document, --from, or the options"),
         (["user", "put", "--off", "sms"], "USER_ID is missing"),
