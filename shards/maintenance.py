@@ -16,7 +16,7 @@ SCRUB_BYTES = 2**20  # read and checked each time: more would be felt by whoever
 
 
 class Maintenance:
-    """Bounded steps; ``next_at`` and ``scrub_at`` are when they are due. Raises ``DamagedError`` for what the scrub finds."""
+    """Bounded steps, due at ``next_at`` and ``scrub_at``. Raises ``DamagedError`` for what the scrub finds."""
 
     def __init__(self, settings: ShardSettings, journal: SqliteJournal, core: Core) -> None:
         self._settings = settings
