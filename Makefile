@@ -16,7 +16,7 @@ demo: $(STAMP) ## put a million notifications through a service of its own, and 
 	$(RUN) -m dispatcher simulate $(ARGS)
 
 test: $(STAMP) ## run the tests; those that are left out are listed at the end, with the reason
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: $(STAMP) ## check style, format and types
 	$(RUN) -m ruff check .
