@@ -76,7 +76,8 @@ def test_a_shared_directory_is_refused_and_stays_open(tmp_path: Path) -> None:
 
 def test_a_directory_within_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir(0o700)
-    (tmp_path / "elsewhere").mkdir(0o755)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere").chmod(0o755)  # whatever the umask
     (tmp_path / "data" / "run").symlink_to(tmp_path / "elsewhere")
     assert "it is a symbolic link" in refusal(tmp_path / "data")
     assert stat.S_IMODE((tmp_path / "elsewhere").stat().st_mode) == 0o755
