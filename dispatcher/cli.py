@@ -130,13 +130,13 @@ def simulate(as_json: bool, **options: Any) -> None:
     from dispatcher.simulate import simulate as run
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # no end without stopping the service
-    progress = report.Progress()
+    progress = report.SimulationProgress()
     try:
-        summary = run(Plan(**options), progress.show)
+        summary = run(Plan(**options), progress.follow)
     except (SimulationError, ClientError) as error:
-        progress.end()
+        progress.clear()
         fail(str(error))
-    progress.end()
+    progress.clear()
     click.echo(json_text(summary) if as_json else report.simulation(summary))
     sys.exit(0 if summary["conserved"] and not summary["pending"] else 1)
 

@@ -2,46 +2,31 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import Any
 
-from dispatcher.terminal import fields, second, table
+from dispatcher.terminal import Progress, fields, second, table
 
 PROGRESS_EVERY_S = 5.0  # where no terminal shows a line that changes
 
 
-class Progress:
-    """One line that changes on a terminal; a line now and then elsewhere. On standard error."""
+class SimulationProgress(Progress):
+    """How far a simulation has come."""
 
     def __init__(self) -> None:
-        self._terminal = sys.stderr.isatty()
+        super().__init__(elsewhere_s=PROGRESS_EVERY_S)
         self._started = time.monotonic()
-        self._next = 0.0 if self._terminal else self._started + PROGRESS_EVERY_S
-        self._shown = False
 
-    def show(self, stats: dict[str, Any]) -> None:
-        now = time.monotonic()
-        if now < self._next:
-            return
-        if not self._terminal:
-            self._next = now + PROGRESS_EVERY_S
+    def follow(self, stats: dict[str, Any]) -> None:
         done, events = stats["events_done"], stats["events"]
-        rate = done / max(0.001, now - self._started)
+        rate = done / max(0.001, time.monotonic() - self._started)
         left_s = (events - done) / rate if rate else 0.0
-        line = (
+        self.show(
             f"{done:,} of {events:,} events  queued {stats['pending']:,}  "
             f"delivered {stats['outcomes']['delivered']:,}  failed {stats['failed_attempts']:,}  "
             f"retried {max(0, stats['failed_attempts'] - stats['outcomes']['dead']):,}  "
             f"dead {stats['outcomes']['dead']:,}  {rate:,.0f}/s  {left_s:.0f} s left"
         )
-        sys.stderr.write(f"\r\x1b[K{line}" if self._terminal else f"{line}\n")
-        sys.stderr.flush()
-        self._shown = True
-
-    def end(self) -> None:
-        if self._shown and self._terminal:
-            sys.stderr.write("\n")
 
 
 def simulation(summary: dict[str, Any]) -> str:

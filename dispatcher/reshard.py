@@ -58,7 +58,7 @@ def make_anew(root: Path, directory: str, old: int, new: int, is_stopping: Calla
             f"{free >> 20} MiB left; nothing was changed: make room, or start with --shards {old}"
         )
     target = root / name
-    progress = _Progress(f"re-sharding from {old} to {new} shards", is_stopping)
+    progress = _Progress(old, new, is_stopping)
     try:
         target.mkdir(mode=0o700)
         reshard(
@@ -67,7 +67,7 @@ def make_anew(root: Path, directory: str, old: int, new: int, is_stopping: Calla
         sync_directory(root)
     except BaseException as error:
         shutil.rmtree(target, ignore_errors=True)
-        progress.end()
+        progress.end(complete=False)
         if isinstance(error, DamagedError):
             raise ReshardError(
                 f"{error}; a damaged journal is not re-sharded, and nothing was changed: start with --shards {old}, "
@@ -76,7 +76,7 @@ def make_anew(root: Path, directory: str, old: int, new: int, is_stopping: Calla
         if isinstance(error, JournalError | sqlite3.Error | OSError):
             raise ReshardError(f"re-sharding from {old} to {new}: {error}; nothing was changed") from None
         raise
-    progress.end()
+    progress.end(complete=True)
     return name
 
 
@@ -94,23 +94,27 @@ def told(path: Path) -> dict[tuple[int, str], int]:
 
 
 class _Progress:
-    """A line that changes on a terminal, and lines of the log now and then."""
+    """A line that changes on a terminal, elsewhere lines of the log now and then, and one of the log at the end."""
 
-    def __init__(self, what: str, is_stopping: Callable[[], bool]) -> None:
-        self._what = what
+    def __init__(self, old: int, new: int, is_stopping: Callable[[], bool]) -> None:
+        self._what = f"re-sharding from {old} to {new} shards"
+        self._log = log.bind(shards=old, wanted=new)
         self._is_stopping = is_stopping
         self._line = terminal.Progress()
-        self._log: Progress | None = None
+        self._logged: Progress | None = None
 
     def __call__(self, done: int, total: int) -> None:
         if self._is_stopping():
             raise InterruptedReshardError(f"{self._what}: interrupted; nothing was changed")
-        if self._log is None:
-            self._log = Progress(log, self._what, total)
-        self._log.advance(done - self._log.done)
-        self._line.show(f"{self._what}: {done * 100 // max(total, 1)} % of {total:,} frames")
+        if self._logged is None:
+            self._logged = Progress(self._log, "re-sharding", total)
+        if self._line.changes:
+            self._logged.done = done
+            self._line.show(f"{self._what}: {done * 100 // max(total, 1)} % of {total:,} frames")
+        else:
+            self._logged.advance(done - self._logged.done)
 
-    def end(self) -> None:
+    def end(self, complete: bool) -> None:
         self._line.clear()
-        if self._log:
-            self._log.end()
+        if complete and self._logged:
+            self._logged.end()

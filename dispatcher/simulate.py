@@ -103,6 +103,7 @@ def _config(plan: Plan, directory: Path, submit: str, stream: str, failure_rate:
     return (
         f'[dispatcher]\nshards = {plan.shards}\ndata_dir = "{directory / "data"}"\ndurability = "{plan.durability}"\n'
         f'submit = "{submit}"\nstream = "{stream}"\ningest = "{_free_endpoint()}"\nreceipt_timeout = "60s"\n'
+        '[log]\nlevel = "warning"\n'
         f'[retry]\nbase = "{plan.retry_base}"\nmax_retries = {plan.max_retries}\n'
         # the drawn preferences decide alone, in all four categories
         '[categories.security]\nchannels = ["email", "sms", "push"]\npriority = "critical"\n' + channels

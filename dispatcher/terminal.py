@@ -106,19 +106,24 @@ def fields(pairs: Sequence[tuple[str, Any]]) -> str:
 
 
 class Progress:
-    """A line on standard error that changes, where that is a terminal; nothing elsewhere."""
+    """A line on standard error that changes, where that is a terminal; elsewhere one in ``elsewhere_s``, or none."""
 
-    def __init__(self) -> None:
-        self._next = 0.0 if sys.stderr.isatty() else float("inf")
+    def __init__(self, elsewhere_s: float = float("inf")) -> None:
+        self.changes = sys.stderr.isatty()
+        self._every_s = PROGRESS_EVERY_S if self.changes else elsewhere_s
+        self._next = time.monotonic() + (0.0 if self.changes else elsewhere_s)
+        self._shown = False
 
     def show(self, text: str) -> None:
         now = time.monotonic()
         if now >= self._next:
-            self._next = now + PROGRESS_EVERY_S
-            sys.stderr.write(f"\r\x1b[K{text}")
+            self._next = now + self._every_s
+            self._shown = True
+            sys.stderr.write(f"\r\x1b[K{text}" if self.changes else f"{text}\n")
             sys.stderr.flush()
 
     def clear(self) -> None:
-        if 0 < self._next < float("inf"):
+        if self._shown and self.changes:
+            self._shown = False
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
