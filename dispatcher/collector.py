@@ -231,7 +231,7 @@ class Collector:
 
     def _fail(self, error: Exception) -> None:
         if str(error) != self._failure:
-            log.error("nothing is confirmed until it can be written", file=str(self._path), error=str(error))
+            log.error("cannot be written: nothing is confirmed to the shards", file=str(self._path), error=str(error))
         self._failure = str(error)
 
     def _connect(self, endpoint: str) -> zmq.Socket[bytes]:

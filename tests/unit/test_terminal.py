@@ -9,7 +9,7 @@ import time
 import pytest
 from wcwidth import wcswidth
 
-from dispatcher.terminal import FLEXIBLE_MIN, fields, instant, json_text, plain, second, table
+from dispatcher.terminal import FLEXIBLE_MIN, Progress, fields, instant, json_text, plain, second, table
 
 HOSTILE = "a\x1b[2J\x1b]0;owned\x07b\nc\td\r\x9b31me\u202ef\u200bg\x7f\u2028h"
 
@@ -92,3 +92,25 @@ def test_times_are_local(monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+def test_progress_is_a_line_that_changes_or_lines_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    lines, silent = Progress(elsewhere_s=5.0), Progress()
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    changing = Progress()
+    changing.clear()
+    for _ in range(12):
+        for progress in (lines, silent):
+            progress.show("1 %")
+            progress.clear()
+        now += 1.0
+    assert capsys.readouterr().err == "1 %\n1 %\n"
+    changing.show("1 %")
+    changing.show("too soon")
+    changing.clear()
+    changing.clear()
+    assert capsys.readouterr().err == "\r\x1b[K1 %\r\x1b[K"
