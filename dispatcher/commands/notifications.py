@@ -47,7 +47,7 @@ def send(
         "priority": priority,
         "channels": list(channels) or None,
         "payload": data,
-        "idempotency_key": key or str(uuid.uuid4()),
+        "idempotency_key": str(uuid.uuid4()) if key is None else key,
     }
     given = {name: value for name, value in notification.items() if value is not None}
     answer = service.ask("submit", notifications=[given])
