@@ -144,9 +144,7 @@ class Core:
         verdict = judged.verdict()
         frame.widths = bytes([decision.width for decision in judged.decisions])
         frame.expiry = judged.expiry
-        frame.new = NewFrame(
-            data.source, data.fanned, data.body, judged.digests, pack(verdict) if verdict else None, False
-        )
+        frame.new = NewFrame(data.source, data.fanned, data.body, judged.digests, pack(verdict) if verdict else None)
         self._admit(frame, judged, now)
         frame.new.has_inbox = bool(frame.mask & self._inapp_mask)
         counters = self.counters
@@ -170,7 +168,7 @@ class Core:
     def _keep_raw(self, data: Data, seq: int, error: Error, verdict: bytes | None, now: Now) -> None:
         self.last = seq
         frame = Frame(seq, data.at_us, array("I"), b"")
-        frame.new = NewFrame(data.source, False, data.body, None, verdict, False)
+        frame.new = NewFrame(data.source, False, data.body, None, verdict)
         self._changed(frame)
         self.dead_letters.bury_rejected(seq, 0, error, "", data.body, now)
 

@@ -112,16 +112,29 @@ class Frame:
 
 
 class NewFrame:
-    """What the journal stores once of a frame: the body as it came, the verdict, the idempotency digests."""
+    """What the journal stores once of a frame: the body as it came, the verdict, the idempotency digests.
 
-    __slots__ = ("body", "digests", "fanned", "has_inbox", "source", "verdict")
+    ``config`` is the version of the configuration that it was judged by, ``rules`` by position the number of the rule
+    that matched, 16 bits each; None where no position had one.
+    """
+
+    __slots__ = ("body", "config", "digests", "fanned", "has_inbox", "rules", "source", "verdict")
 
     def __init__(
-        self, source: int, fanned: bool, body: bytes, digests: bytes | None, verdict: bytes | None, has_inbox: bool
+        self,
+        source: int,
+        fanned: bool,
+        body: bytes,
+        digests: bytes | None = None,
+        verdict: bytes | None = None,
+        config: int = 0,
+        rules: bytes | None = None,
     ) -> None:
         self.source = source
         self.fanned = fanned
         self.body = body
         self.digests = digests
         self.verdict = verdict
-        self.has_inbox = has_inbox
+        self.has_inbox = False
+        self.config = config
+        self.rules = rules

@@ -189,11 +189,13 @@ class SqliteJournal:
                 new.verdict,
                 new.digests,
                 new.body,
+                new.config,
+                new.rules,
             )
             frames.append((*whole, checksum(*whole)))
         many = self.database.executemany
         if frames:
-            many("INSERT INTO frames VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", frames)
+            many("INSERT INTO frames VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", frames)
             many("INSERT INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?)", entered)
         if updated:
             many(_UPDATE_LEDGER, updated)
@@ -225,15 +227,16 @@ class SqliteJournal:
             self._log_settled = self.state.log
             return
         entries = [(frame.seq, slot, value, note) for frame, slot, value, note in results if frame.seq in self._logged]
-        row = (self.state.log, pack(entries))
-        self.database.execute("INSERT INTO results VALUES (?, ?, ?)", (*row, checksum(*row)))
+        row = (self.state.log, pack(entries), now_ms)
+        self.database.execute("INSERT INTO results VALUES (?, ?, ?, ?)", (*row, checksum(*row)))
 
     def _settle_log(self) -> None:
         """At the start: what was logged goes into the ledgers, where these were not written later."""
         run = self.database.execute
         ledgers: dict[int, tuple[tuple[Any, ...], array[int], dict[int, Note]]] = {}
+        changed_ms: dict[int, int] = {}
         for row in run("SELECT * FROM results ORDER BY id").fetchall():
-            number, blob = schema.verified(self.path, "results", row)
+            number, blob, at_ms = schema.verified(self.path, "results", row)
             for seq, slot, value, note in msgspec.msgpack.decode(blob, type=list[tuple[int, int, int, Note | None]]):
                 if seq not in ledgers:
                     found = self._row("ledger", seq)
@@ -242,11 +245,13 @@ class SqliteJournal:
                     ledgers[seq] = found, words(found[5]), decode_notes(found[6])
                 (*_, written, _, _), slots, notes = ledgers[seq]
                 if number > written:
+                    changed_ms[seq] = at_ms
                     slots[slot] = value
                     if note is not None:
                         notes[slot] = note
         for seq, ((_, _, mask, updated_ms, written, _, _), slots, notes) in ledgers.items():
             still_open = sum(outcome_of(value) in OPEN for value in slots)
+            updated_ms = max(updated_ms, changed_ms.get(seq, 0))
             settled = (still_open, mask, updated_ms, written, slots.tobytes(), pack(notes) if notes else None)
             run(_UPDATE_LEDGER, (*settled, checksum(seq, *settled), seq))
         run("DELETE FROM results")
@@ -367,7 +372,7 @@ class SqliteJournal:
             if frame or ledger:
                 raise DamagedError(f"{self.path}: frame {seq} has no {'ledger' if frame else 'content'}")
             return None
-        _, at_us, source, fanned, _, widths, _, _, body = frame
+        _, at_us, source, fanned, _, widths, _, _, body, *_ = frame
         return StoredFrame(seq, at_us, source, bool(fanned), body, widths, ledger[2], ledger[5], ledger[6])
 
     def deliveries(self, seq: int, index: int) -> tuple[int, array[int]] | None:

@@ -42,6 +42,13 @@ REASONS = (
     "rejected",
     "unroutable",
     "poison",
+    "send_at",
+    "quiet_hours",
+    "cap",
+    "digest",
+    "charged",
+    "cancelled",
+    "overflow",
 )
 REASON = {name: number for number, name in enumerate(REASONS)}
 
@@ -86,6 +93,10 @@ def attempts_of(value: int) -> int:
 def lane_of(channel: int, priority: int) -> int:
     """The number of a channel's lane for a priority."""
     return channel << 2 | priority
+
+
+def lane_of_word(value: int) -> int:
+    return lane_of(channel_of(value), priority_of(value))
 
 
 def lane_bit(lane: int) -> int:
