@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from shards.digests import DigestSettings
 from shards.limiter import RateLimit
 from shards.retry import RetryPolicy
 from shards.rules import Category
@@ -47,6 +48,12 @@ class Idempotency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_entries: Count = 10_000_000
 
 
+class Schedules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``horizon``: a notification is not accepted that is to be sent later than that from now."""
+
+    horizon: Seconds = Seconds(365 * 86_400.0)
+
+
 class Retention(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long a frame whose deliveries are all final is kept: ``inbox`` where one of them is in an inbox."""
 
@@ -82,6 +89,8 @@ class ShardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retention: Retention
     bounds: Bounds
     channels: dict[str, ChannelSettings]
+    schedules: Schedules = Schedules()
+    digests: dict[str, DigestSettings] = {}
     drain: Seconds = Seconds(10.0)
 
     def channel_names(self) -> list[str]:
