@@ -140,6 +140,7 @@ class Supervisor:
                 bounds=settings.bounds,
                 channels=settings.channels,
                 drain=settings.dispatcher.drain,
+                preferences=settings.preferences,
             ),
             enc_hook=encode_hook,
         )

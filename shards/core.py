@@ -110,6 +110,7 @@ class Core:
             self.limiters,
             journal.load_user,
             settings.bounds.users,
+            settings.preferences.timezone,
         )
         self.contents = Contents(journal.content)
         self.queues = [NotificationQueue[Run](settings.priorities.aging) for _ in channel_names]

@@ -10,8 +10,8 @@ start or later, until the last instant at which that clock shows earlier than it
 - Clocks put back: a start that comes twice is the first, an end that comes twice is the second. The window is one
   piece, and nobody is woken at a time that they wanted quiet. It is an hour longer than it might be: what waits is
   only deferred, so too long costs less than too short.
-- A day that a zone skipped (Pacific/Apia, 2011-12-30) is one long gap: the window before it ends, and its own starts, at
-  the first instant after it.
+- A day that a zone skipped (Pacific/Apia, 2011-12-30) is one long gap: the window before it ends, and its own
+  starts, at the first instant after it.
 - Start and end that are equal are never quiet; 00:00 to 24:00 is the whole day.
 """
 
@@ -41,7 +41,7 @@ class QuietHours:
         self._end = timedelta(minutes=time_of_day(end))
         self._days = day_numbers(days)
         if self._end - self._start == timedelta(minutes=DAY_MINUTES) and len(self._days) == len(DAYS):
-            raise ValueError("00:00 to 24:00 on every day would hold everything back for ever; leave a time or a day out")
+            raise ValueError("00:00 to 24:00 on every day is quiet for ever; leave an hour or a day out")
         self._zone = ZoneInfo(zone)
         # From _since_ms until before _until_ms the answer is _release_ms: users who chose alike share it.
         self._since_ms = 0
@@ -109,7 +109,7 @@ def time_of_day(text: str) -> int:
 
 
 def day_numbers(days: Sequence[str] | None) -> frozenset[int]:
-    """Weekdays as ``date.weekday`` numbers them, Monday being 0; ``ValueError`` if they are none, or one comes twice."""
+    """Weekdays as ``date.weekday`` numbers them; ``ValueError`` if there is none, or one is there twice."""
     if days is None:
         return frozenset(range(len(DAYS)))
     if not days:

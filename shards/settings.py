@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from shards.limiter import RateLimit
+from shards.quiet import check_zone
 from shards.retry import RetryPolicy
 from shards.rules import Category
 from shards.units import Seconds
@@ -47,6 +48,16 @@ class Idempotency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_entries: Count = 10_000_000
 
 
+class PreferenceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What holds for users whose document says nothing of it."""
+
+    timezone: str = "UTC"
+
+    def __post_init__(self) -> None:
+        if problem := check_zone(self.timezone):
+            raise ValueError(f"timezone: {problem}")
+
+
 class Retention(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long a frame whose deliveries are all final is kept: ``inbox`` where one of them is in an inbox."""
 
@@ -83,6 +94,7 @@ class ShardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bounds: Bounds
     channels: dict[str, ChannelSettings]
     drain: Seconds = Seconds(10.0)
+    preferences: PreferenceSettings = PreferenceSettings()
 
     def channel_names(self) -> list[str]:
         """All that are known, in the order in which a new journal numbers them."""

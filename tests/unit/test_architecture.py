@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 # Given the time, a random generator and the bytes, these decide; they fetch nothing themselves.
 PURE = (
     "changes",
+    "contacts",
     "contents",
     "core",
     "counters",
@@ -31,6 +32,7 @@ PURE = (
     "limiter",
     "people",
     "preferences",
+    "quiet",
     "retry",
     "rules",
     "suspects",
