@@ -24,7 +24,16 @@ from shards.limiter import RateLimit
 from shards.logs import LogSettings
 from shards.retry import RetryPolicy
 from shards.rules import DEFAULT_CATEGORIES, Category, unknown
-from shards.settings import Bounds, ChannelSettings, Count, Idempotency, Priorities, Retention, Schedules
+from shards.settings import (
+    Bounds,
+    ChannelSettings,
+    Count,
+    Idempotency,
+    PreferenceSettings,
+    Priorities,
+    Retention,
+    Schedules,
+)
 from shards.units import Seconds, decode_hook, encode_hook
 from shards.wire import CHANNELS
 
@@ -108,6 +117,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: Limits = Limits()
     categories: dict[str, Category] = {}
     rate_limits: dict[str, RateLimit] = msgspec.field(default_factory=lambda: dict(DEFAULT_RATE_LIMITS))
+    preferences: PreferenceSettings = PreferenceSettings()
     retry: RetryPolicy = RetryPolicy()
     priorities: Priorities = Priorities()
     idempotency: Idempotency = Idempotency()
