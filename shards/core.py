@@ -192,7 +192,7 @@ class Core:
         slot = 0
         for index, decision in enumerate(decisions):
             for offset, lane, limiter, exempt in decision.sends:
-                if limiter is not None and not limiter.allow(users[index].user_id, mono, exempt):
+                if limiter is not None and not limiter.allow(users[index].signed_hash, mono, exempt):
                     limited.append(slot + offset)
                     continue
                 try:
@@ -263,7 +263,7 @@ class Core:
         elif (
             outcome == ledger.PENDING
             and limiter is not None
-            and not limiter.allow(user.user_id, now.mono, PRIORITIES[priority] in limiter.exempt)
+            and not limiter.allow(user.signed_hash, now.mono, PRIORITIES[priority] in limiter.exempt)
         ):
             outcome, reason = ledger.RATE_LIMITED, ledger.REASON["limit"]
         if outcome == ledger.PENDING:
