@@ -19,6 +19,7 @@ import msgspec
 
 from dispatcher.curve import CurveSettings
 from dispatcher.places import line_of
+from shards.caps import CapSettings
 from shards.limiter import RateLimit
 from shards.logs import LogSettings
 from shards.retry import RetryPolicy
@@ -107,6 +108,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: Limits = Limits()
     categories: dict[str, Category] = {}
     rate_limits: dict[str, RateLimit] = msgspec.field(default_factory=lambda: dict(DEFAULT_RATE_LIMITS))
+    caps: dict[str, CapSettings] = {}
     retry: RetryPolicy = RetryPolicy()
     priorities: Priorities = Priorities()
     idempotency: Idempotency = Idempotency()
@@ -127,9 +129,21 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             for channel in category.channels:
                 if channel not in known:
                     raise ValueError(f"categories.{name}.channels: {unknown('channel', channel, known)}")
-        for channel in self.rate_limits:
+        for channel, limit in self.rate_limits.items():
             if channel not in known:
                 raise ValueError(f"rate_limits.{channel}: {unknown('channel', channel, known)}")
+            if limit.overflow == channel == "inapp":
+                raise ValueError('rate_limits.inapp.overflow: it is of the inbox itself; use "drop" or "delay"')
+            if limit.overflow == "digest" and not self._has_digest(channel):
+                raise ValueError(f'rate_limits.{channel}.overflow: no [digests.*] covers {channel}; use "delay"')
+        categories = {*DEFAULT_CATEGORIES, *self.categories}
+        for name, cap in self.caps.items():
+            for one in cap.categories:
+                if one not in categories:
+                    raise ValueError(f"caps.{name}.categories: {unknown('category', one, categories)}")
+            for channel in cap.channels:
+                if channel not in known:
+                    raise ValueError(f"caps.{name}.channels: {unknown('channel', channel, known)}")
         for name, settings in self.channels.items():
             if name == "inapp":
                 raise ValueError("channels.inapp: the in-app inbox is built in and takes no settings")
@@ -137,6 +151,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise ValueError(f'channels.{name}: provider is missing; this version has provider = "simulated"')
         if self.retention.finished < self.idempotency.window:
             raise ValueError("retention.finished: it must not be below idempotency.window")
+
+    def _has_digest(self, _channel: str) -> bool:
+        return False  # this version has no digests
 
 
 def load(path: Path | None, environment: Mapping[str, str], command_line: Mapping[str, Any]) -> Settings:
