@@ -21,6 +21,8 @@ from shards.changes import Note
 from shards.dedupe import DIGEST_BYTES, NO_DIGEST
 from shards.wire import UserRoute, hash_user, is_json
 
+RULE_BYTES = 2
+
 _users_msgpack = msgspec.msgpack.Decoder(list[UserRoute | None])
 _users_json = msgspec.json.Decoder(list[UserRoute | None])
 
@@ -39,6 +41,8 @@ class Part(NamedTuple):
     updated_ms: int
     slots: array[int]
     notes: dict[int, Note]
+    config: int = 0
+    rules: bytes | None = None  # 16 bits by position
 
 
 class Cut:
@@ -77,6 +81,7 @@ def cut(parts: Sequence[Part], shards: int) -> Cut:
             places.sort()
         length = places[-1][0] + 1
         widths, digests = bytearray(length), bytearray(length * DIGEST_BYTES)
+        rules = bytearray(length * RULE_BYTES)
         slots = array("I")
         raws: list[bytes | msgspec.Raw] = [b"null" if is_json(first.body) else b"\xc0"] * length
         for position, number in places:
@@ -87,6 +92,9 @@ def cut(parts: Sequence[Part], shards: int) -> Cut:
             if part.digests:
                 at = position * DIGEST_BYTES
                 digests[at : at + DIGEST_BYTES] = part.digests[at : at + DIGEST_BYTES] or NO_DIGEST
+            if part.rules:
+                at = position * RULE_BYTES
+                rules[at : at + RULE_BYTES] = part.rules[at : at + RULE_BYTES] or bytes(RULE_BYTES)
             if entries:
                 raws[position] = entries[number][position]
         found[shard] = first._replace(
@@ -98,6 +106,7 @@ def cut(parts: Sequence[Part], shards: int) -> Cut:
             updated_ms=max(part.updated_ms for part in parts),
             slots=slots,
             notes={},
+            rules=bytes(rules) if any(part.rules for part in parts) else None,
         )
     whole = Cut(found, owners, before)
     for number, part in enumerate(parts):

@@ -103,7 +103,7 @@ class Reader:
         """The next key that can be reached behind a damaged page, and the rows from there on; None without any."""
         keys = schema.key_columns(table)
         query = f"SELECT * FROM {table} WHERE {keys[0]} >= ? ORDER BY {', '.join(keys)}"
-        probes: Iterator[Any] = _text_probes(floor or "") if table == "users" else _number_probes(floor)
+        probes: Iterator[Any] = _text_probes(floor or "") if schema.has_text_key(table) else _number_probes(floor)
         for key in probes:
             try:
                 row = self.database.execute(query + " LIMIT 1", (key,)).fetchone()

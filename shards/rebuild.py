@@ -71,6 +71,7 @@ class Rebuild:
             self._copy_inbox(source)
         for number, source in zip(numbers, self.sources, strict=True):
             self._copy_outbox(number, source)
+        self._copy_configs()
         state = self.sources[0].state
         last = max(self._last, state.last) if self._alone and state else self._last
         gone = self._count(keep_link)
@@ -171,6 +172,12 @@ class Rebuild:
     def _copy_users(self, source: Source) -> None:
         for user_id, document in source.reader.rows("users"):
             self.targets[hash_user(user_id) % len(self.targets)].add("users", (user_id, document))
+
+    def _copy_configs(self) -> None:
+        configs = {version: rules for source in self.sources for version, rules in source.reader.rows("configs")}
+        for target in self.targets:
+            for row in sorted(configs.items()):
+                target.add("configs", row)
 
     def _of_user(self, signed_hash: int) -> Target:
         return self.targets[signed_hash % 2**64 % len(self.targets)]

@@ -17,7 +17,7 @@ import xxhash
 
 from shards.wire import pack
 
-FORMAT = 2
+FORMAT = 3
 PAGE_BYTES = 4_096  # every page that a small commit touches is written whole: this decides the tail of the latency
 CHECKPOINT_PAGES = 500  # 2 MB: a checkpoint holds up its turn, so it is to be short
 CACHE_KIB = 32_768
@@ -28,7 +28,8 @@ TABLES: dict[str, tuple[str, str]] = {
     "frames": (
         (
             "seq INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, source INTEGER NOT NULL, fanned INTEGER NOT NULL, "
-            "inbox INTEGER NOT NULL, widths BLOB NOT NULL, verdict BLOB, digests BLOB, body BLOB NOT NULL"
+            "inbox INTEGER NOT NULL, widths BLOB NOT NULL, verdict BLOB, digests BLOB, body BLOB NOT NULL, "
+            "config INTEGER NOT NULL, rules BLOB"  # the configuration's version; by position, the rule's number
         ),
         "",
     ),
@@ -39,7 +40,7 @@ TABLES: dict[str, tuple[str, str]] = {
         ),
         "",
     ),
-    "results": ("id INTEGER PRIMARY KEY, entries BLOB NOT NULL", ""),
+    "results": ("id INTEGER PRIMARY KEY, entries BLOB NOT NULL, at_ms INTEGER NOT NULL", ""),
     "users": ("user_id TEXT PRIMARY KEY, document BLOB NOT NULL", ""),
     "dead": (
         (
@@ -56,14 +57,47 @@ TABLES: dict[str, tuple[str, str]] = {
     "origins": ("seq INTEGER PRIMARY KEY, count INTEGER NOT NULL, generation TEXT NOT NULL, old INTEGER NOT NULL", ""),
     # deliveries that were under way when the shard died
     "suspects": ("seq INTEGER, slot INTEGER, crashes INTEGER NOT NULL", "PRIMARY KEY (seq, slot)"),
+    # deferred deliveries, by lane: what their frames' notes say, in the order in which they are due
+    "timers": ("lane INTEGER, due_ms INTEGER, seq INTEGER, slot INTEGER", "PRIMARY KEY (lane, due_ms, seq, slot)"),
+    # what was charged to a limit: at `at_ms` once each of `keys`, or, with `times`, all that counted then
+    "limits": (
+        "id INTEGER PRIMARY KEY, name TEXT NOT NULL, at_ms INTEGER NOT NULL, keys BLOB NOT NULL, times BLOB",
+        "",
+    ),
+    # digests: an open window is due at `due_ms`; one that is closed is sent by way of the delivery at `carrier`
+    "digests": (
+        (
+            "id TEXT PRIMARY KEY, window TEXT NOT NULL, lane INTEGER NOT NULL, due_ms INTEGER, carrier INTEGER, "
+            "value BLOB NOT NULL"
+        ),
+        "",
+    ),
+    # an index of the users' documents
+    "subscriptions": ("topic TEXT, user_id TEXT", "PRIMARY KEY (topic, user_id)"),
+    # topics that are being expanded, or were
+    "broadcasts": ("id TEXT PRIMARY KEY, open INTEGER NOT NULL, value BLOB NOT NULL", ""),
+    # the rules of each version of the configuration that frames were judged by
+    "configs": ("version INTEGER PRIMARY KEY, rules BLOB NOT NULL", ""),
 }
-WITHOUT_ROWID = frozenset({"users", "dead", "inbox", "inbox_marks", "suspects"})
+WITHOUT_ROWID = frozenset(
+    {"users", "dead", "inbox", "inbox_marks", "suspects", "timers", "digests", "subscriptions", "broadcasts"}
+)
 INDEXES = {
     "open_frames": "ledger(seq, mask) WHERE open > 0",
     "origin": "origins(generation, old)",
+    "open_windows": "digests(window) WHERE due_ms IS NOT NULL",
+    "due_windows": "digests(lane, due_ms) WHERE due_ms IS NOT NULL",
+    "carriers": "digests(carrier) WHERE carrier IS NOT NULL",
+    "open_broadcasts": "broadcasts(id) WHERE open",
 }
 NO_CHECKSUM = -1
-_NEW_IN_2 = ("origins", "suspects")
+_OLD_INDEXES = {1: ("open_frames",), 2: ("open_frames", "origin")}
+# table -> the format that brought it, and its columns since then, with what they are in older rows
+_SINCE = {
+    "origins": 2, "suspects": 2,
+    "timers": 3, "limits": 3, "digests": 3, "subscriptions": 3, "broadcasts": 3, "configs": 3,
+}  # fmt: skip
+_ADDED_IN_3 = {"frames": {"config": "0", "rules": "NULL"}, "results": {"at_ms": "0"}}
 
 
 class JournalError(Exception):
@@ -93,6 +127,11 @@ def key_columns(table: str) -> list[str]:
     """The names of a table's primary key."""
     named, rest = TABLES[table]
     return rest.removeprefix("PRIMARY KEY (").rstrip(")").split(", ") if rest else [named.split()[0]]
+
+
+@functools.cache
+def has_text_key(table: str) -> bool:
+    return f"{key_columns(table)[0]} TEXT" in TABLES[table][0]
 
 
 def verified(path: Path, table: str, row: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -261,24 +300,34 @@ def migrate(path: Path, database: sqlite3.Connection) -> None:
     found = meta(database, "format")
     if found == FORMAT:
         return
-    if found != 1:
+    if found not in _OLD_INDEXES:
         raise JournalError(
             f"{path} has format {found}, and this version reads formats 1 to {FORMAT}: "
             "use the version of the dispatcher that wrote it, or a newer one"
         )
     database.create_function("checksum", -1, checksum, deterministic=True)
     database.create_function("body_checksum", 1, lambda body: xxhash.xxh3_64_intdigest(body) >> 1, deterministic=True)
-    database.execute("DROP INDEX open_frames")
+    for index in _OLD_INDEXES[found]:
+        database.execute(f"DROP INDEX {index}")
     for table in TABLES:
-        if table in _NEW_IN_2:
+        if _SINCE.get(table, 1) > found:
             _create_table(database, table)
-            continue
-        names = ", ".join(columns(table))
-        # of format 1 only bodies had a checksum: what did not match it is not to match now
-        crc = f"checksum({names})" if table != "frames" else f"iif(body_checksum(body) = crc, checksum({names}), -1)"
-        database.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
-        _create_table(database, table)
-        database.execute(f"INSERT INTO {table} SELECT {names}, {crc} FROM old_{table}")
-        database.execute(f"DROP TABLE old_{table}")
+        elif found == 1 or table in _ADDED_IN_3:
+            _copy_table(database, table, found)
     _create_indexes(database)
     set_meta(database, "format", FORMAT)
+
+
+def _copy_table(database: sqlite3.Connection, table: str, found: int) -> None:
+    """The rows of an older format, with checksums over what they have now. What was damaged is to stay so."""
+    added = _ADDED_IN_3.get(table, {})
+    old = ", ".join(name for name in columns(table) if name not in added)
+    new = ", ".join(added.get(name, name) for name in columns(table))
+    # of format 1 only bodies had a checksum
+    was_good = f"checksum({old}) = crc" if found > 1 else "body_checksum(body) = crc" if table == "frames" else "1"
+    database.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
+    _create_table(database, table)
+    database.execute(
+        f"INSERT INTO {table} SELECT {new}, iif({was_good}, checksum({new}), {NO_CHECKSUM}) FROM old_{table}"
+    )
+    database.execute(f"DROP TABLE old_{table}")

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from shards.digests import DigestSettings
 from shards.limiter import RateLimit
 from shards.quiet import check_zone
 from shards.retry import RetryPolicy
@@ -46,6 +47,12 @@ class Idempotency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     window: Seconds = Seconds(86_400.0)
     max_entries: Count = 10_000_000
+
+
+class Schedules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``horizon``: a notification is not accepted that is to be sent later than that from now."""
+
+    horizon: Seconds = Seconds(365 * 86_400.0)
 
 
 class PreferenceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -93,6 +100,8 @@ class ShardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retention: Retention
     bounds: Bounds
     channels: dict[str, ChannelSettings]
+    schedules: Schedules = Schedules()
+    digests: dict[str, DigestSettings] = {}
     drain: Seconds = Seconds(10.0)
     preferences: PreferenceSettings = PreferenceSettings()
 

@@ -55,7 +55,7 @@ class Source:
         self.total = reader.count("frames")
         self._numbers = (array("q"), array("q"))  # a frame's number here, and its new one
         self._results: dict[int, list[tuple[int, int, int, Any]]] = {}
-        for number, blob in reader.rows("results"):
+        for number, blob, _ in reader.rows("results"):
             for seq, slot, value, note in _results.decode(blob):
                 self._results.setdefault(seq, []).append((number, slot, value, note))
         self._origins = list(reader.rows("origins"))
@@ -75,7 +75,9 @@ class Source:
     def frames(self) -> Iterator[Found]:
         """In their order, with what the log has of their ledgers."""
         seen = 0
-        for seq, at_us, source, fanned, inbox, widths, verdict, digests, body in self.reader.rows("frames"):
+        for seq, at_us, source, fanned, inbox, widths, verdict, digests, body, config, rules in self.reader.rows(
+            "frames"
+        ):
             row = self.reader.row("ledger", seq)
             if row is None:
                 if self.losses is None:
@@ -91,7 +93,19 @@ class Source:
                     if note is not None:
                         said[slot] = note
             part = Part(
-                at_us, source, bool(fanned), bool(inbox), widths, verdict, digests, body, updated_ms, settled, said
+                at_us,
+                source,
+                bool(fanned),
+                bool(inbox),
+                widths,
+                verdict,
+                digests,
+                body,
+                updated_ms,
+                settled,
+                said,
+                config,
+                rules,
             )
             yield Found(self, seq, part)
         if self.reader.count("ledger") > seen:

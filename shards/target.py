@@ -78,10 +78,16 @@ class Target:
                 part.verdict,
                 part.digests,
                 part.body,
+                part.config,
+                part.rules,
             ),
         )
         notes = pack(part.notes) if part.notes else None
         self.add("ledger", (seq, still_open, mask, part.updated_ms, 0, part.slots.tobytes(), notes))
+        for slot, (due_ms, _, _) in part.notes.items():
+            value = part.slots[slot]
+            if due_ms is not None and ledger.outcome_of(value) == ledger.DEFERRED:
+                self.add("timers", (ledger.lane_of_word(value), due_ms, seq, slot))
         self._add_origin(seq, *origin)
 
     def _add_origin(self, seq: int, generation: str, old: int) -> None:

@@ -167,14 +167,14 @@ def test_a_journal_that_is_missing(service: RunningDispatcher) -> None:
 # --- formats -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shards", [2, 3])
-def test_the_oldest_format_is_brought_to_this_one(shards: int) -> None:
-    """Made by the first version; ``expected.json`` beside it is what that one answered."""
+@pytest.mark.parametrize(("known", "shards"), [(1, 2), (1, 3), (2, 2), (2, 3)])
+def test_an_older_format_is_brought_to_this_one(known: int, shards: int) -> None:
+    """Made by older versions; ``expected.json`` beside it is what those answered."""
     service = RunningDispatcher(CONFIG, shards=shards)
     service.data_dir.mkdir(mode=0o700)
-    with tarfile.open(FIXTURES / "format-1.tar.xz") as archive:
+    with tarfile.open(FIXTURES / f"format-{known}.tar.xz") as archive:
         archive.extractall(service.directory, filter="data")
-    for path in (service.directory / "format-1").iterdir():
+    for path in (service.directory / f"format-{known}").iterdir():
         path.rename(service.data_dir / path.name)
     expected = json.loads((service.data_dir / "expected.json").read_text())
     with service:

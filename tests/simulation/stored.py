@@ -20,7 +20,7 @@ from tests.simulation.producer import Submission
 
 TABLES = (
     "state", "frames", "ledger", "results", "users", "dead", "outbox", "inbox_tail", "inbox", "inbox_marks", "origins",
-    "suspects",
+    "suspects", "timers", "limits", "digests", "subscriptions", "broadcasts", "configs",
 )  # fmt: skip
 
 Place = tuple[int, int]  # seq, slot

@@ -56,7 +56,7 @@ def new_frame(seq: int, count: int = 2, at_us: int = 1_000) -> Frame:
     frame = Frame(seq, at_us, array("I", [PENDING] * count), bytes([1] * count))
     frame.open = frame.active = count
     frame.mask = ledger.lane_bit(ledger.lane_of(EMAIL, 1))
-    frame.new = NewFrame(0, False, BODY, bytes(16), b"verdict", False)
+    frame.new = NewFrame(0, False, BODY, bytes(16), b"verdict")
     return frame
 
 

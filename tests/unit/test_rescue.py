@@ -115,7 +115,7 @@ def frame(seq: int) -> Frame:
     one.open = one.active = PER_FRAME
     one.mask = ledger.lane_bit(1)
     body = pack([{"user_id": user(index), "title": f"{seq}-{index}", "body": "x" * 40} for index in range(PER_FRAME)])
-    one.new = NewFrame(0, False, body, None, None, True)
+    one.new = NewFrame(0, False, body)
     return one
 
 
