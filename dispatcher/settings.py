@@ -20,11 +20,12 @@ import msgspec
 from dispatcher.curve import CurveSettings
 from dispatcher.places import line_of
 from shards.caps import CapSettings
+from shards.digests import DigestSettings
 from shards.limiter import RateLimit
 from shards.logs import LogSettings
 from shards.retry import RetryPolicy
 from shards.rules import DEFAULT_CATEGORIES, Category, unknown
-from shards.settings import Bounds, ChannelSettings, Count, Idempotency, Priorities, Retention
+from shards.settings import Bounds, ChannelSettings, Count, Idempotency, Priorities, Retention, Schedules
 from shards.units import Seconds, decode_hook, encode_hook
 from shards.wire import CHANNELS
 
@@ -114,6 +115,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     idempotency: Idempotency = Idempotency()
     retention: Retention = Retention()
     bounds: Bounds = Bounds()
+    schedules: Schedules = Schedules()
+    digests: dict[str, DigestSettings] = {}
     channels: dict[str, ChannelSettings] = {}
 
     def __post_init__(self) -> None:
@@ -135,15 +138,22 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if limit.overflow == channel == "inapp":
                 raise ValueError('rate_limits.inapp.overflow: it is of the inbox itself; use "drop" or "delay"')
             if limit.overflow == "digest" and not self._has_digest(channel):
-                raise ValueError(f'rate_limits.{channel}.overflow: no [digests.*] covers {channel}; use "delay"')
+                raise ValueError(
+                    f'rate_limits.{channel}.overflow: no [digests.*] with when = "overflow" covers {channel}; '
+                    'add one, or use "delay"'
+                )
         categories = {*DEFAULT_CATEGORIES, *self.categories}
-        for name, cap in self.caps.items():
-            for one in cap.categories:
-                if one not in categories:
-                    raise ValueError(f"caps.{name}.categories: {unknown('category', one, categories)}")
-            for channel in cap.channels:
+        covering: dict[str, CapSettings | DigestSettings] = {
+            **{f"caps.{name}": cap for name, cap in self.caps.items()},
+            **{f"digests.{name}": digest for name, digest in self.digests.items()},
+        }
+        for key, entry in covering.items():
+            for named in entry.categories:
+                if named not in categories:
+                    raise ValueError(f"{key}.categories: {unknown('category', named, categories)}")
+            for channel in entry.channels:
                 if channel not in known:
-                    raise ValueError(f"caps.{name}.channels: {unknown('channel', channel, known)}")
+                    raise ValueError(f"{key}.channels: {unknown('channel', channel, known)}")
         for name, settings in self.channels.items():
             if name == "inapp":
                 raise ValueError("channels.inapp: the in-app inbox is built in and takes no settings")
@@ -152,8 +162,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.retention.finished < self.idempotency.window:
             raise ValueError("retention.finished: it must not be below idempotency.window")
 
-    def _has_digest(self, _channel: str) -> bool:
-        return False  # this version has no digests
+    def _has_digest(self, channel: str) -> bool:
+        """Whether some of what a limit of the channel hands over has a digest to go to."""
+        return any(
+            digest.when == "overflow" and (not digest.channels or channel in digest.channels)
+            for digest in self.digests.values()
+        )
 
 
 def load(path: Path | None, environment: Mapping[str, str], command_line: Mapping[str, Any]) -> Settings:

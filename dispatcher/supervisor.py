@@ -139,6 +139,8 @@ class Supervisor:
                 idempotency=settings.idempotency,
                 retention=settings.retention,
                 bounds=settings.bounds,
+                schedules=settings.schedules,
+                digests=settings.digests,
                 channels=settings.channels,
                 drain=settings.dispatcher.drain,
             ),

@@ -18,16 +18,26 @@ Key = Rule | tuple[str, str | int | None]  # a rule, or the (category, priority)
 class Decision:
     """What a rule means for users who chose alike: the words of its slots, and what is to be sent."""
 
-    __slots__ = ("doomed", "effects", "mask", "rule", "sends", "settled", "template", "width")
+    __slots__ = ("doomed", "effects", "mask", "rule", "sends", "settled", "special", "template", "width")
 
-    def __init__(self, rule: Rule, verdicts: list[tuple[int, int]], limiters: Mapping[int, Limiter]) -> None:
+    def __init__(
+        self,
+        rule: Rule,
+        verdicts: list[tuple[int, int]],
+        limiters: Mapping[int, Limiter],
+        special: tuple[int, ...] = (),
+    ) -> None:
         words = []
         sends: list[tuple[int, int, Limiter | None, bool]] = []
         self.mask = 0
         for offset, (channel, (outcome, reason)) in enumerate(zip(rule.channels, verdicts, strict=True)):
+            limiter = limiters.get(channel)
+            if outcome == ledger.PENDING and limiter is not None and offset not in special:
+                reason = ledger.REASON["charged"]
             words.append(ledger.word(channel, rule.priority, outcome, reason))
-            if outcome == ledger.PENDING:
-                limiter = limiters.get(channel)
+            if outcome == ledger.PENDING and offset in special:
+                self.mask |= ledger.lane_bit(ledger.lane_of(channel, rule.priority))
+            elif outcome == ledger.PENDING:
                 exempt = limiter is not None and PRIORITIES[rule.priority] in limiter.exempt
                 lane = ledger.lane_of(channel, rule.priority)
                 sends.append((offset, lane, limiter, exempt))
@@ -37,7 +47,8 @@ class Decision:
         self.template = array("I", words).tobytes()
         self.sends = tuple(sends)
         self.doomed = tuple(at for at, (outcome, _) in enumerate(verdicts) if outcome == ledger.DEAD)
-        self.settled = len(words) - len(sends)
+        self.special = special  # of the offsets: those that are decided one by one
+        self.settled = len(words) - len(sends) - len(special)
         self.effects = tuple((ledger.channel_of(value), ledger.outcome_of(value)) for value in words)
 
 
@@ -82,7 +93,9 @@ class People:
         limiters: Mapping[int, Limiter],
         load: Callable[[str], UserDocument | None],
         users_max: int,
+        needs_a_look: Callable[[Rule, int, Choices], bool],
     ) -> None:
+        self._needs_a_look = needs_a_look
         self.known: dict[str, User] = {}
         self._routing = routing
         self._channel_names = channel_names
@@ -119,7 +132,12 @@ class People:
         verdicts = [
             self.verdict(choices, rule.category, channel, rule.override, rule.explicit) for channel in rule.channels
         ]
-        return Decision(rule, verdicts, self._limiters)
+        special = tuple(
+            at
+            for at, (channel, (outcome, _)) in enumerate(zip(rule.channels, verdicts, strict=True))
+            if outcome == ledger.PENDING and self._needs_a_look(rule, channel, choices)
+        )
+        return Decision(rule, verdicts, self._limiters, special)
 
     def verdict(self, choices: Choices, category: str, channel: int, override: bool, explicit: bool) -> tuple[int, int]:
         """The outcome and reason of a delivery as far as preferences and configuration go."""

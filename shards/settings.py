@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from shards.caps import CapSettings
+from shards.digests import DigestSettings
 from shards.limiter import RateLimit
 from shards.retry import RetryPolicy
 from shards.rules import Category
@@ -60,6 +61,12 @@ class Idempotency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_entries: Count = 10_000_000
 
 
+class Schedules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``horizon``: a notification is not accepted that is to be sent later than that from now."""
+
+    horizon: Seconds = Seconds(365 * 86_400.0)
+
+
 class Retention(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long a frame whose deliveries are all final is kept: ``inbox`` where one of them is in an inbox."""
 
@@ -96,6 +103,8 @@ class ShardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bounds: Bounds
     channels: dict[str, ChannelSettings]
     caps: dict[str, CapSettings] = {}
+    schedules: Schedules = Schedules()
+    digests: dict[str, DigestSettings] = {}
     drain: Seconds = Seconds(10.0)
 
     def channel_names(self) -> list[str]:
