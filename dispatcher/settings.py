@@ -25,7 +25,16 @@ from shards.limiter import RateLimit
 from shards.logs import LogSettings
 from shards.retry import RetryPolicy
 from shards.rules import DEFAULT_CATEGORIES, Category, unknown
-from shards.settings import Bounds, ChannelSettings, Count, Idempotency, Priorities, Retention, Schedules
+from shards.settings import (
+    Bounds,
+    ChannelSettings,
+    Count,
+    Idempotency,
+    PreferenceSettings,
+    Priorities,
+    Retention,
+    Schedules,
+)
 from shards.units import Seconds, decode_hook, encode_hook
 from shards.wire import CHANNELS
 
@@ -110,13 +119,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     categories: dict[str, Category] = {}
     rate_limits: dict[str, RateLimit] = msgspec.field(default_factory=lambda: dict(DEFAULT_RATE_LIMITS))
     caps: dict[str, CapSettings] = {}
+    digests: dict[str, DigestSettings] = {}
+    schedules: Schedules = Schedules()
+    preferences: PreferenceSettings = PreferenceSettings()
     retry: RetryPolicy = RetryPolicy()
     priorities: Priorities = Priorities()
     idempotency: Idempotency = Idempotency()
     retention: Retention = Retention()
     bounds: Bounds = Bounds()
-    schedules: Schedules = Schedules()
-    digests: dict[str, DigestSettings] = {}
     channels: dict[str, ChannelSettings] = {}
 
     def __post_init__(self) -> None:

@@ -143,6 +143,7 @@ class Supervisor:
                 digests=settings.digests,
                 channels=settings.channels,
                 drain=settings.dispatcher.drain,
+                preferences=settings.preferences,
             ),
             enc_hook=encode_hook,
         )

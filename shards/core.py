@@ -141,7 +141,8 @@ class Core:
             self.limiters,
             journal.load_user,
             settings.bounds.users,
-            self._needs_a_look,
+            settings.preferences.timezone,
+            needs_a_look=self._needs_a_look,
         )
         self.contents = Contents(journal.content)
         self.queues = [NotificationQueue[Run](settings.priorities.aging) for _ in channel_names]

@@ -93,8 +93,11 @@ class People:
         limiters: Mapping[int, Limiter],
         load: Callable[[str], UserDocument | None],
         users_max: int,
-        needs_a_look: Callable[[Rule, int, Choices], bool],
+        default_zone: str = "UTC",
+        strict: frozenset[int] = frozenset(),
+        needs_a_look: Callable[[Rule, int, Choices], bool] = lambda _rule, _channel, _choices: False,
     ) -> None:
+        """``strict`` are the channels whose provider is real: there, who has no contacts at all has none to use."""
         self._needs_a_look = needs_a_look
         self.known: dict[str, User] = {}
         self._routing = routing
@@ -103,6 +106,8 @@ class People:
         self._limiters = limiters
         self._load = load
         self._users_max = users_max
+        self._default_zone = default_zone
+        self._strict = strict
         self._alike: dict[object, tuple[Choices, Decisions]] = {}
 
     def user(self, user_id: str) -> User:
@@ -115,7 +120,7 @@ class People:
             self.known.clear()
             self._alike.clear()
         document = self._load(user_id)
-        choices = ALLOW_ALL if document is None else Choices(document.preferences)
+        choices = ALLOW_ALL if document is None else Choices(document, self._default_zone)
         choices, decisions = self._alike.setdefault(choices.key, (choices, Decisions(self._decide, choices)))
         user = self.known[user_id] = User(user_id, hash_user(user_id), choices, decisions)
         return user
@@ -140,9 +145,12 @@ class People:
         return Decision(rule, verdicts, self._limiters, special)
 
     def verdict(self, choices: Choices, category: str, channel: int, override: bool, explicit: bool) -> tuple[int, int]:
-        """The outcome and reason of a delivery as far as preferences and configuration go."""
-        if not override and choices.block(category, self._channel_names[channel]):
+        """The outcome and reason of a delivery as far as preferences, configuration and contacts go."""
+        name = self._channel_names[channel]
+        if not override and choices.block(category, name):
             return ledger.SUPPRESSED, ledger.REASON["preference"]
         if channel not in self._configured:
             return ledger.DEAD if explicit else ledger.SUPPRESSED, ledger.REASON["channel_not_configured"]
+        if not choices.has_contact(name) and (choices.has_contacts or channel in self._strict):
+            return ledger.SUPPRESSED, ledger.REASON["no_contact"]
         return ledger.PENDING, 0
