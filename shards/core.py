@@ -99,7 +99,7 @@ class Core:
         self.idempotency = IdempotencySet(settings.secret)
         numbers = {name: number for number, name in enumerate(channel_names)}
         self.inapp = numbers[INAPP]
-        self.routing = Routing(settings.categories, numbers)
+        self.routing = Routing(settings.categories, numbers, settings.rules)
         self.limiters = {
             numbers[name]: Limiter(limit, settings.bounds.limiter_keys) for name, limit in settings.rate_limits.items()
         }

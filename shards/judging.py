@@ -6,18 +6,20 @@ columns are judged by whole lists. Any other frame is judged entry by entry, wit
 
 from __future__ import annotations
 
+from array import array
 from itertools import repeat
 from typing import NamedTuple
 
 import msgspec
 
 from shards import validation
+from shards.content_keys import content_key
 from shards.contents import Content, Contents
 from shards.dedupe import NO_DIGEST, IdempotencySet
 from shards.identifiers import Identifiers
 from shards.people import NO_DECISION, Decision, Decisions, People, User
 from shards.preferences import ALLOW_ALL
-from shards.rules import Routing
+from shards.rules import Asker, Routing
 from shards.wire import (
     Data,
     Duplicate,
@@ -48,6 +50,7 @@ class Judged(NamedTuple):
     duplicates: list[Duplicate]
     rejected: list[Rejection]
     raw: dict[int, tuple[str, bytes]]  # of the rejected: user id as far as known, and the entry
+    rules: array[int] | None = None  # the configured rules' numbers, if any has decided something; 0 is none
 
     def verdict(self) -> Verdict | None:
         return Verdict(self.duplicates, self.rejected) if self.duplicates or self.rejected else None
@@ -156,14 +159,14 @@ class Judge:
                 continue
             user_id, notification = item
             try:
-                user, decision, key = self._check(user_id, notification, now_ms)
+                user, decision, key, distinct = self._check(user_id, notification, now_ms)
             except RequestError as error:
                 raw = _as_it_came(here, index, user_id, notification)
                 self._reject(judged, digests, index, error.error, user_id, raw)
                 continue
             digest = NO_DIGEST
-            if key is not None:
-                digest = self._idempotency.digest(user_id, key)
+            if distinct is not None:
+                digest = self._idempotency.digest(user_id, distinct)
                 original = self._idempotency.find(digest)
                 if original is not None:
                     content: Content | None = here
@@ -184,15 +187,23 @@ class Judge:
             if notification.expires_at is not None:
                 expiry[index] = int(notification.expires_at)
         keyed = any(digest is not NO_DIGEST for digest in digests)
-        return judged._replace(digests=b"".join(digests) if keyed else None, expiry=expiry or None)
+        rules = array("H", [decision.rule.number for decision in decisions])
+        return judged._replace(
+            digests=b"".join(digests) if keyed else None, expiry=expiry or None, rules=rules if any(rules) else None
+        )
 
-    def _check(self, user_id: str, notification: Notification, now_ms: int) -> tuple[User, Decision, str | None]:
-        """Everything that makes a notification acceptable; raises ``RequestError``."""
+    def _check(
+        self, user_id: str, notification: Notification, now_ms: int
+    ) -> tuple[User, Decision, str | None, str | None]:
+        """Everything that makes a notification acceptable; raises ``RequestError``.
+
+        Its key is the producer's. The last is what it repeats another by: that key, or one made of its content.
+        """
         validation.check_address(notification)
-        rule = self._routing.resolve(notification)
         user = self._people.user(user_id)
         if notification.payload is not None:
             validation.check_document("payload", notification.payload)
+        rule = self._routing.resolve(notification, Asker(user_id, now_ms=now_ms))
         if not validation.has_content(notification):
             raise RequestError(
                 "bad_value", "nothing to say: give at least one of title, body, template, payload.message", "title"
@@ -204,7 +215,10 @@ class Judge:
         if notification.id is not None:
             validation.check_key("id", notification.id)
             key = notification.id if key is None else key
-        return user, user.decisions[rule], key
+        distinct, template = key, self._routing.categories[rule.category].content_key
+        if key is None and template:
+            distinct = content_key(template, user_id, notification)
+        return user, user.decisions[rule], key, distinct
 
     def _reject(self, judged: Judged, digests: list[bytes], index: int, error: Error, user_id: str, raw: bytes) -> None:
         judged.rejected.append(Rejection(index, error))

@@ -6,7 +6,7 @@ import re
 
 import msgspec
 
-from shards.rules import unknown
+from shards.nearest import unknown
 from shards.wire import RequestError
 
 DOCUMENT_BYTES_MAX = 65_536

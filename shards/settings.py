@@ -8,7 +8,7 @@ import msgspec
 
 from shards.limiter import RateLimit
 from shards.retry import RetryPolicy
-from shards.rules import Category
+from shards.rules import Category, PlacedRule
 from shards.units import Seconds
 from shards.wire import CHANNELS
 
@@ -83,6 +83,8 @@ class ShardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bounds: Bounds
     channels: dict[str, ChannelSettings]
     drain: Seconds = Seconds(10.0)
+    rules: tuple[PlacedRule, ...] = ()
+    version: int = 1  # of the configuration
 
     def channel_names(self) -> list[str]:
         """All that are known, in the order in which a new journal numbers them."""

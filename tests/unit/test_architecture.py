@@ -17,6 +17,8 @@ ROOT = Path(__file__).parents[2]
 # Given the time, a random generator and the bytes, these decide; they fetch nothing themselves.
 PURE = (
     "changes",
+    "conditions",
+    "content_keys",
     "contents",
     "core",
     "counters",
@@ -29,6 +31,7 @@ PURE = (
     "lanes",
     "ledger",
     "limiter",
+    "nearest",
     "people",
     "preferences",
     "retry",
