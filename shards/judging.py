@@ -19,7 +19,7 @@ from shards.dedupe import NO_DIGEST, IdempotencySet
 from shards.identifiers import Identifiers
 from shards.people import NO_DECISION, Decision, Decisions, People, User
 from shards.preferences import ALLOW_ALL
-from shards.rules import Asker, Routing
+from shards.rules import Routing
 from shards.wire import (
     Data,
     Duplicate,
@@ -187,9 +187,11 @@ class Judge:
             if notification.expires_at is not None:
                 expiry[index] = int(notification.expires_at)
         keyed = any(digest is not NO_DIGEST for digest in digests)
-        rules = array("H", [decision.rule.number for decision in decisions])
+        rules = array("H", [decision.rule.number for decision in decisions]) if self._routing.rules else None
         return judged._replace(
-            digests=b"".join(digests) if keyed else None, expiry=expiry or None, rules=rules if any(rules) else None
+            digests=b"".join(digests) if keyed else None,
+            expiry=expiry or None,
+            rules=rules if rules and any(rules) else None,
         )
 
     def _check(
@@ -203,7 +205,7 @@ class Judge:
         user = self._people.user(user_id)
         if notification.payload is not None:
             validation.check_document("payload", notification.payload)
-        rule = self._routing.resolve(notification, Asker(user_id, now_ms=now_ms))
+        rule = self._routing.resolve(notification, user_id, now_ms)
         if not validation.has_content(notification):
             raise RequestError(
                 "bad_value", "nothing to say: give at least one of title, body, template, payload.message", "title"
@@ -215,9 +217,7 @@ class Judge:
         if notification.id is not None:
             validation.check_key("id", notification.id)
             key = notification.id if key is None else key
-        distinct, template = key, self._routing.categories[rule.category].content_key
-        if key is None and template:
-            distinct = content_key(template, user_id, notification)
+        distinct = content_key(rule.content_key, user_id, notification) if key is None and rule.content_key else key
         return user, user.decisions[rule], key, distinct
 
     def _reject(self, judged: Judged, digests: list[bytes], index: int, error: Error, user_id: str, raw: bytes) -> None:

@@ -6,7 +6,6 @@ Its own wishes come first, then the first of the configured rules that matches, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import msgspec
 
@@ -91,10 +90,27 @@ DEFAULT_CATEGORIES: Mapping[str, Category] = {
 class Rule:
     """What one kind of notification is routed by: its planned channels, in order, and its priority."""
 
-    __slots__ = ("category", "channels", "explicit", "number", "override", "pending", "priority", "width")
+    __slots__ = (
+        "category",
+        "channels",
+        "content_key",
+        "explicit",
+        "number",
+        "override",
+        "pending",
+        "priority",
+        "width",
+    )
 
     def __init__(
-        self, category: str, channels: tuple[int, ...], priority: int, override: bool, explicit: bool, number: int = 0
+        self,
+        category: str,
+        channels: tuple[int, ...],
+        priority: int,
+        override: bool,
+        explicit: bool,
+        number: int = 0,
+        content_key: str = "",
     ) -> None:
         self.category = category
         self.channels = channels
@@ -102,20 +118,11 @@ class Rule:
         self.override = override
         self.explicit = explicit  # a producer, a configured rule or a configured category named the channels
         self.number = number  # of the configured rule that decided something, from 1 on; 0 if none did
+        self.content_key = content_key
         self.width = len(channels)
         self.pending = tuple(ledger.word(channel, priority) for channel in channels)
 
 
-class Asker(NamedTuple):
-    """Of whom and when a rule's condition is asked: ``zone`` by its name, ``now_ms`` by the wall clock."""
-
-    user_id: str = ""
-    locale: str = ""
-    zone: str = "UTC"
-    now_ms: int = 0
-
-
-NOBODY = Asker()
 Own = tuple[str, str | int | None, tuple[str, ...] | None, int]  # category, priority, channels, and the rule's number
 
 
@@ -150,8 +157,17 @@ class Routing:
             if not self._rules_of[name]
         }
 
-    def resolve(self, notification: Notification, asker: Asker = NOBODY) -> Rule:
-        """The rule of a notification; ``RequestError`` names what is unknown, and the nearest that is known."""
+    def resolve(
+        self, notification: Notification, user_id: str = "", now_ms: int = 0, locale: str = "", zone: str = "UTC"
+    ) -> Rule:
+        """The rule of a notification; ``RequestError`` names what is unknown, and the nearest that is known.
+
+        The rest is for conditions: the user, the wall clock, the user's locale and the name of their time zone.
+        """
+        if notification.channels is None:
+            plain = self.plain.get((notification.category, notification.priority))
+            if plain is not None:
+                return plain
         category = self.categories.get(notification.category)
         if category is None:
             raise RequestError(
@@ -164,9 +180,10 @@ class Routing:
                 "priority",
             )
         channels = None if notification.channels is None else tuple(notification.channels)
-        number = self._match(notification, category, asker) if self._rules_of[notification.category] else 0
-        if channels is None and not number and (rule := self.plain.get((notification.category, notification.priority))):
-            return rule
+        number = 0
+        if self._rules_of[notification.category] and (channels is None or notification.priority is None):
+            priority = PRIORITIES[PRIORITY_NUMBERS[_first(notification.priority, category.priority)]]
+            number = self._match(notification, priority, user_id, locale, zone, now_ms)
         key = (notification.category, notification.priority, channels, number)
         rule = self._made.get(key)
         if rule is None:
@@ -195,16 +212,15 @@ class Routing:
         if len(set(channels)) != len(channels):
             raise RequestError("bad_value", "channels names a channel twice; name each once", "channels")
 
-    def _match(self, notification: Notification, category: Category, asker: Asker) -> int:
+    def _match(
+        self, notification: Notification, priority: str, user_id: str, locale: str, zone: str, now_ms: int
+    ) -> int:
         """The number of the rule that matches first; 0 if none does, or if it is left nothing to decide."""
-        if notification.channels is not None and notification.priority is not None:
-            return 0
-        priority = PRIORITIES[PRIORITY_NUMBERS[_first(notification.priority, category.priority)]]
         told = False
         for at in self._rules_of[notification.category]:
             rule = self.rules[at]
             if rule.when is not None and not told:
-                self.conditions.tell(notification, priority, *asker)
+                self.conditions.tell(notification, priority, user_id, locale, zone, now_ms)
                 told = True
             if self.conditions.hold(at):
                 decides = (notification.channels is None and rule.channels is not None) or (
@@ -225,6 +241,7 @@ class Routing:
             category.override_preferences,
             channels is not None or ruled is not None or name in self._configured,
             number,
+            category.content_key,
         )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import re
 from typing import Any
 
 import pytest
@@ -31,34 +33,33 @@ def answers(expression: str, notification: Notification = NOTIFICATION, **about:
     return found.hold(0)
 
 
-@pytest.mark.parametrize(
-    ("true", "false"),
-    [
-        ("category == 'marketing'", "category == 'system'"),
-        ("type == 'warning'", "type == 'info'"),
-        ("priority == 'low'", "priority in ['high', 'critical']"),
-        ("locale.startsWith('fr')", "locale == ''"),
-        ("payload.amount > 100", "payload.amount > 120"),
-        ("payload.items.exists(i, i.sku == 'b')", "payload.items.all(i, i.sku == 'b')"),
-        ("has(payload.vip) && payload.vip", "has(payload.none)"),
-        ("title.matches('^S.*e$')", "title.contains('x')"),
-        ("metadata.source == 'shop'", "'other' in metadata"),
-        ("channels == ['email', 'sms']", "size(channels) == 0"),
-        ("user_id == 'ada'", "user_id == 'bob'"),
-        ("now > timestamp('2026-03-02T23:29:59Z')", "now > timestamp('2026-03-02T23:30:00Z')"),
-        ("local == {'hour': 23, 'minute': 30, 'weekday': 'mon'}", "local.hour < 8"),
-        ("payload.items.map(i, i.sku) == ['a', 'b'] && payload.items.size() == 2", "false"),
-        ("type(payload.amount) == int", "type(payload.amount) == string"),
-    ],
-)
+ASKED = [
+    ("category == 'marketing'", "category == 'system'"),
+    ("type == 'warning'", "type == 'info'"),
+    ("priority == 'low'", "priority in ['high', 'critical']"),
+    ("locale.startsWith('fr')", "locale == ''"),
+    ("payload.amount > 100", "payload.amount > 120"),
+    ("payload.items.exists(i, i.sku == 'b')", "payload.items.all(i, i.sku == 'b')"),
+    ("has(payload.vip) && payload.vip", "has(payload.none)"),
+    ("title.matches('^S.*e$')", "title.contains('x')"),
+    ("metadata.source == 'shop'", "'other' in metadata"),
+    ("channels == ['email', 'sms']", "size(channels) == 0"),
+    ("user_id == 'ada'", "user_id == 'bob'"),
+    ("now > timestamp('2026-03-02T23:29:59Z')", "now > timestamp('2026-03-02T23:30:00Z')"),
+    ("local == {'hour': 23, 'minute': 30, 'weekday': 'mon'}", "local.hour < 8"),
+    ("payload.items.map(i, i.sku) == ['a', 'b'] && payload.items.size() == 2", "false"),
+    ("type(payload.amount) == int", "type(payload.amount) == string"),
+]
+
+
+@pytest.mark.parametrize(("true", "false"), ASKED)
 def test_what_an_expression_may_ask(true: str, false: str) -> None:
     assert answers(true)
     assert not answers(false)
 
 
 def test_each_variable_is_asked_somewhere_above() -> None:
-    (mark,) = (mark for mark in test_what_an_expression_may_ask.pytestmark if mark.name == "parametrize")
-    text = " ".join(true for true, _ in mark.args[1])
+    text = " ".join(true for true, _ in ASKED)
     assert {name for name in VARIABLES if name in text} == VARIABLES.keys()
 
 
@@ -95,9 +96,8 @@ def test_the_local_time_is_the_users() -> None:
     ],
 )
 def test_what_is_wrong_is_told_at_the_start(expression: str, says: str) -> None:
-    with pytest.raises(ValueError, match="(?s).*") as caught:
+    with pytest.raises(ValueError, match=re.escape(says)):
         check(expression)
-    assert says in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -118,11 +118,9 @@ def test_what_may_be_right_is_not_refused(expression: str) -> None:
 @pytest.mark.parametrize(
     "expression", ["(" * 900 + "true" + ")" * 900, "!" * 1_900 + "true", "[" * 1_900, "-" * 1_900 + "1"]
 )
-def test_an_expression_nested_without_end_ends_nothing(expression: str) -> None:
-    try:
+def test_an_expression_nested_without_end_ends_no_process(expression: str) -> None:
+    with contextlib.suppress(ValueError):
         check(expression)
-    except ValueError as error:
-        assert str(error)
 
 
 @pytest.mark.parametrize(

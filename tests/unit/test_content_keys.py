@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -83,6 +84,5 @@ def test_no_producers_key_is_like_one() -> None:
     ],
 )
 def test_what_is_wrong_with_a_template(template: str, says: str) -> None:
-    with pytest.raises(ValueError, match="(?s).*") as caught:
+    with pytest.raises(ValueError, match=re.escape(says)):
         names_of(template)
-    assert says in str(caught.value)

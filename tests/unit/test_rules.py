@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shards import rules
-from shards.rules import Asker, Category, PlacedRule, Routing
+from shards.rules import Category, PlacedRule, Routing
 from shards.wire import CHANNELS, Notification, RequestError
 
 NUMBERS = {name: number for number, name in enumerate(CHANNELS)}
@@ -84,12 +84,13 @@ RULES = (
     PlacedRule("french", when="locale == 'fr'", categories=("marketing",), channels=("push",), priority="high"),
     PlacedRule("rest", categories=("marketing",), priority="normal"),
 )
-NOON, NIGHT = Asker("ada", "fr", "UTC", 12 * 3_600_000), Asker("ada", "fr", "UTC", 3 * 3_600_000)
+NOON, NIGHT = ("ada", 12 * 3_600_000, "fr"), ("ada", 3 * 3_600_000, "fr")
+GERMAN = (*NOON[:2], "de")
 BIG = {"category": "transaction", "payload": {"amount": 2000}}
 
 
-def ruled(asker: Asker, **fields: object) -> tuple[list[str], int, int]:
-    rule = Routing({}, NUMBERS, RULES).resolve(Notification(**fields), asker)  # type: ignore[arg-type]
+def ruled(asker: tuple[str, int, str], **fields: object) -> tuple[list[str], int, int]:
+    rule = Routing({}, NUMBERS, RULES).resolve(Notification(**fields), *asker)  # type: ignore[arg-type]
     return [CHANNELS[channel] for channel in rule.channels], rule.priority, rule.number
 
 
@@ -102,7 +103,7 @@ def ruled(asker: Asker, **fields: object) -> tuple[list[str], int, int]:
         (NOON, {"category": "transaction"}, (["email", "push", "inapp"], 2, 0)),
         (NIGHT, {"category": "marketing"}, (["email", "inapp"], 0, 2)),
         (NOON, {"category": "marketing"}, (["push"], 2, 3)),
-        (NOON._replace(locale="de"), {"category": "marketing"}, (["email", "inapp"], 1, 4)),
+        (GERMAN, {"category": "marketing"}, (["email", "inapp"], 1, 4)),
         (NOON, {"category": "system", "payload": {"amount": 2000}}, (["inapp"], 1, 0)),
         (NOON, {**BIG, "channels": ["email"]}, (["email"], 2, 0)),  # nothing is left for the rule to decide
         (NOON, {**BIG, "priority": 0}, (["sms", "inapp"], 0, 1)),
@@ -112,7 +113,7 @@ def ruled(asker: Asker, **fields: object) -> tuple[list[str], int, int]:
     ],
 )
 def test_the_first_rule_that_matches_wins(
-    asker: Asker, fields: dict[str, object], expected: tuple[list[str], int, int]
+    asker: tuple[str, int, str], fields: dict[str, object], expected: tuple[list[str], int, int]
 ) -> None:
     assert ruled(asker, **fields) == expected
 
@@ -126,8 +127,8 @@ def test_the_condition_sees_the_priority_that_the_category_gives() -> None:
 
 def test_channels_of_a_rule_are_explicit() -> None:
     routing = Routing({}, NUMBERS, RULES)
-    assert routing.resolve(Notification(**BIG), NOON).explicit  # type: ignore[arg-type]
-    assert not routing.resolve(Notification(category="transaction"), NIGHT).explicit
+    assert routing.resolve(Notification(**BIG), *NOON).explicit  # type: ignore[arg-type]
+    assert not routing.resolve(Notification(category="transaction"), *NIGHT).explicit
 
 
 def test_only_categories_that_no_rule_looks_at_are_plain() -> None:
@@ -144,11 +145,11 @@ def test_what_a_rules_number_means() -> None:
 
 def test_a_condition_without_an_answer_is_no_match() -> None:
     routing = Routing({}, NUMBERS, RULES)
-    assert routing.resolve(Notification(category="transaction"), NOON).number == 0
+    assert routing.resolve(Notification(category="transaction"), *NOON).number == 0
     assert routing.failures() == {"big": 1}
 
 
 def test_a_rule_is_made_once_for_all_who_are_alike() -> None:
     routing = Routing({}, NUMBERS, RULES)
-    first, second = (routing.resolve(Notification(**BIG), NOON) for _ in range(2))  # type: ignore[arg-type]
+    first, second = (routing.resolve(Notification(**BIG), *NOON) for _ in range(2))  # type: ignore[arg-type]
     assert first is second
