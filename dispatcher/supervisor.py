@@ -138,9 +138,12 @@ class Supervisor:
                 idempotency=settings.idempotency,
                 retention=settings.retention,
                 bounds=settings.bounds,
+                schedules=settings.schedules,
+                digests=settings.digests,
                 channels=settings.channels,
                 drain=settings.dispatcher.drain,
                 rules=msgspec.convert(settings.rules, tuple[PlacedRule, ...], from_attributes=True),
+                preferences=settings.preferences,
             ),
             enc_hook=encode_hook,
         )

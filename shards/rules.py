@@ -6,6 +6,7 @@ Its own wishes come first, then the first of the configured rules that matches, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -123,6 +124,25 @@ class Rule:
         self.pending = tuple(ledger.word(channel, priority) for channel in channels)
 
 
+class Asked(Protocol):
+    """What a decision needs to know of how a notification was routed."""
+
+    @property
+    def category(self) -> str: ...
+    @property
+    def override(self) -> bool: ...
+    @property
+    def explicit(self) -> bool: ...
+
+
+class Stored(NamedTuple):
+    """The same of one that was journaled, by the configuration of today."""
+
+    category: str
+    override: bool
+    explicit: bool
+
+
 Own = tuple[str, str | int | None, tuple[str, ...] | None, int]  # category, priority, channels, and the rule's number
 
 
@@ -193,9 +213,14 @@ class Routing:
             rule = self._made[key] = self._make(key)
         return rule
 
-    def is_configured(self, category: str) -> bool:
-        """Whether the operator's configuration, not only the default routing, names the category's channels."""
-        return category in self._configured
+    def asked(self, notification: Notification) -> Asked:
+        """Of a journaled notification, which may be of a category that is no more."""
+        category = self.categories.get(notification.category)
+        return Stored(
+            notification.category,
+            category is not None and category.override_preferences,
+            notification.channels is not None or notification.category in self._configured,
+        )
 
     def failures(self) -> dict[str, int]:
         """By rule, how often its condition could not be answered, where that was so."""

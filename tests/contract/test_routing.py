@@ -32,6 +32,16 @@ name = "vip"
 when = "metadata.tier == 'vip'"
 categories = ["orders", "news"]
 channels = ["email"]
+[[rules]]
+name = "far away"
+when = "local.hour != now.getHours()"
+categories = ["system"]
+channels = ["sms"]
+[[rules]]
+name = "french"
+when = "locale == 'fr-CA'"
+categories = ["system"]
+channels = ["email"]
 """
 
 
@@ -74,6 +84,16 @@ def test_of_a_batch_each_goes_its_own_way(service: RunningDispatcher) -> None:
     plain = {"user_id": "ada", "title": "t"}
     ids = service.client.submit(large, plain, {**large, "payload": {}})["ids"]
     assert [list(outcomes(service, id)) for id in ids] == [["sms", "inapp"], ["inapp"], ["email", "inapp"]]
+
+
+@pytest.mark.parametrize(
+    ("document", "channel"),
+    [({"timezone": "Asia/Kolkata"}, "sms"), ({"timezone": "UTC", "locale": "fr-CA"}, "email"), ({}, "inapp")],
+)
+def test_a_rule_knows_where_the_user_is(service: RunningDispatcher, document: dict[str, str], channel: str) -> None:
+    service.request("user.put", user_id="eve", user=document)
+    (id,) = service.client.submit({"user_id": "eve", "title": "t"})["ids"]
+    assert list(outcomes(service, id)) == [channel]
 
 
 def test_content_stands_in_for_a_key(service: RunningDispatcher) -> None:
