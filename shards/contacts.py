@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from shards.rules import unknown
+from shards.nearest import unknown
 from shards.wire import RequestError
 
 PUSH_PROVIDERS = ("fcm", "apns", "webpush")

@@ -134,7 +134,7 @@ class Core:
         self.idempotency = IdempotencySet(settings.secret)
         numbers = {name: number for number, name in enumerate(channel_names)}
         self.inapp = numbers[INAPP]
-        self.routing = Routing(settings.categories, numbers)
+        self.routing = Routing(settings.categories, numbers, settings.rules)
         self.limits = Limits(settings.rate_limits, settings.caps, settings.bounds.limiter_keys)
         self.limiters = {numbers[name]: limiter for name, limiter in self.limits.rates.items()}
         self.paces = {
@@ -188,7 +188,15 @@ class Core:
         verdict = judged.verdict()
         frame.widths = bytes([decision.width for decision in judged.decisions])
         frame.expiry = judged.expiry
-        frame.new = NewFrame(data.source, data.fanned, data.body, judged.digests, pack(verdict) if verdict else None)
+        frame.new = NewFrame(
+            data.source,
+            data.fanned,
+            data.body,
+            judged.digests,
+            pack(verdict) if verdict else None,
+            self.settings.version,
+            judged.rules.tobytes() if judged.rules else None,
+        )
         self._admit(frame, judged, now)
         frame.new.has_inbox = frame.new.has_inbox or bool(frame.mask & self._inapp_mask)
         counters = self.counters

@@ -341,6 +341,13 @@ class SqliteJournal:
             self._users_stored = True
         return before
 
+    def put_config(self, version: int, rules: list[tuple[str, int | None, str | None]]) -> None:
+        """What the numbers of rules mean in frames that are judged by this version of the configuration."""
+        if self._row("configs", version) is None:
+            row = (version, pack(rules))
+            self.begin()
+            self.database.execute("INSERT INTO configs VALUES (?, ?, ?)", (*row, checksum(*row)))
+
     def trim_outbox(self, upto: int) -> None:
         self.database.execute("DELETE FROM outbox WHERE n <= ?", (upto,))
 
