@@ -125,7 +125,7 @@ class Core:
             self.ids, channel_names, self.contents, counters.dead_letters, lambda: self.changes
         )
         self.last = 0  # the last frame that was received
-        self._judge = Judge(self.ids, self.routing, self.people, self.idempotency, self.contents)
+        self.judge = Judge(self.ids, self.routing, self.people, self.idempotency, self.contents)
         self._journal = journal
         self._random = random
         self._inapp_mask = sum(ledger.lane_bit(ledger.lane_of(self.inapp, priority)) for priority in range(LANES))
@@ -140,7 +140,7 @@ class Core:
         self.last = seq
         frame = Frame(seq, data.at_us, array("I"), b"")
         self._changed(frame)
-        judged = self._judge.judge(data, seq, now.wall_us // 1000)
+        judged = self.judge.judge(data, seq, now.wall_us // 1000)
         verdict = judged.verdict()
         frame.widths = bytes([decision.width for decision in judged.decisions])
         frame.expiry = judged.expiry
@@ -635,4 +635,8 @@ class Core:
 
 def _expired(frame: Frame, index: int, now: Now) -> bool:
     expires_ms = frame.expiry.get(index) if frame.expiry else None
-    return expires_ms is not None and expires_ms * 1000 <= now.wall_us
+    return expires_ms is not None and has_expired(expires_ms, now)
+
+
+def has_expired(expires_ms: int, now: Now) -> bool:
+    return expires_ms * 1000 <= now.wall_us

@@ -13,6 +13,7 @@ import orjson
 from shards import ledger, validation
 from shards.changes import Now, decode_notes
 from shards.core import Core
+from shards.explaining import Explainer
 from shards.inbox import PLACE_SHIFT, Inbox
 from shards.journal import SqliteJournal
 from shards.people import User
@@ -37,11 +38,14 @@ class Operations:
         self._core = core
         self._journal = journal
         self._inbox = inbox
+        self._explainer = Explainer(core)
 
     def answer(self, request: Request, now: Now) -> dict[str, Any]:
         match request.op:
             case "status":
                 return self._status(request)
+            case "explain":
+                return {"decisions": self._explainer.explain(request.notification or {}, now)}
             case "user.put":
                 return self._user_put(request)
             case "user.get":

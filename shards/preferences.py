@@ -68,7 +68,15 @@ class Choices:
         self.key = (self._channels, self._categories, self._pairs)
 
     def block(self, category: str, channel: str) -> bool:
-        return channel in self._channels or category in self._categories or (category, channel) in self._pairs
+        return self.blocks(category, channel) is not None
+
+    def blocks(self, category: str, channel: str) -> str | None:
+        """The key under ``preferences`` that switches the delivery off; None if it is allowed."""
+        if channel in self._channels:
+            return f"channels.{channel}"
+        if category in self._categories:
+            return f"categories.{category}"
+        return f"categories.{category}.{channel}" if (category, channel) in self._pairs else None
 
 
 ALLOW_ALL = Choices(Preferences())

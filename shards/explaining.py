@@ -1,0 +1,246 @@
+"""Why a notification would reach a user, or not: every decision that it would meet, in order, and nothing done.
+
+The parts that decide are asked the questions that they answer without a charge. A decision that ends a delivery, or
+has it wait, is the last one of its channel before the outcome.
+
+    result   pass     the step lets it through, and ``detail`` says by how much
+             skip     the step does not concern it; ``reason`` says why
+             block    it ends here
+             defer    it waits until a time
+             rejected, of ``accept``: it is not acceptable; ``reason`` is the error's code
+             an outcome, of ``outcome``: what would follow
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from shards import ledger, validation
+from shards.changes import Now
+from shards.core import Core, has_expired
+from shards.people import User
+from shards.rules import Rule
+from shards.wire import PRIORITIES, Error, Notification, RequestError, hash_user, pack
+
+STEPS = (
+    "accept", "duplicate", "rule", "priority", "expiry", "schedule", "preference", "channel", "contact", "digest",
+    "cap", "limit", "quiet_hours", "template", "outcome",
+)  # fmt: skip
+ENDS = frozenset({"block", "defer"})
+# The step that gives an open or final delivery this reason.
+STEP_OF_REASON = {
+    "expires_at": "expiry",
+    "send_at": "schedule",
+    "preference": "preference",
+    "channel_not_configured": "channel",
+    "no_contact": "contact",
+    "digest": "digest",
+    "cap": "cap",
+    "limit": "limit",
+    "overflow": "limit",
+    "quiet_hours": "quiet_hours",
+}
+
+
+class Finding(NamedTuple):
+    """One decision; ``channel`` is None of those that concern the whole notification.
+
+    ``outcome`` is what the delivery has then, where the decision ends it or has it wait.
+    """
+
+    step: str
+    result: str
+    reason: str | None = None
+    detail: dict[str, Any] | None = None
+    channel: str | None = None
+    outcome: str = ""
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "channel": self.channel,
+            "result": self.result,
+            "reason": self.reason,
+            "detail": self.detail or {},
+        }
+
+
+def instant(name: str, at_ms: int) -> dict[str, Any]:
+    """A time for programs, in milliseconds, and beside it for people."""
+    at = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC) + datetime.timedelta(milliseconds=at_ms)
+    return {name: at_ms, f"{name}_rfc3339": at.isoformat(timespec="milliseconds").replace("+00:00", "Z")}
+
+
+class Case(NamedTuple):
+    """A notification to one user at one moment."""
+
+    user: User
+    notification: Notification
+    rule: Rule
+    now: Now
+
+    @property
+    def now_ms(self) -> int:
+        return self.now.wall_us // 1000
+
+    def wall_ms(self, mono: float) -> int:
+        """The time of the clock on the wall when the other one will show ``mono``."""
+        return self.now_ms + round((mono - self.now.mono) * 1000)
+
+
+class Explainer:
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    def explain(self, document: dict[str, Any], now: Now) -> list[dict[str, Any]]:
+        """Decisions on a notification as its producer would send it. What names recipients concerns those that are
+        this shard's, each with decisions of their own, which name them."""
+        core = self._core
+        recipients = document.get("recipients")
+        if recipients is None or document.get("user_id") is not None or not _are_texts(recipients):
+            (item,) = validation.decode_items(pack([document]), False)
+            return [finding.document() for finding in self._item(item, now)]
+        shard, shards = core.settings.shard, core.settings.shards
+        mine = [name for name in dict.fromkeys(recipients) if hash_user(name) % shards == shard]
+        return [
+            finding.document() | {"user_id": item.user_id if isinstance(item, validation.RejectedItem) else item[0]}
+            for item in validation.decode_items(pack([(mine, document)]), True)
+            for finding in self._item(item, now)
+        ]
+
+    def _item(self, item: validation.Item | validation.RejectedItem, now: Now) -> Iterator[Finding]:
+        if isinstance(item, validation.RejectedItem):
+            yield rejected(item.error)
+            return
+        user_id, notification = item
+        try:
+            user, decision, key = self._core.judge.check(user_id, notification, now.wall_us // 1000)
+        except RequestError as error:
+            yield rejected(error.error)
+            return
+        yield Finding("accept", "pass")
+        case = Case(user, notification, decision.rule, now)
+        duplicate = self._duplicate(case, key)
+        yield duplicate
+        if duplicate.result == "block":
+            return
+        yield self._rule(case)
+        yield self._priority(case)
+        for step in (_expiry, _schedule):
+            finding = step(case)
+            yield finding
+            if finding.result in ENDS:
+                for channel in case.rule.channels:
+                    yield _outcome(finding._replace(channel=self._core.channel_names[channel]))
+                return
+        for channel in case.rule.channels:
+            yield from self._delivery(case, channel)
+
+    def _delivery(self, case: Case, channel: int) -> Iterator[Finding]:
+        name = self._core.channel_names[channel]
+        for step in (self._verdict, self._limit):
+            for found in step(case, channel):
+                finding = found._replace(channel=name)
+                yield finding
+                if finding.result in ENDS:
+                    yield _outcome(finding)
+                    return
+        yield Finding("outcome", ledger.OUTCOMES[ledger.PENDING], channel=name)
+
+    # --- the steps of a notification ---------------------------------------------------------------------------
+
+    def _duplicate(self, case: Case, key: str | None) -> Finding:
+        if key is None:
+            return Finding("duplicate", "skip", "no_key")
+        found = self._core.judge.original(case.user, case.notification, key)
+        if found is None:
+            return Finding("duplicate", "pass", detail={"key": key})
+        return Finding("duplicate", "block", "duplicate", {"key": key, "id": found.id, "mismatch": found.mismatch})
+
+    def _rule(self, case: Case) -> Finding:
+        rule, notification = case.rule, case.notification
+        detail = {
+            "category": rule.category,
+            "channels": [self._core.channel_names[channel] for channel in rule.channels],
+            "override_preferences": rule.override,
+        }
+        if notification.channels is not None:
+            return Finding("rule", "pass", "notification", detail)
+        configured = self._core.routing.is_configured(rule.category)
+        return Finding("rule", "pass", "category" if configured else "default_routing", detail)
+
+    def _priority(self, case: Case) -> Finding:
+        reason = "category" if case.notification.priority is None else "notification"
+        return Finding("priority", "pass", reason, {"priority": PRIORITIES[case.rule.priority]})
+
+    # --- the steps of a delivery -------------------------------------------------------------------------------
+
+    def _verdict(self, case: Case, channel: int) -> Iterator[Finding]:
+        """Preference and channel: they are decided together."""
+        core, rule = self._core, case.rule
+        name = core.channel_names[channel]
+        outcome, reason = core.people.verdict(case.user.choices, rule.category, channel, rule.override, rule.explicit)
+        why = ledger.REASONS[reason]
+        blocks = STEP_OF_REASON.get(why)
+        if rule.override:
+            yield Finding("preference", "skip", "override_preferences")
+        elif blocks == "preference":
+            key = case.user.choices.blocks(rule.category, name)
+            yield Finding("preference", "block", why, {"key": key}, outcome=ledger.OUTCOMES[outcome])
+            return
+        else:
+            yield Finding("preference", "pass")
+        if blocks == "channel":
+            table = {"table": f"channels.{name}"}
+            yield Finding("channel", "block", why, table, outcome=ledger.OUTCOMES[outcome])
+            return
+        yield Finding("channel", "pass")
+
+    def _limit(self, case: Case, channel: int) -> Iterator[Finding]:
+        core = self._core
+        limiter = core.limiters.get(channel)
+        if limiter is None:
+            return
+        limit = core.settings.rate_limits[core.channel_names[channel]]
+        remaining = limiter.remaining(case.user.user_id, case.now.mono)
+        detail = {"rate": limit.rate, "remaining": remaining}
+        if remaining:
+            yield Finding("limit", "pass", detail=detail)
+        elif PRIORITIES[case.rule.priority] in limiter.exempt:
+            yield Finding("limit", "pass", "exempt", detail)
+        else:
+            detail["overflow"] = limit.overflow
+            yield Finding("limit", "block", "limit", detail, outcome=ledger.OUTCOMES[ledger.RATE_LIMITED])
+
+
+def _expiry(case: Case) -> Finding:
+    if case.notification.expires_at is None:
+        return Finding("expiry", "skip", "not_set")
+    expires_ms = validation.instant_ms("expires_at", case.notification.expires_at)
+    detail = instant("expires_at", expires_ms)
+    if has_expired(expires_ms, case.now):
+        return Finding("expiry", "block", "expires_at", detail, outcome=ledger.OUTCOMES[ledger.EXPIRED])
+    return Finding("expiry", "pass", detail=detail)
+
+
+def _schedule(case: Case) -> Finding:
+    if case.notification.send_at is None:
+        return Finding("schedule", "skip", "not_set")
+    send_ms = validation.instant_ms("send_at", case.notification.send_at)
+    return Finding("schedule", "pass", "past", instant("send_at", send_ms))
+
+
+def _outcome(finding: Finding) -> Finding:
+    """What a decision that is the last one means for its delivery."""
+    until = {key: value for key, value in (finding.detail or {}).items() if key.startswith("until")}
+    return Finding("outcome", finding.outcome, finding.reason, until, finding.channel)
+
+
+def rejected(error: Error) -> Finding:
+    return Finding("accept", "rejected", error.code, {"message": error.message, "field": error.field})
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value) and bool(value)
