@@ -71,9 +71,9 @@ class Queries:
 
     def _targets(self, request: Request) -> set[Target]:
         match request.op:
-            case "status" if request.id is not None:
+            case "status" | "cancel" if request.id is not None:
                 return {parse_id(request.id)[1] % self._shards}
-            case "status" | "user.put" | "user.get" | "user.delete" | "inbox.list" | "inbox.mark":
+            case "status" | "cancel" | "user.put" | "user.get" | "user.delete" | "inbox.list" | "inbox.mark":
                 return {hash_user(request.user_id or "") % self._shards}
             case "explain":
                 return {hash_user(name) % self._shards for name in _addressed(request)} or {0}

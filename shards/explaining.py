@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from shards import ledger, validation
 from shards.changes import Now
 from shards.core import Core, has_expired
+from shards.deferrals import waits_until_ms
 from shards.people import User
 from shards.rules import Rule
 from shards.wire import PRIORITIES, Error, Notification, RequestError, hash_user, pack
@@ -28,6 +29,7 @@ STEPS = (
     "accept", "duplicate", "rule", "priority", "expiry", "schedule", "preference", "channel", "contact", "digest",
     "cap", "limit", "quiet_hours", "template", "outcome",
 )  # fmt: skip
+DEFERRED = ledger.OUTCOMES[ledger.DEFERRED]
 ENDS = frozenset({"block", "defer"})
 # The step that gives an open or final delivery this reason.
 STEP_OF_REASON = {
@@ -85,6 +87,11 @@ class Case(NamedTuple):
     def now_ms(self) -> int:
         return self.now.wall_us // 1000
 
+    @property
+    def expires_ms(self) -> int | None:
+        given = self.notification.expires_at
+        return None if given is None else validation.instant_ms("expires_at", given)
+
     def wall_ms(self, mono: float) -> int:
         """The time of the clock on the wall when the other one will show ``mono``."""
         return self.now_ms + round((mono - self.now.mono) * 1000)
@@ -140,7 +147,7 @@ class Explainer:
 
     def _delivery(self, case: Case, channel: int) -> Iterator[Finding]:
         name = self._core.channel_names[channel]
-        for step in (self._verdict, self._limit):
+        for step in (self._verdict, self._digest, self._limit, self._quiet_hours):
             for found in step(case, channel):
                 finding = found._replace(channel=name)
                 yield finding
@@ -168,8 +175,7 @@ class Explainer:
         }
         if notification.channels is not None:
             return Finding("rule", "pass", "notification", detail)
-        configured = self._core.routing.is_configured(rule.category)
-        return Finding("rule", "pass", "category" if configured else "default_routing", detail)
+        return Finding("rule", "pass", "category" if rule.explicit else "default_routing", detail)
 
     def _priority(self, case: Case) -> Finding:
         reason = "category" if case.notification.priority is None else "notification"
@@ -178,7 +184,7 @@ class Explainer:
     # --- the steps of a delivery -------------------------------------------------------------------------------
 
     def _verdict(self, case: Case, channel: int) -> Iterator[Finding]:
-        """Preference and channel: they are decided together."""
+        """Preference, channel and contact: they are decided together."""
         core, rule = self._core, case.rule
         name = core.channel_names[channel]
         outcome, reason = core.people.verdict(case.user.choices, rule.category, channel, rule.override, rule.explicit)
@@ -197,6 +203,27 @@ class Explainer:
             yield Finding("channel", "block", why, table, outcome=ledger.OUTCOMES[outcome])
             return
         yield Finding("channel", "pass")
+        if blocks == "contact":
+            yield Finding("contact", "block", why, outcome=ledger.OUTCOMES[outcome])
+        elif case.user.choices.has_contact(name):
+            yield Finding("contact", "pass")
+        else:
+            yield Finding("contact", "skip", "none_stored")  # and a simulated provider needs none
+
+    def _digest(self, case: Case, channel: int) -> Iterator[Finding]:
+        core, category, user_id = self._core, case.rule.category, case.user.user_id
+        name = core.digest_of(category, channel, case.rule.priority, "always")
+        if name is None:
+            return
+        key = core.digests.key(name, case.notification)
+        window = core.digests.open(user_id, core.channel_names[channel], category, name, key)
+        detail = {"digest": name, "key": key, "items": len(window.places) if window else 0}
+        if core.digests.leads(name, window):
+            yield Finding("digest", "pass", "leading", detail)
+            return
+        closes_ms = core.digests.due_ms(name, window, case.expires_ms, case.now_ms)
+        detail |= {"opened_at": window.opened_ms if window else case.now_ms, **instant("until", closes_ms)}
+        yield Finding("digest", "defer", "digest", detail, outcome=DEFERRED)
 
     def _limit(self, case: Case, channel: int) -> Iterator[Finding]:
         core = self._core
@@ -214,11 +241,28 @@ class Explainer:
             detail["overflow"] = limit.overflow
             yield Finding("limit", "block", "limit", detail, outcome=ledger.OUTCOMES[ledger.RATE_LIMITED])
 
+    def _quiet_hours(self, case: Case, channel: int) -> Iterator[Finding]:
+        """Nothing of a user who has none."""
+        written = case.user.choices.quiet_window
+        if written is None:
+            return
+        window, zone = written
+        detail = {"start": window.start, "end": window.end, "days": window.days, "zone": zone}
+        if not self._core.is_quieted(case.rule.override, channel, case.rule.priority):
+            yield Finding("quiet_hours", "skip", "not_quieted", detail)
+            return
+        until_ms = self._core.quiet_until_ms(case.user, case.rule, channel, case.rule.priority, case.now)
+        if until_ms is None:
+            yield Finding("quiet_hours", "pass", detail=detail)
+            return
+        detail |= instant("until", waits_until_ms(until_ms, case.expires_ms))
+        yield Finding("quiet_hours", "defer", "quiet_hours", detail, outcome=DEFERRED)
+
 
 def _expiry(case: Case) -> Finding:
-    if case.notification.expires_at is None:
+    expires_ms = case.expires_ms
+    if expires_ms is None:
         return Finding("expiry", "skip", "not_set")
-    expires_ms = validation.instant_ms("expires_at", case.notification.expires_at)
     detail = instant("expires_at", expires_ms)
     if has_expired(expires_ms, case.now):
         return Finding("expiry", "block", "expires_at", detail, outcome=ledger.OUTCOMES[ledger.EXPIRED])
@@ -229,7 +273,11 @@ def _schedule(case: Case) -> Finding:
     if case.notification.send_at is None:
         return Finding("schedule", "skip", "not_set")
     send_ms = validation.instant_ms("send_at", case.notification.send_at)
-    return Finding("schedule", "pass", "past", instant("send_at", send_ms))
+    detail = instant("send_at", send_ms)
+    if send_ms <= case.now_ms:
+        return Finding("schedule", "pass", "past", detail)
+    detail |= instant("until", waits_until_ms(send_ms, case.expires_ms))
+    return Finding("schedule", "defer", "send_at", detail, outcome=DEFERRED)
 
 
 def _outcome(finding: Finding) -> Finding:

@@ -45,6 +45,7 @@ class Judged(NamedTuple):
     keys: list[str | None]
     digests: bytes | None
     expiry: dict[int, int] | None  # position -> expires_at in ms, of those that have one
+    schedule: dict[int, int] | None  # position -> send_at in ms, of those that are not due yet
     duplicates: list[Duplicate]
     rejected: list[Rejection]
     raw: dict[int, tuple[str, bytes]]  # of the rejected: user id as far as known, and the entry
@@ -55,8 +56,15 @@ class Judged(NamedTuple):
 
 class Judge:
     def __init__(
-        self, ids: Identifiers, routing: Routing, people: People, idempotency: IdempotencySet, contents: Contents
+        self,
+        ids: Identifiers,
+        routing: Routing,
+        people: People,
+        idempotency: IdempotencySet,
+        contents: Contents,
+        horizon_s: float,
     ) -> None:
+        self._horizon_ms = int(horizon_s * 1000)
         self._ids = ids
         self._routing = routing
         self._people = people
@@ -101,7 +109,7 @@ class Judge:
         digests = self._idempotency.digests(names, keys)
         duplicates: list[Duplicate] = []
         found = self._idempotency.claim(digests, seq)
-        judged = Judged(users, decisions, keys, None, None, duplicates, [], {})  # type: ignore[arg-type]
+        judged = Judged(users, decisions, keys, None, None, None, duplicates, [], {})  # type: ignore[arg-type]
         repeated = [index for index, original in enumerate(found) if original != seq]
         if len(set(digests)) != len(digests):
             first: dict[bytes, int] = {}
@@ -149,7 +157,8 @@ class Judge:
         keys: list[str | None] = []
         digests: list[bytes] = []
         expiry: dict[int, int] = {}
-        judged = Judged(users, decisions, keys, None, None, [], [], {})
+        schedule: dict[int, int] = {}
+        judged = Judged(users, decisions, keys, None, None, None, [], [], {})
         for index, item in enumerate(validation.decode_items(data.body, data.fanned)):
             if isinstance(item, validation.RejectedItem):
                 self._reject(judged, digests, index, item.error, item.user_id, item.raw)
@@ -183,8 +192,12 @@ class Judge:
             digests.append(digest)
             if notification.expires_at is not None:
                 expiry[index] = int(notification.expires_at)
+            if notification.send_at is not None and int(notification.send_at) > now_ms:
+                schedule[index] = int(notification.send_at)
         keyed = any(digest is not NO_DIGEST for digest in digests)
-        return judged._replace(digests=b"".join(digests) if keyed else None, expiry=expiry or None)
+        return judged._replace(
+            digests=b"".join(digests) if keyed else None, expiry=expiry or None, schedule=schedule or None
+        )
 
     def check(self, user_id: str, notification: Notification, now_ms: int) -> tuple[User, Decision, str | None]:
         """Everything that makes a notification acceptable; raises ``RequestError``."""
@@ -197,7 +210,7 @@ class Judge:
             raise RequestError(
                 "bad_value", "nothing to say: give at least one of title, body, template, payload.message", "title"
             )
-        validation.check_rare(notification, now_ms)
+        validation.check_rare(notification, now_ms, self._horizon_ms)
         key = notification.idempotency_key
         if key is not None:
             validation.check_key("idempotency_key", key)
@@ -273,7 +286,8 @@ _SAID = (
 def _said(notification: Notification | Plain) -> list[object]:
     """All that makes two notifications the same to their user; addressing and keys aside."""
     said = list(map(getattr, repeat(notification), _SAID, repeat(None)))
-    expires_at = said[9]
-    if isinstance(expires_at, str):
-        said[9] = validation.instant_ms("expires_at", expires_at)
+    for at, name in ((8, "send_at"), (9, "expires_at")):
+        value = said[at]
+        if isinstance(value, str):
+            said[at] = validation.instant_ms(name, value)
     return said

@@ -46,6 +46,8 @@ class Operations:
                 return self._status(request)
             case "explain":
                 return {"decisions": self._explainer.explain(request.notification or {}, now)}
+            case "cancel":
+                return self._cancel(request, now)
             case "user.put":
                 return self._user_put(request)
             case "user.get":
@@ -65,7 +67,7 @@ class Operations:
     # --- status ------------------------------------------------------------------------------------------------
 
     def _status(self, request: Request) -> dict[str, Any]:
-        seq, index = self._place_by_id(request.id) if request.id is not None else self._place_by_key(request)
+        seq, index = self._place(request)
         row = self._journal.frame(seq)
         if row is None or index >= len(row.widths) or not row.widths[index]:
             raise RequestError("not_found", "no such notification; it may be older than retention", "id")
@@ -83,15 +85,25 @@ class Operations:
                 {
                     "channel": self._core.channel_names[ledger.channel_of(value)],
                     "outcome": ledger.OUTCOMES[outcome],
-                    "reason": ledger.REASONS[ledger.reason_of(value)] or None,
+                    "reason": None if outcome == ledger.PENDING else ledger.REASONS[ledger.reason_of(value)] or None,
                     "attempts": ledger.attempts_of(value),
-                    "last_error": error,
+                    "last_error": error or None,
                     "updated_at": updated_ms,
-                    "next_attempt_at": due if outcome == ledger.RETRYING else None,
+                    "next_attempt_at": due if outcome in (ledger.RETRYING, ledger.DEFERRED) else None,
                 }
             )
         user_id, _ = self._item(seq, index)
         return {"id": self._core.ids.make(hash_user(user_id), seq, index), "deliveries": deliveries}
+
+    def _cancel(self, request: Request, now: Now) -> dict[str, Any]:
+        seq, index = self._place(request)
+        count, was_open = self._core.cancel(seq, index, now)
+        if not was_open:
+            raise RequestError("already_final", "every delivery of it has ended; nothing is left to cancel", "id")
+        return {"cancelled": count}
+
+    def _place(self, request: Request) -> tuple[int, int]:
+        return self._place_by_id(request.id) if request.id is not None else self._place_by_key(request)
 
     def _place_by_id(self, text: str) -> tuple[int, int]:
         found = self._core.ids.find(text)

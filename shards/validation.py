@@ -248,12 +248,20 @@ def instant_ms(name: str, value: str | int) -> int:
     return value
 
 
-def check_rare(notification: Notification, now_ms: int) -> None:
-    """The keys that most notifications do not have; makes ``expires_at`` a number of milliseconds."""
+def check_rare(notification: Notification, now_ms: int, horizon_ms: int) -> None:
+    """The keys that most notifications do not have; makes instants numbers of milliseconds."""
     if notification.template is not None:
         raise RequestError("unknown_template", unknown("template", notification.template, ()), "template")
-    if notification.send_at is not None and instant_ms("send_at", notification.send_at) > now_ms:
-        raise RequestError("unsupported", "schedules are not in this version; send_at must be past", "send_at")
+    if notification.send_at is not None:
+        send_at_ms = instant_ms("send_at", notification.send_at)
+        if send_at_ms > now_ms + horizon_ms:
+            days = horizon_ms / 86_400_000
+            raise RequestError(
+                "bad_value",
+                f"send_at {notification.send_at!r:.40} is beyond the horizon of {days:g} days (schedules.horizon)",
+                "send_at",
+            )
+        notification.send_at = send_at_ms
     if notification.expires_at is not None:
         notification.expires_at = instant_ms("expires_at", notification.expires_at)
 

@@ -164,6 +164,7 @@ _DEAD_FILTERS = ("channel", "category", "reason", "error_class", "since", "user_
 OPERATIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "status": ((), ("id", "user_id", "idempotency_key")),
     "explain": (("notification",), ()),
+    "cancel": ((), ("id", "user_id", "idempotency_key")),
     "user.put": (("user_id", "user"), ()),
     "user.get": (("user_id",), ()),
     "user.delete": (("user_id",), ()),
@@ -181,7 +182,6 @@ OPERATIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 # Named in the protocol, and not built into this version.
 UNSUPPORTED = frozenset(
     {
-        "cancel",
         "topic.subscribe",
         "topic.unsubscribe",
         "template.list",

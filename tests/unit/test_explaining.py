@@ -13,15 +13,20 @@ from shards import ledger
 from shards.changes import Now
 from shards.core import Core, StoredFrame
 from shards.counters import ChannelCounters, Counters
+from shards.deferrals import Timer
+from shards.digests import Digest, DigestSettings
 from shards.explaining import STEP_OF_REASON, STEPS, Explainer, instant
 from shards.limiter import RateLimit
 from shards.preferences import UserDocument, parse_document
 from shards.retry import RetryPolicy
 from shards.rules import Category
 from shards.settings import Bounds, ChannelSettings, Idempotency, Priorities, Retention, ShardSettings
+from shards.units import Seconds
 from shards.wire import CHANNELS, SUBMIT, Data, Verdict, pack
 
-NOW_MS = 1_700_000_000_000
+NOW_MS = 1_700_000_000_000  # 2023-11-14 22:13:20 UTC, a Tuesday
+MORNING_MS = NOW_MS + 35_200_000  # 08:00 on Wednesday
+HOUR_MS = 3_600_000
 NOW = Now(1_000.0, NOW_MS * 1000)
 SETTINGS = ShardSettings(
     shard=0,
@@ -33,6 +38,7 @@ SETTINGS = ShardSettings(
     categories={
         "billing": Category(channels=("sms", "email"), priority="high"),
         "alert": Category(channels=("email", "webhook"), override_preferences=True),
+        "news": Category(channels=("inapp", "system"), priority="low"),
     },
     rate_limits={"email": RateLimit("2/hour", exempt=("critical",)), "webhook": RateLimit("1/hour")},
     retry=RetryPolicy(),
@@ -40,12 +46,18 @@ SETTINGS = ShardSettings(
     idempotency=Idempotency(),
     retention=Retention(),
     bounds=Bounds(),
-    channels={"email": ChannelSettings(provider="simulated"), "webhook": ChannelSettings(provider="simulated")},
+    channels={name: ChannelSettings(provider="simulated") for name in ("email", "webhook", "system")},
+    digests={
+        "daily": DigestSettings("digest", Seconds(3600.0), categories=("news",), channels=("inapp",), items_max=3),
+        "first": DigestSettings("digest", Seconds(60.0), categories=("news",), leading=True),
+    },
 )
 QUIET: dict[str, Any] = {
     "channels": {"webhook": False},
     "categories": {"marketing": False, "billing": {"email": False}},
 }
+
+Outcomes = dict[str, tuple[str, str, int | None]]  # by channel: outcome, reason, and until when it is deferred
 
 
 class Memory:
@@ -53,6 +65,7 @@ class Memory:
 
     def __init__(self, documents: dict[str, UserDocument]) -> None:
         self.load_user = documents.get
+        self.windows: dict[str, Digest] = {}
 
     def frame(self, seq: int) -> StoredFrame | None:
         return None
@@ -69,6 +82,29 @@ class Memory:
     def seq_of(self, generation: str, old: int) -> int | None:
         return old
 
+    def timers(self, lane: int, now_ms: int, count: int) -> list[Timer]:
+        return []
+
+    def due_after(self, lane: int, timers: list[Timer]) -> int | None:
+        return None
+
+    def first_dues(self) -> dict[int, int]:
+        return {}
+
+    deferred = first_windows = first_dues
+
+    def due_windows(self, lane: int, now_ms: int, count: int) -> list[Digest]:
+        return []
+
+    def window_due_after(self, lane: int, now_ms: int) -> int | None:
+        return None
+
+    def open_window(self, window: str) -> Digest | None:
+        return self.windows.get(window)
+
+    def digests_of(self, seq: int) -> list[Digest]:
+        return []
+
 
 class Side:
     """A core, and what is asked of it."""
@@ -76,14 +112,15 @@ class Side:
     def __init__(self, documents: dict[str, dict[str, Any]]) -> None:
         counters = Counters(channels=[ChannelCounters() for _ in CHANNELS])
         stored = {user_id: parse_document(document) for user_id, document in documents.items()}
-        self.core = Core(SETTINGS, list(CHANNELS), Memory(stored), counters, lambda: 0.5)
+        self.memory = Memory(stored)
+        self.core = Core(SETTINGS, list(CHANNELS), self.memory, counters, lambda: 0.5)
         self.explainer = Explainer(self.core)
         self._seq = 0
 
     def explain(self, notification: dict[str, Any], now: Now = NOW) -> list[dict[str, Any]]:
         return self.explainer.explain(notification, now)
 
-    def submit(self, notification: dict[str, Any], now: Now = NOW) -> tuple[Verdict | None, dict[str, tuple[str, str]]]:
+    def submit(self, notification: dict[str, Any], now: Now = NOW) -> tuple[Verdict | None, Outcomes]:
         """The verdict, and by channel what the delivery has then."""
         self._seq += 1
         names = notification.get("recipients")
@@ -92,14 +129,16 @@ class Side:
         verdict = self.core.receive(
             Data(1, 0, 1, self._seq, SUBMIT, now.wall_us, names is not None, body), self._seq, now
         )
-        words = self.core.changes.frames[-1].slots
-        found = {
-            CHANNELS[ledger.channel_of(word)]: (
-                ledger.OUTCOMES[ledger.outcome_of(word)],
-                ledger.REASONS[ledger.reason_of(word)],
-            )
-            for word in words
-        }
+        frame = self.core.frames[self._seq]
+        found: Outcomes = {}
+        for slot, word in enumerate(frame.slots):
+            outcome = ledger.outcome_of(word)
+            reason = "" if outcome == ledger.PENDING else ledger.REASONS[ledger.reason_of(word)]
+            until_ms = frame.notes[slot][0] if outcome == ledger.DEFERRED else None
+            found[CHANNELS[ledger.channel_of(word)]] = ledger.OUTCOMES[outcome], reason, until_ms
+        for digest in self.core.digests.changed.values():
+            assert digest is not None
+            self.memory.windows[digest.window] = digest
         self.core.committed()
         return verdict, found
 
@@ -113,13 +152,17 @@ class Side:
             pack(core.counters),
             list(core.queued),
             bool(core.changes),
+            dict(core.deferrals.counts),
+            core.deferrals.dues.items(),
+            core.windows.items(),
+            pack(self.memory.windows),
         )
 
 
-def explained(decisions: list[dict[str, Any]]) -> dict[str, tuple[str, str]]:
-    """By channel the outcome, as ``Side.submit`` has it."""
+def explained(decisions: list[dict[str, Any]]) -> Outcomes:
+    """As ``Side.submit`` has it."""
     return {
-        decision["channel"]: (decision["result"], decision["reason"] or "")
+        decision["channel"]: (decision["result"], decision["reason"] or "", decision["detail"].get("until"))
         for decision in decisions
         if decision["step"] == "outcome"
     }
@@ -132,7 +175,14 @@ def of_step(decisions: list[dict[str, Any]], step: str, channel: str | None = No
 
 # --- each step ------------------------------------------------------------------------------------------------------
 
-USERS = {"quiet": {"preferences": QUIET}}
+NIGHT = {"start": "22:00", "end": "08:00"}
+USERS: dict[str, Any] = {
+    "quiet": {"preferences": QUIET},
+    "asleep": {"preferences": {"quiet_hours": NIGHT}},
+    "awake": {"preferences": {"quiet_hours": NIGHT | {"days": ["mon"]}}, "timezone": "Europe/Paris"},
+    "phone": {"contacts": {"phone": "+33612345678"}},
+    "mail": {"contacts": {"email": "ada@example.org"}},
+}
 STEP_CASES: list[tuple[dict[str, Any], str, str | None, str, str | None, dict[str, Any]]] = [
     # notification, step, channel, result, reason, part of the detail
     ({"title": "t", "titel": "t"}, "accept", None, "rejected", "unknown_key", {"field": "titel"}),
@@ -175,6 +225,45 @@ STEP_CASES: list[tuple[dict[str, Any], str, str | None, str, str | None, dict[st
     ),
     ({"title": "t", "category": "billing"}, "outcome", "sms", "dead", "channel_not_configured", {}),
     ({"title": "t", "category": "security"}, "outcome", "sms", "suppressed", "channel_not_configured", {}),
+    ({"title": "t", "send_at": NOW_MS + 5}, "schedule", None, "defer", "send_at", instant("until", NOW_MS + 5)),
+    ({"title": "t", "send_at": NOW_MS + 5}, "outcome", "inapp", "deferred", "send_at", instant("until", NOW_MS + 5)),
+    (
+        {"title": "t", "send_at": NOW_MS + 5, "expires_at": NOW_MS + 3},
+        "schedule", None, "defer", "send_at", instant("until", NOW_MS + 3),
+    ),
+    ({"title": "t", "send_at": NOW_MS + 5, "expires_at": NOW_MS}, "outcome", "inapp", "expired", "expires_at", {}),
+    ({"title": "t", "user_id": "phone", "channels": ["email"]}, "contact", "email", "block", "no_contact", {}),
+    ({"title": "t", "user_id": "mail", "channels": ["email"]}, "contact", "email", "pass", None, {}),
+    ({"title": "t", "channels": ["email"]}, "contact", "email", "skip", "none_stored", {}),
+    ({"title": "t", "channels": ["system"]}, "contact", "system", "pass", None, {}),
+    (
+        {"title": "t", "category": "news"},
+        "digest", "inapp", "defer", "digest", {"digest": "daily", "items": 0, "until": NOW_MS + HOUR_MS},
+    ),
+    ({"title": "t", "category": "news"}, "outcome", "inapp", "deferred", "digest", {"until": NOW_MS + HOUR_MS}),
+    (
+        {"title": "t", "category": "news", "expires_at": NOW_MS + 60_000},
+        "digest", "inapp", "defer", "digest", {"until": NOW_MS + 59_000},
+    ),
+    ({"title": "t", "category": "news"}, "digest", "system", "pass", "leading", {"digest": "first"}),
+    (
+        {"title": "t", "user_id": "asleep", "channels": ["email"]},
+        "quiet_hours", "email", "defer", "quiet_hours", NIGHT | {"zone": "UTC"} | instant("until", MORNING_MS),
+    ),
+    ({"title": "t", "user_id": "asleep", "channels": ["email"]}, "limit", "email", "pass", None, {"remaining": 2}),
+    (
+        {"title": "t", "user_id": "asleep", "channels": ["email"]},
+        "outcome", "email", "deferred", "quiet_hours", instant("until", MORNING_MS),
+    ),
+    (
+        {"title": "t", "user_id": "asleep", "channels": ["email"], "priority": "critical"},
+        "quiet_hours", "email", "skip", "not_quieted", NIGHT,
+    ),
+    ({"title": "t", "user_id": "asleep"}, "quiet_hours", "inapp", "skip", "not_quieted", {}),
+    (
+        {"title": "t", "user_id": "awake", "channels": ["email"]},
+        "quiet_hours", "email", "pass", None, {"days": ("mon",), "zone": "Europe/Paris"},
+    ),
     ({"title": "t", "channels": ["email"]}, "limit", "email", "pass", None, {"rate": "2/hour", "remaining": 2}),
     ({"title": "t", "channels": ["email"]}, "outcome", "email", "pending", None, {}),
 ]  # fmt: skip
@@ -216,9 +305,24 @@ def test_what_is_left_of_a_limit_and_who_is_exempt() -> None:
         side.submit(hello)
     blocked = of_step(side.explain(hello), "limit")
     assert (blocked["result"], blocked["reason"]) == ("block", "limit")
-    assert explained(side.explain(hello)) == {"email": ("rate_limited", "limit")}
+    assert explained(side.explain(hello)) == {"email": ("rate_limited", "limit", None)}
     exempt = of_step(side.explain({**hello, "priority": "critical"}), "limit")
     assert (exempt["result"], exempt["reason"], exempt["detail"]["remaining"]) == ("pass", "exempt", 0)
+
+
+def test_a_digest_is_followed_until_it_is_full() -> None:
+    side = Side({})
+    item = {"user_id": "ann", "title": "t", "category": "news"}
+    for items, until_ms in ((0, HOUR_MS), (1, HOUR_MS), (2, 0)):
+        joins = of_step(side.explain(item), "digest", "inapp")
+        assert (joins["result"], joins["detail"]["items"]) == ("defer", items)
+        assert joins["detail"]["until"] == NOW_MS + until_ms
+        side.submit(item)
+    assert of_step(side.explain(item), "digest", "inapp")["detail"]["items"] == 0
+    assert of_step(side.explain(item), "digest", "system")["detail"] | {"until": 0} == {
+        "digest": "first", "key": "", "items": 2, "opened_at": NOW_MS, "until": 0,
+        "until_rfc3339": instant("until", NOW_MS + 60_000)["until_rfc3339"],
+    }  # fmt: skip
 
 
 def test_recipients_are_explained_one_by_one() -> None:
@@ -254,8 +358,11 @@ documents = st.fixed_dictionaries(
             optional={
                 "channels": switches,
                 "categories": st.dictionaries(categories, st.booleans() | switches, max_size=2),
+                "quiet_hours": st.sampled_from([NIGHT, NIGHT | {"days": ["mon"]}, {"start": "01:00", "end": "02:00"}]),
             },
         ),
+        "contacts": st.sampled_from([{"email": "ada@example.org"}, {"phone": "+33612345678"}]),
+        "timezone": st.sampled_from(["Asia/Tokyo", "Europe/Paris"]),
     },
 )
 times = st.integers(NOW_MS - 3, NOW_MS + 3)

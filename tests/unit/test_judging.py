@@ -66,7 +66,7 @@ class Side:
             routing, list(CHANNELS), frozenset({0, 1, 3}), {}, {"quiet": QUIET}.get, users_max=2
         )  # webhook, push and system are not configured
         self.keys = IdempotencySet(5)
-        self.judge = Judge(Identifiers(Native()), routing, self.people, self.keys, Contents(self.bodies.get))
+        self.judge = Judge(Identifiers(Native()), routing, self.people, self.keys, Contents(self.bodies.get), 60.0)
 
     def columns(self, body: bytes, seq: int) -> Judged | None:
         judged = self.judge._judge_columns(Content(body, False, None), seq)
