@@ -222,7 +222,9 @@ class Explainer:
             yield Finding("digest", "pass", "leading", detail)
             return
         closes_ms = core.digests.due_ms(name, window, case.expires_ms, case.now_ms)
-        detail |= {"opened_at": window.opened_ms if window else case.now_ms, **instant("until", closes_ms)}
+        if window is not None:
+            detail |= instant("opened_at", window.opened_ms)
+        detail |= instant("until", closes_ms)
         yield Finding("digest", "defer", "digest", detail, outcome=DEFERRED)
 
     def _limit(self, case: Case, channel: int) -> Iterator[Finding]:

@@ -320,7 +320,7 @@ def test_a_digest_is_followed_until_it_is_full() -> None:
         side.submit(item)
     assert of_step(side.explain(item), "digest", "inapp")["detail"]["items"] == 0
     assert of_step(side.explain(item), "digest", "system")["detail"] | {"until": 0} == {
-        "digest": "first", "key": "", "items": 2, "opened_at": NOW_MS, "until": 0,
+        "digest": "first", "key": "", "items": 2, **instant("opened_at", NOW_MS), "until": 0,
         "until_rfc3339": instant("until", NOW_MS + 60_000)["until_rfc3339"],
     }  # fmt: skip
 
