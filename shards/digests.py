@@ -117,7 +117,8 @@ class Digests:
 
     def leads(self, name: str, digest: Digest | None) -> bool:
         """Whether an item is to be sent at once: it opens its window."""
-        return digest is None and self._settings[name].leading
+        settings = self._settings[name]
+        return digest is None and settings.leading and settings.when == "always"
 
     def due_ms(self, name: str, digest: Digest | None, expires_ms: int | None, now_ms: int) -> int:
         """When the window closes that an item joins, or, without one, opens."""

@@ -7,6 +7,7 @@ has it wait, is the last one of its channel before the outcome.
              skip     the step does not concern it; ``reason`` says why
              block    it ends here
              defer    it waits until a time
+             move     it goes on in-app, and is decided anew there
              rejected, of ``accept``: it is not acceptable; ``reason`` is the error's code
              an outcome, of ``outcome``: what would follow
 """
@@ -14,8 +15,10 @@ has it wait, is the last one of its channel before the outcome.
 from __future__ import annotations
 
 import datetime
+import math
+from collections import Counter
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from shards import ledger, validation
 from shards.changes import Now
@@ -30,6 +33,7 @@ STEPS = (
     "cap", "limit", "quiet_hours", "template", "outcome",
 )  # fmt: skip
 DEFERRED = ledger.OUTCOMES[ledger.DEFERRED]
+LIMITED = ledger.OUTCOMES[ledger.RATE_LIMITED]
 ENDS = frozenset({"block", "defer"})
 # The step that gives an open or final delivery this reason.
 STEP_OF_REASON = {
@@ -82,6 +86,8 @@ class Case(NamedTuple):
     notification: Notification
     rule: Rule
     now: Now
+    planned: set[int]  # the channels
+    charged: Counter[str]  # to caps, by the deliveries that were looked at
 
     @property
     def now_ms(self) -> int:
@@ -92,9 +98,11 @@ class Case(NamedTuple):
         given = self.notification.expires_at
         return None if given is None else validation.instant_ms("expires_at", given)
 
-    def wall_ms(self, mono: float) -> int:
-        """The time of the clock on the wall when the other one will show ``mono``."""
-        return self.now_ms + round((mono - self.now.mono) * 1000)
+    def next_at(self, mono: float) -> dict[str, Any]:
+        """When a limit has room again; it may be that this is not known."""
+        if mono == math.inf:
+            return {}
+        return instant("next_at", math.ceil(self.now.wall_us / 1000 + (mono - self.now.mono) * 1000))
 
 
 class Explainer:
@@ -128,7 +136,7 @@ class Explainer:
             yield rejected(error.error)
             return
         yield Finding("accept", "pass")
-        case = Case(user, notification, decision.rule, now)
+        case = Case(user, notification, decision.rule, now, set(decision.rule.channels), Counter())
         duplicate = self._duplicate(case, key)
         yield duplicate
         if duplicate.result == "block":
@@ -146,15 +154,21 @@ class Explainer:
             yield from self._delivery(case, channel)
 
     def _delivery(self, case: Case, channel: int) -> Iterator[Finding]:
+        for finding in self._steps(case, channel):
+            yield finding
+            if finding.result in ENDS:
+                yield _outcome(finding)
+                return
+            if finding.result == "move":
+                yield from self._delivery(case, self._core.inapp)
+                return
+        yield Finding("outcome", ledger.OUTCOMES[ledger.PENDING], channel=self._core.channel_names[channel])
+
+    def _steps(self, case: Case, channel: int) -> Iterator[Finding]:
         name = self._core.channel_names[channel]
-        for step in (self._verdict, self._digest, self._limit, self._quiet_hours):
-            for found in step(case, channel):
-                finding = found._replace(channel=name)
-                yield finding
-                if finding.result in ENDS:
-                    yield _outcome(finding)
-                    return
-        yield Finding("outcome", ledger.OUTCOMES[ledger.PENDING], channel=name)
+        for step in (self._verdict, self._digest, self._caps, self._limit, self._quiet_hours):
+            for finding in step(case, channel):
+                yield finding._replace(channel=name)
 
     # --- the steps of a notification ---------------------------------------------------------------------------
 
@@ -210,38 +224,74 @@ class Explainer:
         else:
             yield Finding("contact", "skip", "none_stored")  # and a simulated provider needs none
 
-    def _digest(self, case: Case, channel: int) -> Iterator[Finding]:
+    def _digest(self, case: Case, channel: int, when: Literal["always", "overflow"] = "always") -> Iterator[Finding]:
         core, category, user_id = self._core, case.rule.category, case.user.user_id
-        name = core.digest_of(category, channel, case.rule.priority, "always")
+        name = core.digest_of(category, channel, case.rule.priority, when)
         if name is None:
             return
         key = core.digests.key(name, case.notification)
         window = core.digests.open(user_id, core.channel_names[channel], category, name, key)
-        detail = {"digest": name, "key": key, "items": len(window.places) if window else 0}
+        detail: dict[str, Any] = {"digest": name, "key": key, "items": len(window.places) if window else 0}
         if core.digests.leads(name, window):
             yield Finding("digest", "pass", "leading", detail)
             return
-        closes_ms = core.digests.due_ms(name, window, case.expires_ms, case.now_ms)
         if window is not None:
             detail |= instant("opened_at", window.opened_ms)
-        detail |= instant("until", closes_ms)
+        detail |= instant("until", core.digests.due_ms(name, window, case.expires_ms, case.now_ms))
         yield Finding("digest", "defer", "digest", detail, outcome=DEFERRED)
 
+    def _caps(self, case: Case, channel: int) -> Iterator[Finding]:
+        core, key, mono = self._core, case.user.signed_hash, case.now.mono
+        covering = core.caps_of(case.rule.category, channel)
+        for name, cap in core.limits.caps.items():
+            if cap not in covering:
+                continue
+            settings = core.settings.caps[name]
+            remaining = max(0, cap.remaining(key, mono) - case.charged[name])
+            detail = {"cap": name, "limit": settings.limit, "window": str(settings.window), "remaining": remaining}
+            if remaining:
+                yield Finding("cap", "pass", detail=detail)
+            elif PRIORITIES[case.rule.priority] in cap.exempt:
+                yield Finding("cap", "pass", "exempt", detail)
+            else:
+                if not case.charged[name]:
+                    detail |= case.next_at(cap.next_at(key, mono))
+                yield Finding("cap", "block", "cap", detail, outcome=LIMITED)
+
     def _limit(self, case: Case, channel: int) -> Iterator[Finding]:
-        core = self._core
+        core, user, rule = self._core, case.user, case.rule
         limiter = core.limiters.get(channel)
         if limiter is None:
+            self._charge(case, channel)
             return
         limit = core.settings.rate_limits[core.channel_names[channel]]
-        remaining = limiter.remaining(case.user.user_id, case.now.mono)
-        detail = {"rate": limit.rate, "remaining": remaining}
-        if remaining:
-            yield Finding("limit", "pass", detail=detail)
-        elif PRIORITIES[case.rule.priority] in limiter.exempt:
-            yield Finding("limit", "pass", "exempt", detail)
-        else:
-            detail["overflow"] = limit.overflow
-            yield Finding("limit", "block", "limit", detail, outcome=ledger.OUTCOMES[ledger.RATE_LIMITED])
+        remaining = limiter.remaining(user.signed_hash, case.now.mono)
+        detail: dict[str, Any] = {"rate": limit.rate, "remaining": remaining}
+        if remaining or PRIORITIES[rule.priority] in limiter.exempt:
+            yield Finding("limit", "pass", None if remaining else "exempt", detail)
+            self._charge(case, channel)
+            return
+        way, due_ms = core.overflow(user, rule.category, channel, rule.priority, case.planned, False, case.now)
+        detail["overflow"] = way
+        match way:
+            case "delay":
+                self._charge(case, channel)
+                detail |= instant("until", waits_until_ms(due_ms, case.expires_ms))
+                yield Finding("limit", "defer", "limit", detail, outcome=DEFERRED)
+            case "digest":
+                yield Finding("limit", "pass", "overflow", detail)
+                yield from self._digest(case, channel, "overflow")
+            case "inapp":
+                case.planned.add(core.inapp)
+                yield Finding("limit", "move", "overflow", detail)
+            case "drop":
+                detail |= case.next_at(limiter.next_at(user.signed_hash, case.now.mono))
+                yield Finding("limit", "block", "limit", detail, outcome=LIMITED)
+
+    def _charge(self, case: Case, channel: int) -> None:
+        """What this delivery would take, its notification's others find taken."""
+        covering = self._core.caps_of(case.rule.category, channel)
+        case.charged.update(name for name, cap in self._core.limits.caps.items() if cap in covering)
 
     def _quiet_hours(self, case: Case, channel: int) -> Iterator[Finding]:
         """Nothing of a user who has none."""

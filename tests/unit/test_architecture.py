@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 # Given the time, a random generator and the bytes, these decide; they fetch nothing themselves.
 PURE = (
+    "caps",
     "changes",
     "contacts",
     "contents",
@@ -29,9 +30,12 @@ PURE = (
     "identifiers",
     "intake",
     "judging",
+    "keyed",
     "lanes",
     "ledger",
     "limiter",
+    "limits",
+    "pace",
     "people",
     "preferences",
     "quiet",

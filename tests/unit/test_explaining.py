@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shards import ledger
+from shards.caps import CapSettings
 from shards.changes import Now
 from shards.core import Core, StoredFrame
 from shards.counters import ChannelCounters, Counters
@@ -40,16 +41,26 @@ SETTINGS = ShardSettings(
         "alert": Category(channels=("email", "webhook"), override_preferences=True),
         "news": Category(channels=("inapp", "system"), priority="low"),
     },
-    rate_limits={"email": RateLimit("2/hour", exempt=("critical",)), "webhook": RateLimit("1/hour")},
+    rate_limits={
+        "email": RateLimit("2/hour", exempt=("critical",)),
+        "webhook": RateLimit("1/hour", overflow="delay"),
+        "system": RateLimit("1/hour", overflow="inapp"),
+        "push": RateLimit("1/hour", overflow="digest"),
+    },
+    caps={
+        "all": CapSettings(8, Seconds(86_400.0), exempt=("critical",)),
+        "spam": CapSettings(1, Seconds(3600.0), categories=("marketing", "transaction")),
+    },
     retry=RetryPolicy(),
     priorities=Priorities(),
     idempotency=Idempotency(),
     retention=Retention(),
     bounds=Bounds(),
-    channels={name: ChannelSettings(provider="simulated") for name in ("email", "webhook", "system")},
+    channels={name: ChannelSettings(provider="simulated") for name in ("email", "webhook", "system", "push")},
     digests={
         "daily": DigestSettings("digest", Seconds(3600.0), categories=("news",), channels=("inapp",), items_max=3),
         "first": DigestSettings("digest", Seconds(60.0), categories=("news",), leading=True),
+        "over": DigestSettings("digest", categories=("system", "news"), when="overflow", leading=True),
     },
 )
 QUIET: dict[str, Any] = {
@@ -147,7 +158,7 @@ class Side:
         core = self.core
         return (
             {seq: (frame.slots.tobytes(), frame.open, dict(frame.notes)) for seq, frame in core.frames.items()},
-            {channel: dict(limiter._due) for channel, limiter in core.limiters.items()},
+            {name: (len(cap), list(cap.charges), str(cap._states)) for name, cap in core.limits.named.items()},
             [dict(table) for table in core.idempotency._tables],
             pack(core.counters),
             list(core.queued),
@@ -323,6 +334,45 @@ def test_a_digest_is_followed_until_it_is_full() -> None:
         "digest": "first", "key": "", "items": 2, **instant("opened_at", NOW_MS), "until": 0,
         "until_rfc3339": instant("until", NOW_MS + 60_000)["until_rfc3339"],
     }  # fmt: skip
+
+
+def test_what_exceeds_a_limit_goes_where_its_overflow_says() -> None:
+    side = Side({})
+    to_all = {"user_id": "ann", "title": "t", "channels": ["webhook", "system", "push"]}
+    assert {one["result"] for one in side.explain(to_all) if one["step"] == "limit"} == {"pass"}
+    side.submit(to_all)
+    decisions = side.explain(to_all)
+    delayed = of_step(decisions, "limit", "webhook")
+    assert (delayed["result"], delayed["detail"]["overflow"]) == ("defer", "delay")
+    assert delayed["detail"]["until"] == NOW_MS + HOUR_MS
+    moved = of_step(decisions, "limit", "system")
+    assert (moved["result"], moved["detail"]["overflow"]) == ("move", "inapp")
+    assert of_step(decisions, "limit", "push")["detail"]["overflow"] == "digest"
+    assert of_step(decisions, "digest", "push")["detail"]["digest"] == "over"
+    assert [one["channel"] for one in decisions if one["step"] == "outcome"] == ["webhook", "inapp", "push"]
+    assert explained(decisions) == side.submit(to_all)[1]
+    planned_anyway = {**to_all, "channels": ["inapp", "system"]}
+    dropped = of_step(side.explain(planned_anyway), "limit", "system")
+    assert (dropped["result"], dropped["detail"]["overflow"]) == ("block", "drop")
+    assert dropped["detail"]["next_at"] == NOW_MS + HOUR_MS
+    assert explained(side.explain(planned_anyway)) == side.submit(planned_anyway)[1]
+
+
+def test_deliveries_of_one_notification_share_what_is_left_of_a_cap() -> None:
+    side = Side({})
+    offer = {"user_id": "ann", "title": "t", "category": "marketing"}
+    decisions = side.explain(offer)
+    caps = [(one["channel"], one["detail"]["cap"], one["result"]) for one in decisions if one["step"] == "cap"]
+    assert caps == [
+        ("email", "all", "pass"), ("email", "spam", "pass"), ("inapp", "all", "pass"), ("inapp", "spam", "block"),
+    ]  # fmt: skip
+    assert explained(decisions)["inapp"] == ("rate_limited", "cap", None)
+    side.submit(offer)
+    decisions = side.explain(offer)
+    assert explained(decisions)["email"] == ("rate_limited", "cap", None)
+    assert [one["detail"] for one in decisions if one["result"] == "block"] == 2 * [
+        {"cap": "spam", "limit": 1, "window": "1h", "remaining": 0, **instant("next_at", NOW_MS + HOUR_MS)}
+    ]
 
 
 def test_recipients_are_explained_one_by_one() -> None:
