@@ -168,7 +168,7 @@ class Judge:
                 continue
             user_id, notification = item
             try:
-                user, decision, key, distinct = self._check(user_id, notification, now_ms)
+                user, decision, key, distinct = self.check(user_id, notification, now_ms)
             except RequestError as error:
                 raw = _as_it_came(here, index, user_id, notification)
                 self._reject(judged, digests, index, error.error, user_id, raw)
@@ -206,7 +206,7 @@ class Judge:
             rules=rules if rules and any(rules) else None,
         )
 
-    def _check(
+    def check(
         self, user_id: str, notification: Notification, now_ms: int
     ) -> tuple[User, Decision, str | None, str | None]:
         """Everything that makes a notification acceptable; raises ``RequestError``.
@@ -245,6 +245,14 @@ class Judge:
         digests.append(NO_DIGEST)
 
     # --- duplicates --------------------------------------------------------------------------------------------
+
+    def original(self, user: User, notification: Notification, key: str) -> Duplicate | None:
+        """The verdict that this key would get now; None if it is new."""
+        digest = self._idempotency.digest(user.user_id, key)
+        original = self._idempotency.find(digest)
+        if original is None:
+            return None
+        return self._duplicate(0, notification, None, user, digest, original, self._contents.get(original))
 
     def _duplicate(
         self,
