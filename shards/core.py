@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, MutableSequence
 from typing import NamedTuple, Protocol
 
 from shards import ledger, validation
+from shards.broadcasts import Broadcasts, Room, Stored
 from shards.changes import Changes, Now, Place, decode_notes
 from shards.channels.base import RETRIED, Failure
 from shards.contents import Contents
@@ -38,6 +39,7 @@ from shards.rules import Routing
 from shards.settings import ShardSettings
 from shards.suspects import CRASHES_MAX, Suspects
 from shards.wire import (
+    EXPANSION,
     INGEST,
     PRIORITIES,
     UNROUTABLE,
@@ -71,6 +73,9 @@ class StoredFrame(NamedTuple):
 
 class Journal(Origins, Protocol):
     """What the core reads back; it never writes by itself."""
+
+    @property
+    def topics(self) -> Stored: ...
 
     def load_user(self, user_id: str) -> UserDocument | None: ...
 
@@ -125,7 +130,16 @@ class Core:
             self.ids, channel_names, self.contents, counters.dead_letters, lambda: self.changes
         )
         self.last = 0  # the last frame that was received
-        self._judge = Judge(self.ids, self.routing, self.people, self.idempotency, self.contents)
+        self.broadcasts = Broadcasts(
+            journal.topics,
+            self.routing,
+            Room(self.queued, self.behind),
+            self.dead_letters,
+            lambda: self.changes,
+            settings.bounds.broadcasts,
+            settings.priorities.aging,
+        )
+        self._judge = Judge(self.ids, self.routing, self.people, self.idempotency, self.contents, self.broadcasts)
         self._journal = journal
         self._random = random
         self._inapp_mask = sum(ledger.lane_bit(ledger.lane_of(self.inapp, priority)) for priority in range(LANES))
@@ -138,6 +152,8 @@ class Core:
             self._keep_raw(data, seq, data.error or Error("bad_encoding", "not decodable"), None, now)
             return None
         self.last = seq
+        if data.source == EXPANSION:
+            data = self.broadcasts.expand(data, seq, now)
         frame = Frame(seq, data.at_us, array("I"), b"")
         self._changed(frame)
         judged = self._judge.judge(data, seq, now.wall_us // 1000)
@@ -147,12 +163,16 @@ class Core:
         frame.new = NewFrame(data.source, data.fanned, data.body, judged.digests, pack(verdict) if verdict else None)
         self._admit(frame, judged, now)
         frame.new.has_inbox = bool(frame.mask & self._inapp_mask)
+        if data.source == EXPANSION:
+            self.broadcasts.planned(len(frame.slots))
         counters = self.counters
         counters.duplicates += len(judged.duplicates)
         counters.rejected += len(judged.rejected)
-        counters.accepted += len(judged.decisions) - len(judged.duplicates) - len(judged.rejected)
+        counters.accepted += len(judged.decisions) - len(judged.duplicates) - len(judged.rejected) - judged.kept
         if data.source == INGEST:  # nobody waits for the answer: the error is kept as a dead letter
             for rejection in judged.rejected:
+                if rejection.index in judged.topics:
+                    continue  # the router hears it of all shards, and says it once
                 user_id, raw = judged.raw[rejection.index]
                 self.dead_letters.bury_rejected(seq, rejection.index, rejection.error, user_id, raw, now)
         return verdict
@@ -160,6 +180,9 @@ class Core:
     def refuse(self, data: Data, seq: int, now: Now) -> Verdict:
         """Take a frame that cannot be judged: all of it is rejected, and kept as a dead letter."""
         error = Error("internal", "the dispatcher cannot judge this; it is kept as a dead letter")
+        if data.source == EXPANSION:
+            self.broadcasts.refuse(data, error, seq, now)
+            return self.receive(data, seq, now) or Verdict()
         verdict = Verdict([], [Rejection(at, error) for at in range(validation.positions(data.body, data.fanned))])
         self._keep_raw(data, seq, error, pack(verdict), now)
         self.counters.rejected += len(verdict.rejected)
@@ -624,6 +647,7 @@ class Core:
             frame.new = None
             if not frame.active:
                 self.frames.pop(frame.seq, None)
+        self.broadcasts.committed(self.changes.broadcasts)
         self.changes = Changes()
         self.contents.committed()
 

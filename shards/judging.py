@@ -12,13 +12,15 @@ from typing import NamedTuple
 import msgspec
 
 from shards import validation
+from shards.broadcasts import Broadcasts, UnknownTopicError
 from shards.contents import Content, Contents
 from shards.dedupe import NO_DIGEST, IdempotencySet
 from shards.identifiers import Identifiers
 from shards.people import NO_DECISION, Decision, Decisions, People, User
 from shards.preferences import ALLOW_ALL
-from shards.rules import Routing
+from shards.rules import Routing, Rule
 from shards.wire import (
+    EXPANSION,
     Data,
     Duplicate,
     Error,
@@ -48,6 +50,13 @@ class Judged(NamedTuple):
     duplicates: list[Duplicate]
     rejected: list[Rejection]
     raw: dict[int, tuple[str, bytes]]  # of the rejected: user id as far as known, and the entry
+    topics: frozenset[int] = frozenset()  # positions that are addressed to a topic
+
+    @property
+    def kept(self) -> int:
+        """Notifications to topics that were accepted: their users are accepted later."""
+        refused = {one.index for one in (*self.duplicates, *self.rejected)}
+        return len(self.topics - refused) if self.topics else 0
 
     def verdict(self) -> Verdict | None:
         return Verdict(self.duplicates, self.rejected) if self.duplicates or self.rejected else None
@@ -55,13 +64,20 @@ class Judged(NamedTuple):
 
 class Judge:
     def __init__(
-        self, ids: Identifiers, routing: Routing, people: People, idempotency: IdempotencySet, contents: Contents
+        self,
+        ids: Identifiers,
+        routing: Routing,
+        people: People,
+        idempotency: IdempotencySet,
+        contents: Contents,
+        broadcasts: Broadcasts,
     ) -> None:
         self._ids = ids
         self._routing = routing
         self._people = people
         self._idempotency = idempotency
         self._contents = contents
+        self._broadcasts = broadcasts
 
     def judge(self, data: Data, seq: int, now_ms: int) -> Judged:
         """Judge a frame, and remember its keys; what a repeated key meant first is found through ``Contents``."""
@@ -150,11 +166,16 @@ class Judge:
         digests: list[bytes] = []
         expiry: dict[int, int] = {}
         judged = Judged(users, decisions, keys, None, None, [], [], {})
+        topics = set()
         for index, item in enumerate(validation.decode_items(data.body, data.fanned)):
             if isinstance(item, validation.RejectedItem):
                 self._reject(judged, digests, index, item.error, item.user_id, item.raw)
                 continue
             user_id, notification = item
+            if notification.topic is not None and data.source != EXPANSION:
+                topics.add(index)
+                self._judge_topic(judged, digests, index, user_id, notification, now_ms)
+                continue
             try:
                 user, decision, key = self._check(user_id, notification, now_ms)
             except RequestError as error:
@@ -184,13 +205,37 @@ class Judge:
             if notification.expires_at is not None:
                 expiry[index] = int(notification.expires_at)
         keyed = any(digest is not NO_DIGEST for digest in digests)
-        return judged._replace(digests=b"".join(digests) if keyed else None, expiry=expiry or None)
+        return judged._replace(
+            digests=b"".join(digests) if keyed else None, expiry=expiry or None, topics=frozenset(topics)
+        )
+
+    def _judge_topic(
+        self, judged: Judged, digests: list[bytes], index: int, id_: str, notification: Notification, now_ms: int
+    ) -> None:
+        """It is accepted once, under an id that is the same for all repetitions of its key; nothing is planned yet."""
+        try:
+            known = self._broadcasts.find(id_)
+            if known is not None:
+                mismatch = _said(known.notification()) != _said(notification)
+                judged.duplicates.append(Duplicate(index, id_, mismatch))
+            else:
+                self._check_content(notification, now_ms)
+                self._broadcasts.accept(id_, notification, now_ms)
+        except RequestError as refused:
+            near = refused.near if isinstance(refused, UnknownTopicError) else []
+            judged.rejected.append(Rejection(index, refused.error, near))
+        self._drop(judged, digests)
 
     def _check(self, user_id: str, notification: Notification, now_ms: int) -> tuple[User, Decision, str | None]:
         """Everything that makes a notification acceptable; raises ``RequestError``."""
+        rule, key = self._check_content(notification, now_ms)
+        user = self._people.user(user_id)
+        return user, user.decisions[rule], key
+
+    def _check_content(self, notification: Notification, now_ms: int) -> tuple[Rule, str | None]:
+        """Its rule and its key; raises ``RequestError``."""
         validation.check_address(notification)
         rule = self._routing.resolve(notification)
-        user = self._people.user(user_id)
         if notification.payload is not None:
             validation.check_document("payload", notification.payload)
         if not validation.has_content(notification):
@@ -204,7 +249,7 @@ class Judge:
         if notification.id is not None:
             validation.check_key("id", notification.id)
             key = notification.id if key is None else key
-        return user, user.decisions[rule], key
+        return rule, key
 
     def _reject(self, judged: Judged, digests: list[bytes], index: int, error: Error, user_id: str, raw: bytes) -> None:
         judged.rejected.append(Rejection(index, error))

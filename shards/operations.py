@@ -5,6 +5,8 @@ Those that change something write within the turn's transaction; the answer leav
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -16,7 +18,7 @@ from shards.core import Core
 from shards.inbox import PLACE_SHIFT, Inbox
 from shards.journal import SqliteJournal
 from shards.people import User
-from shards.preferences import UserDocument, parse_document
+from shards.preferences import UserDocument, check_size, check_subscription, parse_document
 from shards.wire import (
     PAGE_BYTES_MAX,
     PRIORITIES,
@@ -24,6 +26,7 @@ from shards.wire import (
     Request,
     RequestError,
     hash_user,
+    is_broadcast,
 )
 
 INBOX_PAGE = 50
@@ -48,6 +51,8 @@ class Operations:
                 return {"user": _plain(self._document(request.user_id))}
             case "user.delete":
                 return self._user_delete(request)
+            case "topic.subscribe" | "topic.unsubscribe":
+                return self._subscribe(request, request.op == "topic.subscribe")
             case "inbox.list":
                 return self._inbox_list(request)
             case "inbox.mark":
@@ -61,6 +66,8 @@ class Operations:
     # --- status ------------------------------------------------------------------------------------------------
 
     def _status(self, request: Request) -> dict[str, Any]:
+        if request.id is not None and is_broadcast(request.id):
+            return {"broadcast": self._broadcast(request.id)}
         seq, index = self._place_by_id(request.id) if request.id is not None else self._place_by_key(request)
         row = self._journal.frame(seq)
         if row is None or index >= len(row.widths) or not row.widths[index]:
@@ -88,6 +95,25 @@ class Operations:
             )
         user_id, _ = self._item(seq, index)
         return {"id": self._core.ids.make(hash_user(user_id), seq, index), "deliveries": deliveries}
+
+    def _broadcast(self, id_: str) -> dict[str, Any] | None:
+        """This shard's part of a broadcast; None if it has none."""
+        broadcast = self._core.broadcasts.find(id_)
+        if broadcast is None:
+            return None
+        outcomes: Counter[str] = Counter()
+        for seq in self._journal.topics.pages(id_):
+            for value, count in Counter(self._words(seq)).items():
+                outcomes[ledger.OUTCOMES[ledger.outcome_of(value)]] += count
+        return {**broadcast.document(), "outcomes": outcomes}
+
+    def _words(self, seq: int) -> Iterable[int]:
+        """A frame's ledger as it is now; nothing of one that is pruned."""
+        frame = self._core.frames.get(seq)
+        if frame is not None:
+            return frame.slots
+        row = self._journal.frame(seq)
+        return ledger.words(row.slots) if row else ()
 
     def _place_by_id(self, text: str) -> tuple[int, int]:
         found = self._core.ids.find(text)
@@ -150,6 +176,24 @@ class Operations:
         self._journal.put_user(request.user_id or "", None)
         self._core.people.forget(request.user_id or "")
         return {"user": _plain(document)}
+
+    # --- topics ------------------------------------------------------------------------------------------------
+
+    def _subscribe(self, request: Request, wanted: bool) -> dict[str, Any]:
+        """What the user's document says of a topic; one is made where there is none."""
+        user_id, topic = request.user_id or "", request.topic or ""
+        validation.check_user_id(user_id)
+        check_subscription(topic)
+        document = self._journal.load_user(user_id) or UserDocument()
+        topics = document.preferences.topics
+        if wanted != (topic in topics):
+            topics = (*topics, topic) if wanted else tuple(one for one in topics if one != topic)
+            preferences = msgspec.structs.replace(document.preferences, topics=topics)
+            document = check_size(msgspec.structs.replace(document, preferences=preferences))
+            self._journal.begin()
+            self._journal.put_user(user_id, document)
+            self._core.people.forget(user_id)
+        return {"subscribed": wanted}
 
     # --- inbox -------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,8 @@ import re
 import msgspec
 
 from shards.rules import unknown
-from shards.wire import RequestError
+from shards.validation import check_topic
+from shards.wire import EVERY_USER, RequestError
 
 DOCUMENT_BYTES_MAX = 65_536
 
@@ -34,6 +35,7 @@ class Preferences(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
 
     channels: dict[str, bool] = {}
     categories: dict[str, bool | dict[str, bool]] = {}
+    topics: tuple[str, ...] = ()
 
 
 class UserDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -78,7 +80,7 @@ def parse_document(document: object) -> UserDocument:
     """Validate a user's document; ``RequestError`` names the key, and what is not built into this version."""
     preferences = document.get("preferences") if isinstance(document, dict) else None
     if isinstance(preferences, dict):
-        for key in ("quiet_hours", "topics"):
+        for key in ("quiet_hours",):
             if key in preferences:
                 raise RequestError(
                     "unsupported", f"preferences.{key} is not in this version", f"user.preferences.{key}"
@@ -92,6 +94,24 @@ def parse_document(document: object) -> UserDocument:
             known = TABLES[re.sub(r"\[[^\]]*\]", "", field)].__struct_fields__
             raise RequestError("unknown_key", unknown("key", found[1], known), f"{field}.{found[1][:80]}") from None
         raise RequestError("bad_value", f"{text[0].lower()}{text[1:]}", field) from None
-    if len(msgspec.msgpack.encode(parsed)) > DOCUMENT_BYTES_MAX:
+    topics = parsed.preferences.topics
+    for at, topic in enumerate(topics):
+        field = f"user.preferences.topics[{at}]"
+        check_subscription(topic, field)
+        if topic in topics[:at]:
+            raise RequestError("bad_value", f"{topic[:80]!r} is there twice; name each topic once", field)
+    return check_size(parsed)
+
+
+def check_subscription(topic: str, field: str = "topic") -> None:
+    """Raises ``RequestError`` for what cannot be subscribed to."""
+    check_topic(topic, field)
+    if topic == EVERY_USER:
+        raise RequestError("bad_value", "* is every user with a document, and needs no subscription", field)
+
+
+def check_size(document: UserDocument) -> UserDocument:
+    """The document; ``RequestError`` if it is too large to be stored."""
+    if len(msgspec.msgpack.encode(document)) > DOCUMENT_BYTES_MAX:
         raise RequestError("too_large", f"the document is over {DOCUMENT_BYTES_MAX} bytes", "user")
-    return parsed
+    return document

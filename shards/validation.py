@@ -13,6 +13,7 @@ import orjson
 from shards.rules import unknown
 from shards.wire import (
     KEY_BYTES_MAX,
+    TOPIC_BYTES_MAX,
     USER_ID_BYTES_MAX,
     Entry,
     Error,
@@ -190,6 +191,12 @@ def check_user_id(user_id: str) -> None:
     size = len(user_id.encode())
     if not 1 <= size <= USER_ID_BYTES_MAX or "\0" in user_id:
         raise RequestError("bad_value", _text_rule("user_id", user_id, size, USER_ID_BYTES_MAX), "user_id")
+
+
+def check_topic(topic: str, field: str = "topic") -> None:
+    size = len(topic.encode())
+    if not 1 <= size <= TOPIC_BYTES_MAX or "\0" in topic:
+        raise RequestError("bad_value", _text_rule("topic", topic, size, TOPIC_BYTES_MAX), field)
 
 
 def check_key(name: str, key: str) -> None:

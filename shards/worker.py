@@ -227,6 +227,8 @@ class Worker:
             shard.start(moment)
             if core.changes:
                 self._lagging = True  # something expired: store it
+            if turn := shard.turn(moment, busy=self._lagging):
+                self._send(self.upstream, turn)
         outbox = shard.outbox(moment)
         if outbox and self._send(self.collector, outbox):
             shard.outbox_sent(outbox, moment)
