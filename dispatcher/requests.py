@@ -75,8 +75,8 @@ def _operation(body: bytes, as_json: bool) -> Request:
     for key in needs:
         if key not in given:
             raise RequestError("bad_request", f"{op} needs {key}", key)
-    if op == "status" and "id" not in given and not {"user_id", "idempotency_key"} <= given:
-        raise RequestError("bad_request", "status needs id, or user_id and idempotency_key", "id")
+    if op in ("status", "cancel") and "id" not in given and not {"user_id", "idempotency_key"} <= given:
+        raise RequestError("bad_request", f"{op} needs id, or user_id and idempotency_key", "id")
     if op == "submit":  # whatever else is wrong with one: its list is looked at elsewhere
         del document["notifications"]
     try:

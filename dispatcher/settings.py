@@ -19,11 +19,21 @@ import msgspec
 
 from dispatcher.curve import CurveSettings
 from dispatcher.places import line_of
+from shards.digests import DigestSettings
 from shards.limiter import RateLimit
 from shards.logs import LogSettings
 from shards.retry import RetryPolicy
 from shards.rules import DEFAULT_CATEGORIES, Category, unknown
-from shards.settings import Bounds, ChannelSettings, Count, Idempotency, Priorities, Retention
+from shards.settings import (
+    Bounds,
+    ChannelSettings,
+    Count,
+    Idempotency,
+    PreferenceSettings,
+    Priorities,
+    Retention,
+    Schedules,
+)
 from shards.units import Seconds, decode_hook, encode_hook
 from shards.wire import CHANNELS
 
@@ -107,11 +117,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: Limits = Limits()
     categories: dict[str, Category] = {}
     rate_limits: dict[str, RateLimit] = msgspec.field(default_factory=lambda: dict(DEFAULT_RATE_LIMITS))
+    preferences: PreferenceSettings = PreferenceSettings()
     retry: RetryPolicy = RetryPolicy()
     priorities: Priorities = Priorities()
     idempotency: Idempotency = Idempotency()
     retention: Retention = Retention()
     bounds: Bounds = Bounds()
+    schedules: Schedules = Schedules()
+    digests: dict[str, DigestSettings] = {}
     channels: dict[str, ChannelSettings] = {}
 
     def __post_init__(self) -> None:
@@ -130,6 +143,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for channel in self.rate_limits:
             if channel not in known:
                 raise ValueError(f"rate_limits.{channel}: {unknown('channel', channel, known)}")
+        categories = {*DEFAULT_CATEGORIES, *self.categories}
+        for name, digest in self.digests.items():
+            for named in digest.categories:
+                if named not in categories:
+                    raise ValueError(f"digests.{name}.categories: {unknown('category', named, categories)}")
+            for channel in digest.channels:
+                if channel not in known:
+                    raise ValueError(f"digests.{name}.channels: {unknown('channel', channel, known)}")
         for name, settings in self.channels.items():
             if name == "inapp":
                 raise ValueError("channels.inapp: the in-app inbox is built in and takes no settings")

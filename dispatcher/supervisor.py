@@ -138,8 +138,11 @@ class Supervisor:
                 idempotency=settings.idempotency,
                 retention=settings.retention,
                 bounds=settings.bounds,
+                schedules=settings.schedules,
+                digests=settings.digests,
                 channels=settings.channels,
                 drain=settings.dispatcher.drain,
+                preferences=settings.preferences,
             ),
             enc_hook=encode_hook,
         )

@@ -50,6 +50,7 @@ class Broadcast(msgspec.Struct, array_like=True):
     started_ms: int | None = None
     finished_ms: int | None = None
     error: str | None = None
+    swept: int = 0  # of a cancelled one: in its frames from here on nothing is open
 
     def notification(self) -> Notification:
         return _notification.decode(self.content)
@@ -75,6 +76,10 @@ class Broadcast(msgspec.Struct, array_like=True):
             reach.cursor = max(reach.cursor, cursor)
         if len({reach.cursor for reach in self.reached}) == 1:
             self.reached = [Reach(self.reached[0].cursor)]
+
+    def cancel(self, last: int) -> None:
+        """It has ended once the frames that came of it, up to ``last``, are swept."""
+        self.state, self.finished_ms, self.swept = "cancelled", None, last + 1
 
     def end(self, state: State, now_ms: int, error: str | None = None) -> None:
         self.state, self.finished_ms, self.error = state, now_ms, error

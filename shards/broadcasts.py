@@ -15,12 +15,13 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from shards import ledger
-from shards.broadcast import EVERYBODY, Broadcast, State
+from shards.broadcast import EVERYBODY, OPEN, Broadcast
 from shards.changes import Changes, Now
 from shards.dead_letters import DeadLetters
+from shards.preferences import problem_of_topic
 from shards.retry import DueHeap
 from shards.rules import Routing, unknown
-from shards.validation import check_topic, instant_ms
+from shards.validation import instant_ms
 from shards.wire import EVERY_USER, Data, Error, Notification, RequestError, pack
 
 PAGE_USERS = 250  # judged in one turn: whoever waits for a receipt feels it
@@ -57,6 +58,8 @@ class Stored(Protocol):
 
     def broadcast(self, id_: str) -> Broadcast | None: ...
 
+    def last_open_page(self, id_: str, before: int) -> int | None: ...
+
 
 class Room(NamedTuple):
     """The lanes as they are: how many deliveries each holds, and which have more on disk."""
@@ -86,6 +89,7 @@ class Broadcasts:
         self._open_max = open_max
         self._patience_s = patience_s
         self._open: dict[str, Broadcast] = {}
+        self._sweeping: dict[str, Broadcast] = {}  # cancelled, with deliveries that may be open
         self._due: dict[str, tuple[Notification, bytes]] = {}  # in turn: what it says, and that as an entry has it
         self._scheduled: DueHeap[str] = DueHeap()  # by wall time, in seconds
         self._asked: tuple[tuple[int, int], float] | None = None  # of which router, and when to ask again
@@ -98,6 +102,9 @@ class Broadcasts:
 
     def _add(self, broadcast: Broadcast) -> None:
         self._open[broadcast.id] = broadcast
+        if broadcast.state == "cancelled":
+            self._sweeping[broadcast.id] = broadcast
+            return
         self._scheduled.push(broadcast.due_ms / 1000, broadcast.id)
 
     # --- accept ------------------------------------------------------------------------------------------------
@@ -109,7 +116,8 @@ class Broadcasts:
         """Keep a notification that is valid apart from its topic; ``RequestError`` if it cannot be kept."""
         topic = notification.topic or ""
         if topic != EVERY_USER:
-            check_topic(topic)
+            if problem := problem_of_topic(topic):
+                raise RequestError("bad_value", problem, "topic")
             if not self._stored.users(topic):
                 raise UnknownTopicError(topic, self._stored.near(topic, NAMES_MAX))
         if len(self._open) >= self._open_max:
@@ -123,9 +131,7 @@ class Broadcasts:
         due_ms = now_ms if notification.send_at is None else instant_ms("send_at", notification.send_at)
         expires_ms = None if notification.expires_at is None else instant_ms("expires_at", notification.expires_at)
         users = self._stored.users(topic)
-        self._add(
-            Broadcast(id_, topic, notification.category, pack(notification), now_ms, due_ms, expires_ms, users)
-        )
+        self._add(Broadcast(id_, topic, notification.category, pack(notification), now_ms, due_ms, expires_ms, users))
         self._changes().broadcasts[id_] = self._open[id_]
 
     # --- expand ------------------------------------------------------------------------------------------------
@@ -133,7 +139,7 @@ class Broadcasts:
     def turn(self, now: Now, router: tuple[int, int], busy: bool) -> tuple[str, int] | None:
         """``(id, step)`` of the page to ask the router for, one at a time; ``busy`` if there is more urgent work."""
         for id_ in self._scheduled.pop_due(now.wall_us / 1e6):
-            if id_ in self._open:
+            if id_ in self._open and self._open[id_].state in OPEN:
                 notification = self._open[id_].notification()
                 self._due[id_] = notification, _entry(notification)
         if not self._due:
@@ -167,7 +173,7 @@ class Broadcasts:
         self._paged_at = now.mono
         broadcast = self._open.get(id_)
         names: list[str] = []
-        if broadcast is not None and broadcast.finished_ms is None and id_ in self._due and step == broadcast.step:
+        if broadcast is not None and broadcast.state in OPEN and id_ in self._due and step == broadcast.step:
             self._changes().broadcasts[id_] = broadcast
             broadcast.step += 1
             try:
@@ -209,33 +215,43 @@ class Broadcasts:
     def fail(self, id_: str, error: Error, seq: int, now: Now) -> None:
         """It cannot be expanded any further: a dead letter of frame ``seq`` says why."""
         broadcast = self._open.get(id_)
-        if broadcast is not None and broadcast.finished_ms is None:
-            self._end(broadcast, "failed", now, error.message)
+        if broadcast is not None and broadcast.state in OPEN:
+            broadcast.end("failed", now.wall_us // 1000, error.message)
+            self._changes().broadcasts[id_] = broadcast
             self._dead_letters.bury_rejected(seq, 0, error, "", broadcast.content, now)
 
     def refuse(self, data: Data, error: Error, seq: int, now: Now) -> None:
         """Its page brings judging down."""
         self.fail(_turn.decode(data.body)[0], error, seq, now)
 
-    # --- end ---------------------------------------------------------------------------------------------------
+    # --- cancel ------------------------------------------------------------------------------------------------
 
-    def _end(self, broadcast: Broadcast, state: State, now: Now, error: str | None = None) -> None:
-        broadcast.end(state, now.wall_us // 1000, error)
+    def cancel(self, broadcast: Broadcast, last: int) -> None:
+        """Nobody more gets it. The frames up to ``last`` that came of it are then swept, which a restart continues."""
+        broadcast.cancel(last)
+        self._open[broadcast.id] = broadcast
+        self._due.pop(broadcast.id, None)
+        self._sweeping[broadcast.id] = broadcast
         self._changes().broadcasts[broadcast.id] = broadcast
 
-    def cancel(self, id_: str, now: Now) -> Broadcast | None:
-        """Nobody more gets it; None if it is not known, or ended before."""
-        broadcast = self._open.get(id_)
-        if broadcast is None or broadcast.finished_ms is not None:
-            return None
-        self._end(broadcast, "cancelled", now)
-        return broadcast
+    def sweep(self, now: Now) -> int | None:
+        """The next frame of a cancelled broadcast in which something is open."""
+        for broadcast in self._sweeping.values():
+            seq = self._stored.last_open_page(broadcast.id, broadcast.swept)
+            if seq is None:
+                broadcast.end("cancelled", now.wall_us // 1000)
+            else:
+                broadcast.swept = seq
+            self._changes().broadcasts[broadcast.id] = broadcast
+            return seq
+        return None
 
     def committed(self, changed: Mapping[str, Broadcast]) -> None:
         for id_, broadcast in changed.items():
             if broadcast.finished_ms is not None:
                 self._open.pop(id_, None)
                 self._due.pop(id_, None)
+                self._sweeping.pop(id_, None)
 
     def documents(self) -> list[dict[str, Any]]:
         """For ``stats``: those that are open, and the last few others."""

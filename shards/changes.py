@@ -38,6 +38,7 @@ class Changes:
         self.results: list[Result] = []  # single changes, to be logged where their frame is not written anyway
         self.dead: list[Dead] = []
         self.revived: list[Place] = []  # dead letters that are none any more
+        self.moved: list[int] = []  # frames of which a delivery goes to the inbox instead
         self.acquitted: list[Place] = []  # suspects whose attempt has ended
         self.inbox = array("q")  # user hash, place, user hash, place, ...
         self.inbox_runs: list[Run] = []

@@ -17,7 +17,9 @@ import sys
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, MutableSequence
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
+
+import msgspec
 
 from shards import ledger, validation
 from shards.broadcasts import Broadcasts, Room, Stored
@@ -27,15 +29,17 @@ from shards.contents import Contents
 from shards.counters import Counters, Latencies
 from shards.dead_letters import ERROR_TEXT_MAX, DeadLetters
 from shards.dedupe import IdempotencySet
+from shards.deferrals import Deferrals, Dues, Timer
+from shards.digests import Digest, Digests, composed
 from shards.frames import Entry, Frame, NewFrame, Run, one
 from shards.identifiers import Identifiers, Origins
 from shards.judging import Judge, Judged
 from shards.lanes import LANES, NotificationQueue
 from shards.limiter import Limiter
-from shards.people import Decision, People
-from shards.preferences import UserDocument
+from shards.people import Decision, People, User
+from shards.preferences import Choices, UserDocument
 from shards.retry import DueHeap
-from shards.rules import Routing
+from shards.rules import Asked, Routing, Rule
 from shards.settings import ShardSettings
 from shards.suspects import CRASHES_MAX, Suspects
 from shards.wire import (
@@ -48,12 +52,18 @@ from shards.wire import (
     Notification,
     Rejection,
     Verdict,
+    hash_user,
     pack,
 )
 
 INAPP = "inapp"
+NEVER_QUIET = frozenset({INAPP, "webhook"})
+CRITICAL = len(PRIORITIES) - 1
 FRAMES_PER_REFILL = 64  # read from disk for a lane in one turn,
+WINDOWS_MAX = 100  # digests that one turn closes per lane; each reads the frames of its items
 ITEMS_PER_REFILL = 1_000  # until so many deliveries are decided: they delay whatever comes in
+RELEASED_MAX = 500  # deferred deliveries that one turn decides per lane
+PLACE_SHIFT, PLACE_MASK = 16, (1 << 16) - 1
 LOGGED_MAX = 16  # a run of more deliveries has its frame's ledger written, which is then cheaper
 
 
@@ -83,6 +93,24 @@ class Journal(Origins, Protocol):
 
     def open_frames(self, lane: int, after: int, count: int) -> Iterator[StoredFrame]: ...
 
+    def timers(self, lane: int, now_ms: int, count: int) -> list[Timer]: ...
+
+    def due_after(self, lane: int, timers: list[Timer]) -> int | None: ...
+
+    def first_dues(self) -> dict[int, int]: ...
+
+    def deferred(self) -> dict[int, int]: ...
+
+    def first_windows(self) -> dict[int, int]: ...
+
+    def due_windows(self, lane: int, now_ms: int, count: int) -> list[Digest]: ...
+
+    def window_due_after(self, lane: int, now_ms: int) -> int | None: ...
+
+    def open_window(self, window: str) -> Digest | None: ...
+
+    def digests_of(self, seq: int) -> list[Digest]: ...
+
     def content(self, seq: int) -> tuple[bytes, bool, bytes | None] | None: ...
 
 
@@ -108,6 +136,9 @@ class Core:
         self.limiters = {
             numbers[name]: Limiter(limit, settings.bounds.limiter_keys) for name, limit in settings.rate_limits.items()
         }
+        self.digests = Digests(settings.digests, journal)
+        self.deferrals = Deferrals(journal.first_dues(), journal.deferred())
+        self.windows = Dues(journal.first_windows())
         self.people = People(
             self.routing,
             channel_names,
@@ -115,6 +146,8 @@ class Core:
             self.limiters,
             journal.load_user,
             settings.bounds.users,
+            settings.preferences.timezone,
+            needs_a_look=self._needs_a_look,
         )
         self.contents = Contents(journal.content)
         self.queues = [NotificationQueue[Run](settings.priorities.aging) for _ in channel_names]
@@ -126,9 +159,7 @@ class Core:
         self.suspects = Suspects({})
         self.latencies = [Latencies() for _ in channel_names]
         self.changes = Changes()
-        self.dead_letters = DeadLetters(
-            self.ids, channel_names, self.contents, counters.dead_letters, lambda: self.changes
-        )
+        self.dead_letters = DeadLetters(self.ids, channel_names, counters.dead_letters, lambda: self.changes)
         self.last = 0  # the last frame that was received
         self.broadcasts = Broadcasts(
             journal.topics,
@@ -139,7 +170,15 @@ class Core:
             settings.bounds.broadcasts,
             settings.priorities.aging,
         )
-        self._judge = Judge(self.ids, self.routing, self.people, self.idempotency, self.contents, self.broadcasts)
+        self._judge = Judge(
+            self.ids,
+            self.routing,
+            self.people,
+            self.idempotency,
+            self.contents,
+            self.broadcasts,
+            settings.schedules.horizon,
+        )
         self._journal = journal
         self._random = random
         self._inapp_mask = sum(ledger.lane_bit(ledger.lane_of(self.inapp, priority)) for priority in range(LANES))
@@ -162,13 +201,14 @@ class Core:
         frame.expiry = judged.expiry
         frame.new = NewFrame(data.source, data.fanned, data.body, judged.digests, pack(verdict) if verdict else None)
         self._admit(frame, judged, now)
-        frame.new.has_inbox = bool(frame.mask & self._inapp_mask)
+        frame.new.has_inbox = frame.new.has_inbox or bool(frame.mask & self._inapp_mask)
         if data.source == EXPANSION:
             self.broadcasts.planned(len(frame.slots))
         counters = self.counters
-        counters.duplicates += len(judged.duplicates)
-        counters.rejected += len(judged.rejected)
-        counters.accepted += len(judged.decisions) - len(judged.duplicates) - len(judged.rejected) - judged.kept
+        accepted, duplicates, rejected = judged.counts()
+        counters.accepted += accepted
+        counters.duplicates += duplicates
+        counters.rejected += rejected
         if data.source == INGEST:  # nobody waits for the answer: the error is kept as a dead letter
             for rejection in judged.rejected:
                 if rejection.index in judged.topics:
@@ -199,7 +239,7 @@ class Core:
 
     def _admit(self, frame: Frame, judged: Judged, now: Now) -> None:
         """Plan every delivery; decide those whose lane has room, and queue what is to be sent."""
-        if frame.expiry or self.behind:
+        if frame.expiry or judged.schedule or self.behind:
             self._admit_singly(frame, judged, now)
         else:
             self._admit_columns(frame, judged, now)
@@ -212,6 +252,8 @@ class Core:
         runs: dict[int, tuple[list[int], list[int]]] = {}  # lane -> slots, positions
         limited: list[int] = []
         doomed: list[tuple[int, int]] = []
+        frame.slots.frombytes(b"".join([decision.template for decision in decisions]))
+        frame.open = len(frame.slots)
         slot = 0
         for index, decision in enumerate(decisions):
             for offset, lane, limiter, exempt in decision.sends:
@@ -224,11 +266,15 @@ class Core:
                     slots, indexes = runs[lane] = [], []
                 slots.append(slot + offset)
                 indexes.append(index)
-            if decision.doomed:
+            if decision.special or decision.doomed:
                 doomed.extend((slot + offset, index) for offset in decision.doomed)
+                for offset in decision.special:
+                    place = slot + offset
+                    if self._decides((frame, place, index, users[index], keys[index]), decision.rule, now):
+                        slots, indexes = runs.setdefault(ledger.lane_of_word(frame.slots[place]), ([], []))
+                        slots.append(place)
+                        indexes.append(index)
             slot += decision.width
-        frame.slots.frombytes(b"".join([decision.template for decision in decisions]))
-        frame.open = slot
         for decision, count in Counter(decisions).items():
             frame.mask |= decision.mask
             frame.open -= decision.settled * count
@@ -265,45 +311,157 @@ class Core:
             rule = decision.rule
             slots.extend(rule.pending)
             frame.open += rule.width
+            send_at_ms = judged.schedule.get(index) if judged.schedule else None
             for offset, channel in enumerate(rule.channels):
                 lane = ledger.lane_of(channel, rule.priority)
-                frame.mask |= ledger.lane_bit(lane)
                 self.counters.channels[channel].planned += 1
+                if frame.new and channel == self.inapp:
+                    frame.new.has_inbox = True
+                if send_at_ms is not None:
+                    self._defer(frame, slot + offset, index, "send_at", send_at_ms)
+                    continue
+                frame.mask |= ledger.lane_bit(lane)
                 if lane not in behind:
                     entry = (frame, slot + offset, index, judged.users[index], judged.keys[index])
-                    self._decide_singly(entry, rule.category, rule.override, rule.explicit, now)
+                    self._decide_singly(entry, rule, now)
             slot += rule.width
 
-    def _decide_singly(self, entry: Entry, category: str, override: bool, explicit: bool, now: Now) -> None:
-        """Decide one pending delivery, from its stored word: it may have been planned by an older configuration."""
+    def _decide_singly(self, entry: Entry, asked: Asked, now: Now) -> None:
+        """Decide one pending delivery, and queue it if it is to be sent."""
+        if not self._decides(entry, asked, now):
+            return
+        frame, slot, *_ = entry
+        lane = ledger.lane_of_word(frame.slots[slot])
+        frame.active += 1
+        if (frame.seq, slot) in self.suspects:
+            self.suspects.wait(lane >> 2, entry)
+        else:
+            self._enqueue(lane, one(entry), now.mono)
+
+    def _decides(self, entry: Entry, asked: Asked, now: Now) -> bool:
+        """Whether a pending delivery is to be sent now; if not, it has ended, or waits.
+
+        It is decided from its stored word: it may have been planned by an older configuration.
+
+        The order: expired, allowed, reachable, digest, cap, limit, quiet hours. What was charged to a limit is not
+        charged again, and what has left a digest does not join one.
+        """
         frame, slot, index, user, _ = entry
         value = frame.slots[slot]
         channel, priority = ledger.channel_of(value), ledger.priority_of(value)
-        outcome, reason = self.people.verdict(user.choices, category, channel, override, explicit)
+        digest = frame.digests.get(slot)
+        if _expired(frame, index, slot, now):
+            self._end(entry, ledger.EXPIRED, "expires_at", now)
+            return False
+        outcome, reason = self.people.verdict(user.choices, asked.category, channel, asked.override, asked.explicit)
+        if outcome != ledger.PENDING:
+            self._end(entry, outcome, ledger.REASONS[reason], now)
+            return False
+        if ledger.reason_of(value) not in ledger.CHARGED:
+            if digest is None and self._joins_digest(entry, asked.category, "always", now):
+                return False
+            if not self._charge(entry, asked, now):
+                return False
+        if quiet_until_ms := self._quiet_until_ms(user, asked, channel, priority, now):
+            self._defer(frame, slot, index, "quiet_hours", quiet_until_ms)
+            return False
+        return True
+
+    def _charge(self, entry: Entry, asked: Asked, now: Now) -> bool:
+        """Charge the delivery to what limits it; False if that has ended, deferred or moved it."""
+        frame, slot, _, user, _ = entry
+        value = frame.slots[slot]
+        channel, priority = ledger.channel_of(value), ledger.priority_of(value)
         limiter = self.limiters.get(channel)
-        if _expired(frame, index, now):
-            outcome, reason = ledger.EXPIRED, ledger.REASON["expires_at"]
-        elif (
-            outcome == ledger.PENDING
-            and limiter is not None
-            and not limiter.allow(user.user_id, now.mono, PRIORITIES[priority] in limiter.exempt)
-        ):
-            outcome, reason = ledger.RATE_LIMITED, ledger.REASON["limit"]
-        if outcome == ledger.PENDING:
-            frame.active += 1
-            if (frame.seq, slot) in self.suspects:
-                self.suspects.wait(channel, entry)
-            else:
-                self._enqueue(ledger.lane_of(channel, priority), one(entry), now.mono)
-            return
+        if limiter is None:
+            return True
+        if not limiter.allow(user.user_id, now.mono, PRIORITIES[priority] in limiter.exempt):
+            self._end(entry, ledger.RATE_LIMITED, "limit", now)
+            return False
+        self._note_reason(frame, slot, "charged")
+        return True
+
+    def _joins_digest(self, entry: Entry, category: str, when: Literal["always", "overflow"], now: Now) -> bool:
+        """Whether the delivery waits for others now; the leading one of a window goes on."""
+        frame, slot, index, user, _ = entry
+        value = frame.slots[slot]
+        name = self._digest_of(category, ledger.channel_of(value), ledger.priority_of(value), when)
+        if name is None:
+            return False
+        channel = self.channel_names[ledger.channel_of(value)]
+        key = self.digests.key(name, self.contents.notification(frame.seq, index))
+        known = self.digests.open(user.user_id, channel, category, name, key)
+        identifier = f"{self.ids.make(user.hash, frame.seq, index)}-{channel}"
+        expires_ms = frame.expiry.get(index) if frame.expiry else None
+        lane = ledger.lane_of_word(value)
+        digest, leads = self.digests.join(
+            known,
+            (identifier, user.user_id, channel, category, name, key),
+            (frame.seq << PLACE_SHIFT | index, lane, expires_ms),
+            now.wall_us // 1000,
+        )
+        assert digest.due_ms is not None
+        self.windows.add(digest.lane, digest.due_ms)
+        if leads:
+            self._note_reason(frame, slot, "charged")
+            return False
+        self._set_deferred(frame, slot, "digest", digest.due_ms)
+        return True
+
+    def _digest_of(self, category: str, channel: int, priority: int, when: Literal["always", "overflow"]) -> str | None:
+        if priority == CRITICAL:
+            return None
+        return self.digests.covering(category, self.channel_names[channel], when)
+
+    def _quiet_until_ms(self, user: User, asked: Asked, channel: int, priority: int, now: Now) -> int | None:
+        """When the user's quiet hours end, if they are to be respected and it is quiet."""
+        quiet = user.choices.quiet
+        if quiet is None or not self._is_quieted(asked.override, channel, priority):
+            return None
+        return quiet.release_ms(now.wall_us // 1000)
+
+    def _is_quieted(self, override: bool, channel: int, priority: int) -> bool:
+        return not override and priority != CRITICAL and self.channel_names[channel] not in NEVER_QUIET
+
+    def _needs_a_look(self, rule: Rule, channel: int, choices: Choices) -> bool:
+        """Whether such a delivery is decided by more than what its decision knows."""
+        return (choices.quiet is not None and self._is_quieted(rule.override, channel, rule.priority)) or (
+            self._digest_of(rule.category, channel, rule.priority, "always") is not None
+        )
+
+    def _end(self, entry: Entry, outcome: int, reason: str, now: Now) -> None:
+        """A delivery that is not in memory ends without an attempt."""
+        frame, slot, *_ = entry
         frame.open -= 1
-        self._settle(frame, slot, outcome, reason)
+        self._settle(frame, slot, outcome, ledger.REASON[reason])
         if outcome == ledger.DEAD:
             self._bury_unconfigured(entry, now)
+        self._end_digest(frame, slot)
+
+    def _note_reason(self, frame: Frame, slot: int, reason: str) -> None:
+        """Why a delivery is as it is, beside its outcome."""
+        frame.slots[slot] = frame.slots[slot] & ~ledger.REASON_MASK | ledger.REASON[reason] << ledger.REASON_SHIFT
+        self._changed(frame)
+
+    def _defer(self, frame: Frame, slot: int, index: int, reason: str, due_ms: int) -> None:
+        """Until then it is on disk only; it does not outlive its expiry there."""
+        expires_ms = frame.expiry.get(index) if frame.expiry else None
+        if expires_ms is not None and slot not in frame.digests:
+            due_ms = min(due_ms, expires_ms)
+        self._set_deferred(frame, slot, reason, due_ms)
+        self.deferrals.add(Timer(ledger.lane_of_word(frame.slots[slot]), due_ms, frame.seq, slot))
+
+    def _set_deferred(self, frame: Frame, slot: int, reason: str, due_ms: int) -> None:
+        value = frame.slots[slot] & ledger.KEEP
+        frame.slots[slot] = (
+            value | ledger.DEFERRED << ledger.OUTCOME_SHIFT | ledger.REASON[reason] << ledger.REASON_SHIFT
+        )
+        frame.notes[slot] = (due_ms, reason, "")
+        self._changed(frame)
 
     def _bury_unconfigured(self, entry: Entry, now: Now) -> None:
         message = self._unconfigured(ledger.channel_of(entry[0].slots[entry[1]]))
-        self.dead_letters.bury(entry, "channel_not_configured", "misconfigured", message, 0, now)
+        self.dead_letters.bury(entry, self.said(entry), "channel_not_configured", "misconfigured", message, 0, now)
 
     def _unconfigured(self, channel: int) -> str:
         return f"the configuration has no [channels.{self.channel_names[channel]}]"
@@ -372,17 +530,10 @@ class Core:
         slot = decided = 0
         for index, width in enumerate(frame.widths):
             for place in range(slot, slot + width):
-                if slots[place] == value:
+                if slots[place] & ledger.PLAN == value:
                     decided += 1
                     entry, notification = self._entry(frame, place, index)
-                    category = self.routing.categories.get(notification.category)
-                    self._decide_singly(
-                        entry,
-                        notification.category,
-                        category is not None and category.override_preferences,
-                        notification.channels is not None or self.routing.is_configured(notification.category),
-                        now,
-                    )
+                    self._decide_singly(entry, self.routing.asked(notification), now)
             slot += width
         self._let_go(frame)
         return decided
@@ -406,6 +557,7 @@ class Core:
             frame.open = frame.stored_open = sum(ledger.outcome_of(value) in ledger.OPEN for value in frame.slots)
             frame.mask = row.mask
             frame.notes = decode_notes(row.notes)
+            self._find_digests(frame)
         return frame
 
     def _let_go(self, frame: Frame) -> None:
@@ -416,6 +568,247 @@ class Core:
     def wait(self, seq: int, slot: int, channel: int, due: float) -> None:
         """A retry that was waiting when the shard stopped, or a dead letter that is to be tried again."""
         self.retrying[channel].push(due, (seq, slot))
+
+    # --- deferred deliveries -----------------------------------------------------------------------------------
+
+    def release(self, now: Now) -> bool:
+        """Decide what is due of the deferred, and close the windows that are over; whether there may be more.
+
+        Only between ``committed`` and the next ``judge``, like ``refill``. A lane without room leaves them on disk.
+        """
+        now_ms = now.wall_us // 1000
+        more = False
+        for lane in self.deferrals.dues.lanes(now_ms):
+            if self._has_room(lane):
+                timers = self._journal.timers(lane, now_ms, RELEASED_MAX + 1)
+                more = more or len(timers) > RELEASED_MAX
+                self.deferrals.remove(timers[:RELEASED_MAX])
+                self.deferrals.dues.replace(lane, self._journal.due_after(lane, timers[:RELEASED_MAX]))
+                for timer in timers[:RELEASED_MAX]:
+                    self._release(timer, now)
+        for lane in self.windows.lanes(now_ms):
+            if self._has_room(lane):
+                digests = self._journal.due_windows(lane, now_ms, WINDOWS_MAX + 1)
+                more = more or len(digests) > WINDOWS_MAX
+                last_ms = digests[-1].due_ms if len(digests) > WINDOWS_MAX else None
+                self.windows.replace(lane, last_ms or self._journal.window_due_after(lane, now_ms))
+                for digest in digests[:WINDOWS_MAX]:
+                    self._close_window(digest, now)
+        return more
+
+    @property
+    def has_deferred(self) -> bool:
+        """Whether the turn has something to store besides its changes."""
+        return bool(self.deferrals.added or self.deferrals.removed or self.digests.changed)
+
+    def _has_room(self, lane: int) -> bool:
+        return self.queued[lane] < self.settings.bounds.lane_items
+
+    def _release(self, timer: Timer, now: Now) -> None:
+        _, due_ms, seq, slot = timer
+        frame = self._known(seq)
+        if frame is None:
+            return
+        value = frame.slots[slot]
+        note = frame.notes.get(slot)
+        if ledger.outcome_of(value) != ledger.DEFERRED or note is None or note[0] != due_ms:
+            self._let_go(frame)
+            return  # it was cancelled, or deferred anew
+        entry, notification = self._entry(frame, slot, _index_of(frame, slot))
+        asked = self.routing.asked(notification)
+        charged = ledger.reason_of(value) in ledger.CHARGED
+        self._resume(frame, slot, "charged" if charged else "")
+        self._decide_or_leave(entry, asked, now)
+
+    def _resume(self, frame: Frame, slot: int, reason: str) -> None:
+        """A deferred delivery is pending again."""
+        plan = frame.slots[slot] & ledger.KEEP
+        frame.slots[slot] = plan | ledger.REASON[reason] << ledger.REASON_SHIFT
+        frame.mask |= ledger.lane_bit(ledger.lane_of_word(plan))
+        self._changed(frame)
+
+    def _decide_or_leave(self, entry: Entry, asked: Asked, now: Now) -> None:
+        """Decide it, unless its lane will come to it on disk."""
+        frame, slot, *_ = entry
+        lane = ledger.lane_of_word(frame.slots[slot])
+        if frame.seq <= self.behind.get(lane, self.last):
+            self._decide_singly(entry, asked, now)
+
+    def _known(self, seq: int) -> Frame | None:
+        """A frame in memory or from disk; None if it is no more."""
+        frame = self.frames.get(seq)
+        if frame is None:
+            row = self._journal.frame(seq)
+            frame = None if row is None else self._frame(row)
+        return frame
+
+    # --- digests -----------------------------------------------------------------------------------------------
+
+    def _find_digests(self, frame: Frame) -> None:
+        for digest in self.digests.of_frame(frame.seq):
+            assert digest.carrier is not None
+            found = self._slot_of(frame, digest.carrier, digest.channel)
+            if found is not None:
+                frame.digests[found] = digest
+
+    def _slot_of(self, frame: Frame, place: int, channel: str) -> int | None:
+        """The slot of a notification's delivery on a channel."""
+        index = place & PLACE_MASK
+        first = sum(frame.widths[:index])
+        for slot in range(first, first + frame.widths[index]):
+            if self.channel_names[ledger.channel_of(frame.slots[slot])] == channel:
+                return slot
+        return None
+
+    def _items(self, digest: Digest) -> Iterator[tuple[Frame, int, int]]:
+        """``(frame, slot, place)`` of the items, without those whose frame is no more."""
+        for place in digest.places:
+            frame = self._known(place >> PLACE_SHIFT)
+            slot = self._slot_of(frame, place, digest.channel) if frame else None
+            if frame is not None and slot is not None:
+                yield frame, slot, place
+
+    def _close_window(self, digest: Digest, now: Now) -> None:
+        """Send what is left of a window by way of its first item."""
+        live: list[tuple[Entry, Asked]] = []
+        expiries: list[int | None] = []
+        for frame, slot, place in self._items(digest):
+            value = frame.slots[slot]
+            if ledger.outcome_of(value) != ledger.DEFERRED or ledger.reason_of(value) != ledger.REASON["digest"]:
+                continue
+            index = place & PLACE_MASK
+            entry, notification = self._entry(frame, slot, index)
+            if _expired(frame, index, slot, now):
+                self._end(entry, ledger.EXPIRED, "expires_at", now)
+                continue
+            live.append((entry, self.routing.asked(notification)))
+            expiries.append(frame.expiry.get(index) if frame.expiry else None)
+        known = [one for one in expiries if one is not None]
+        expires_ms = max(known) if known and len(known) == len(expiries) else None
+        self.digests.close(digest, [entry[0].seq << PLACE_SHIFT | entry[2] for entry, _ in live], expires_ms)
+        if live:
+            self._carry(digest, *live[0], now)
+
+    def _carry(self, digest: Digest, entry: Entry, asked: Asked, now: Now) -> None:
+        frame, slot, *_ = entry
+        frame.digests[slot] = digest
+        self._resume(frame, slot, "")
+        self._decide_or_leave((*entry[:4], digest.id), asked, now)
+
+    def _end_digest(self, frame: Frame, slot: int) -> None:
+        """Its items share the outcome of the delivery that carried them."""
+        digest = frame.digests.get(slot)
+        if digest is None:
+            return
+        value = frame.slots[slot]
+        outcome, reason = ledger.outcome_of(value), ledger.reason_of(value)
+        for other, at, place in self._items(digest):
+            if place != digest.carrier and ledger.outcome_of(other.slots[at]) == ledger.DEFERRED:
+                other.open -= 1
+                self._settle(other, at, outcome, reason)
+
+    def _reopen_items(self, digest: Digest) -> None:
+        """The digest is tried again: what it took along is as open as it is."""
+        for other, at, place in self._items(digest):
+            value = other.slots[at]
+            if place != digest.carrier and ledger.outcome_of(value) == ledger.DEAD:
+                other.open += 1
+                self.counters.channels[ledger.channel_of(value)].outcomes[ledger.DEAD] -= 1
+                self._set_deferred(other, at, "digest", 0)
+
+    def said(self, entry: Entry) -> Notification:
+        """What a delivery says: the notification, or the digest that is sent by way of it."""
+        frame, slot, index, user, _ = entry
+        digest = frame.digests.get(slot)
+        if digest is None:
+            return msgspec.structs.replace(  # without the others whom it went to
+                self.contents.notification(frame.seq, index), user_id=user.user_id, recipients=None
+            )
+        return self.digest_said(digest)
+
+    def digest_said(self, digest: Digest) -> Notification:
+        """Composed of what is left of its items. ``LookupError`` if that is pruned."""
+        user_hash = hash_user(digest.user_id)
+        items = []
+        for place in digest.places:
+            seq, index = place >> PLACE_SHIFT, place & PLACE_MASK
+            items.append((self.ids.make(user_hash, seq, index), self.contents.notification(seq, index)))
+        return composed(digest, items)
+
+    # --- cancel ------------------------------------------------------------------------------------------------
+
+    def cancel(self, seq: int, index: int, now: Now) -> tuple[int, bool]:
+        """End what is open of a notification: how many deliveries, and whether any was open.
+
+        One that is under way is not counted; it ends instead of a retry. A digest that is being sent is one.
+        """
+        frame = self._known(seq)
+        if frame is None:
+            return 0, False
+        first = sum(frame.widths[:index])
+        count, found = 0, False
+        for slot in range(first, first + frame.widths[index]):
+            value = frame.slots[slot]
+            if ledger.outcome_of(value) not in ledger.OPEN:
+                continue
+            found = True
+            count += self._cancel(frame, slot, index, now)
+        self._let_go(frame)
+        return count, found
+
+    def sweep(self, now: Now) -> bool:
+        """End what is open of a cancelled broadcast, a frame at a time; whether there may be more. Like ``refill``."""
+        seq = self.broadcasts.sweep(now)
+        if seq is None:
+            return False
+        frame = self._known(seq)
+        if frame is not None:
+            slot = 0
+            for index, width in enumerate(frame.widths):
+                for place in range(slot, slot + width):
+                    if ledger.outcome_of(frame.slots[place]) in ledger.OPEN:
+                        self._cancel(frame, place, index, now)
+                slot += width
+            self._let_go(frame)
+        return True
+
+    def _cancel(self, frame: Frame, slot: int, index: int, now: Now) -> bool:
+        value = frame.slots[slot]
+        outcome, lane = ledger.outcome_of(value), ledger.lane_of_word(value)
+        entry = self._entry(frame, slot, index)[0]
+        place = frame.seq << PLACE_SHIFT | index
+        if slot in frame.flying:
+            self._note_reason(frame, slot, "cancelled")
+            return False
+        if slot in frame.digests:
+            return False
+        if outcome == ledger.DEFERRED and ledger.reason_of(value) == ledger.REASON["digest"]:
+            digest = self._window_of(entry, place)
+            if digest is None:
+                return False
+            self.digests.leave(digest, place)
+        elif outcome == ledger.DEFERRED and slot in frame.notes:
+            self.deferrals.remove([Timer(lane, frame.notes[slot][0] or 0, frame.seq, slot)])
+        # in memory it stays where it is, and is left out when its turn comes
+        in_lane = outcome == ledger.PENDING and frame.seq <= self.behind.get(lane, self.last)
+        frame.gone = frame.gone or in_lane or outcome == ledger.RETRYING
+        self._end(entry, ledger.CANCELLED, "cancelled", now)
+        return True
+
+    def _window_of(self, entry: Entry, place: int) -> Digest | None:
+        """The open window that an item waits in; None if it has closed."""
+        frame, slot, index, user, _ = entry
+        notification = self.contents.notification(frame.seq, index)
+        channel = ledger.channel_of(frame.slots[slot])
+        for when in ("always", "overflow"):
+            name = self._digest_of(notification.category, channel, 0, when)
+            if name is not None:
+                key = self.digests.key(name, notification)
+                names = self.channel_names[channel], notification.category, name
+                digest = self.digests.open(user.user_id, *names, key)
+                if digest is not None and place in digest.places:
+                    return digest
+        return None
 
     # --- take, deliver, fail -----------------------------------------------------------------------------------
 
@@ -435,6 +828,10 @@ class Core:
                     text = self._unconfigured(channel)
                     self._give_up(entry, "channel_not_configured", "misconfigured", text, attempts, now)
                     self._acquit(channel, entry[0], entry[1])
+                    continue
+                if entry[0].gone and ledger.outcome_of(entry[0].slots[entry[1]]) == ledger.CANCELLED:
+                    entry[0].active -= 1
+                    self._let_go(entry[0])
                     continue
                 if (entry[0].seq, entry[1]) in self.suspects:
                     self.suspects.wait(channel, entry)
@@ -457,17 +854,15 @@ class Core:
         if ledger.outcome_of(frame.slots[slot]) not in ledger.OPEN:
             self._let_go(frame)
             return None
-        index, end = 0, frame.widths[0]
-        while slot >= end:
-            index += 1
-            end += frame.widths[index]
         frame.active += 1
-        return self._entry(frame, slot, index)[0]
+        return self._entry(frame, slot, _index_of(frame, slot))[0]
 
     def take(self, channel: int, now: Now) -> list[Run]:
         """What the channel may start now, within its concurrency and the bound on what waits for a retry."""
         runs = self._pop(channel, self._room(channel), now)
-        self.in_flight[channel] += sum(map(len, runs))
+        for run in runs:
+            self.in_flight[channel] += len(run)
+            run.frame.flying.update(run.slots)
         return runs
 
     def _room(self, channel: int) -> int:
@@ -485,12 +880,12 @@ class Core:
         entry = self.suspects.next(channel)
         if entry is None:
             return None
-        run = one(entry)
-        if entry[0].expiry:
-            run = self._drop_expired(run, now)
+        run = self._drop_ended(one(entry), now)
         if not len(run):
+            self._acquit(channel, entry[0], entry[1])  # the next one may be tried
             return None
         self.in_flight[channel] += 1
+        entry[0].flying.add(entry[1])
         return run
 
     def _acquit(self, channel: int, frame: Frame, slot: int) -> None:
@@ -518,20 +913,28 @@ class Core:
                 queue.put_back(rest, priority)
             count -= len(run)
             self.queued[ledger.lane_of(channel, priority)] -= len(run)
-            if run.frame.expiry:
-                run = self._drop_expired(run, now)
+            if run.frame.expiry or run.frame.gone or run.frame.digests:
+                run = self._drop_ended(run, now)
             if len(run):
                 runs.append(run)
         return runs
 
-    def _drop_expired(self, run: Run, now: Now) -> Run:
+    def _drop_ended(self, run: Run, now: Now) -> Run:
+        """Without what was cancelled while it waited, and what expires now."""
         frame = run.frame
-        expired = {at for at, index in enumerate(run.indexes) if _expired(frame, index, now)}
-        for at in expired:
-            frame.open -= 1
-            frame.active -= 1
-            self._settle(frame, run.slots[at], ledger.EXPIRED, ledger.REASON["expires_at"])
-        return run.without(expired) if expired else run
+        ended = set()
+        for at, (slot, index) in enumerate(zip(run.slots, run.indexes, strict=True)):
+            if ledger.outcome_of(frame.slots[slot]) == ledger.CANCELLED:
+                ended.add(at)
+                frame.active -= 1
+            elif _expired(frame, index, slot, now):
+                ended.add(at)
+                frame.active -= 1
+                self._end(run.entry(at), ledger.EXPIRED, "expires_at", now)
+        if not ended:
+            return run
+        self._let_go(frame)
+        return run.without(ended)
 
     def deliver_inapp(self, now: Now) -> None:
         """In-app deliveries end as rows of this turn's transaction."""
@@ -547,7 +950,9 @@ class Core:
 
     def deliver(self, channel: int, delivered: list[tuple[Frame, MutableSequence[int]]], now: Now) -> None:
         """Attempts that succeeded, as slots of frames."""
-        self.in_flight[channel] -= sum(len(slots) for _, slots in delivered)
+        for frame, slots in delivered:
+            self.in_flight[channel] -= len(slots)
+            frame.flying.difference_update(slots)
         if self.suspects:
             for frame, slots in delivered:
                 for slot in slots:
@@ -566,6 +971,9 @@ class Core:
             total += count
             frame.open -= count
             frame.active -= count
+            if frame.digests:
+                for slot in slots:
+                    self._end_digest(frame, slot)
             latencies.add(now.wall_us - frame.at_us, count)
             if count > LOGGED_MAX:
                 self._changed(frame)
@@ -589,9 +997,17 @@ class Core:
             message = text[:ERROR_TEXT_MAX]
             value = (frame.slots[slot] & ledger.KEEP) + ledger.ONE_ATTEMPT
             attempts = value >> ledger.ATTEMPTS_SHIFT
+            withdrawn = ledger.reason_of(frame.slots[slot]) == ledger.REASON["cancelled"]
+            frame.flying.discard(slot)
             if self.suspects:
                 self._acquit(channel, frame, slot)
             if error_class in RETRIED and not policy.exhausted(attempts):
+                if withdrawn:
+                    frame.slots[slot] = value
+                    frame.notes[slot] = (None, error_class, message)
+                    frame.active -= 1
+                    self._end(entry, ledger.CANCELLED, "cancelled", now)
+                    continue
                 delay_s = policy.delay_s(attempts, self._random)
                 frame.slots[slot] = value | ledger.RETRYING << ledger.OUTCOME_SHIFT
                 frame.notes[slot] = (now.wall_us // 1000 + int(delay_s * 1000), error_class, message)
@@ -611,8 +1027,9 @@ class Core:
         frame.open -= 1
         frame.active -= 1
         self.counters.channels[ledger.channel_of(value)].outcomes[ledger.DEAD] += 1
-        self.dead_letters.bury(entry, reason, error_class, message, attempts, now)
+        self.dead_letters.bury(entry, self.said(entry), reason, error_class, message, attempts, now)
         self._log(frame, slot)
+        self._end_digest(frame, slot)
 
     # --- dead letters ------------------------------------------------------------------------------------------
 
@@ -627,13 +1044,15 @@ class Core:
         if ledger.outcome_of(value) != ledger.DEAD or not self.people.is_configured(channel):
             self._let_go(frame)
             return False
-        frame.slots[slot] = ledger.word(channel, priority)
+        frame.slots[slot] = ledger.word(channel, priority, reason=ledger.REASON["charged"])
         frame.notes.pop(slot, None)
         frame.open += 1
         frame.mask |= ledger.lane_bit(ledger.lane_of(channel, priority))
         self.counters.channels[channel].outcomes[ledger.DEAD] -= 1
         self.dead_letters.forget(seq, slot, reason)
         self._changed(frame)
+        if slot in frame.digests:
+            self._reopen_items(frame.digests[slot])
         if seq <= self.behind.get(ledger.lane_of(channel, priority), self.last):
             self.wait(seq, slot, channel, now.mono)
         return True
@@ -650,13 +1069,28 @@ class Core:
         self.broadcasts.committed(self.changes.broadcasts)
         self.changes = Changes()
         self.contents.committed()
+        self.deferrals.committed()
+        self.digests.committed()
 
-    def next_due(self) -> float | None:
-        """When the first retry is due."""
+    def next_due(self, now: Now) -> float | None:
+        """When the first retry or deferred delivery is due, of lanes that have room."""
         dues = [due for heap in self.retrying if (due := heap.next_due()) is not None]
+        for lane, due_ms in [*self.deferrals.dues.items(), *self.windows.items()]:
+            if self._has_room(lane):
+                dues.append(now.mono + due_ms / 1000 - now.wall_us / 1e6)
         return min(dues) if dues else None
 
 
-def _expired(frame: Frame, index: int, now: Now) -> bool:
-    expires_ms = frame.expiry.get(index) if frame.expiry else None
+def _index_of(frame: Frame, slot: int) -> int:
+    """The position of the notification that a slot is of."""
+    index, end = 0, frame.widths[0]
+    while slot >= end:
+        index += 1
+        end += frame.widths[index]
+    return index
+
+
+def _expired(frame: Frame, index: int, slot: int, now: Now) -> bool:
+    digest = frame.digests.get(slot)
+    expires_ms = digest.expires_ms if digest else frame.expiry.get(index) if frame.expiry else None
     return expires_ms is not None and expires_ms * 1000 <= now.wall_us

@@ -9,10 +9,9 @@ import orjson
 
 from shards import ledger, validation
 from shards.changes import Changes, Dead, Now
-from shards.contents import Contents
 from shards.frames import Entry
 from shards.identifiers import Identifiers
-from shards.wire import DeadLetter, Error, hash_user
+from shards.wire import DeadLetter, Error, Notification, hash_user
 
 ERROR_TEXT_MAX = 300
 
@@ -24,22 +23,26 @@ class DeadLetters:
         self,
         ids: Identifiers,
         channel_names: list[str],
-        contents: Contents,
         counts: dict[str, int],
         changes: Callable[[], Changes],
     ) -> None:
         self._ids = ids
         self._channel_names = channel_names
-        self._contents = contents
         self._counts = counts
         self._changes = changes
 
-    def bury(self, entry: Entry, reason: str, error_class: str, message: str, attempts: int, now: Now) -> None:
-        """A delivery, whose word in the ledger is already its last."""
+    def bury(
+        self,
+        entry: Entry,
+        notification: Notification,
+        reason: str,
+        error_class: str,
+        message: str,
+        attempts: int,
+        now: Now,
+    ) -> None:
+        """A delivery, whose word in the ledger is already its last, and what it says."""
         frame, slot, index, user, _ = entry
-        notification = msgspec.structs.replace(  # without the others whom it went to: they have letters of their own
-            self._contents.notification(frame.seq, index), user_id=user.user_id, recipients=None
-        )
         letter = DeadLetter(
             self._ids.make(user.hash, frame.seq, index),
             user.user_id,

@@ -7,6 +7,7 @@ from collections.abc import MutableSequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from shards.digests import Digest
     from shards.people import User
 
 # One delivery: its frame, its slot in the frame's ledger, the notification's position, user and key. What it says is
@@ -80,8 +81,11 @@ class Frame:
     __slots__ = (
         "active",
         "at_us",
+        "digests",
         "dirty",
         "expiry",
+        "flying",
+        "gone",
         "mask",
         "new",
         "notes",
@@ -104,6 +108,9 @@ class Frame:
         self.mask = 0  # the lanes of its pending deliveries: who reads the journal for a lane finds it by this
         self.notes: dict[int, tuple[int | None, str, str]] = {}  # slot -> (next attempt at ms, class, last error)
         self.expiry: dict[int, int] | None = None  # position -> expires_at in ms, of those that have one
+        self.flying: set[int] = set()  # slots of which an attempt is under way
+        self.gone = False  # some in memory were cancelled, and are to be left out when their turn comes
+        self.digests: dict[int, Digest] = {}  # slot -> the digest that is sent by way of it
         self.new: NewFrame | None = None  # what is to be journaled with it
         self.dirty = False  # its ledger is to be written in this turn
         self.touched = False  # it is among this turn's changes

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from shards import logs, schema
 from shards.changes import Changes, Dead, Note, Place, Result, decode_notes
 from shards.core import StoredFrame
 from shards.counters import Counters
+from shards.deferrals import Timer
+from shards.digests import PLACE_SHIFT, Digest
 from shards.frames import Frame
 from shards.ledger import LANE_BITS, OPEN, outcome_of, words
 from shards.marks import Mark
@@ -98,6 +100,7 @@ class SqliteJournal:
             raise
         self.topics = Topics(path, self.database)
         self._users_stored = self._any("users")
+        self._digests_stored = self._any("digests")
         found = self.database.execute("SELECT max(seq + count - 1) FROM origins").fetchone()
         self._foreign = int(found[0] or 0)  # the last frame that another journal numbered
 
@@ -207,10 +210,39 @@ class SqliteJournal:
             self._remove_dead(changes.revived)
         if changes.dead:
             self._add_dead(changes.dead)
+        if changes.moved:
+            self._mark_inbox(changes.moved)
         if changes.broadcasts:
             self.topics.save(changes.broadcasts.values(), changes.pages)
         if changes.acquitted:
             many("DELETE FROM suspects WHERE seq = ? AND slot = ?", changes.acquitted)
+
+    def record_deferrals(self, added: list[Timer], removed: list[Timer]) -> None:
+        """Within the transaction."""
+        many = self.database.executemany
+        if removed:
+            many("DELETE FROM timers WHERE lane = ? AND due_ms = ? AND seq = ? AND slot = ?", removed)
+        if added:
+            rows = [(*timer, checksum(*timer)) for timer in added]
+            many("INSERT OR REPLACE INTO timers VALUES (?, ?, ?, ?, ?)", rows)
+
+    def record_digests(self, changed: Mapping[str, Digest | None]) -> None:
+        """Within the transaction; None removes one."""
+        for identifier, digest in changed.items():
+            if digest is None:
+                self.database.execute("DELETE FROM digests WHERE id = ?", (identifier,))
+                continue
+            row = (identifier, digest.window, digest.lane, digest.due_ms, digest.carrier, pack(digest))
+            self.database.execute("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, checksum(*row)))
+            self._digests_stored = True
+
+    def _mark_inbox(self, seqs: Iterable[int]) -> None:
+        """Frames of which a delivery was moved to the inbox are kept as long as those that named it."""
+        for seq in set(seqs):
+            row = self._row("frames", seq)
+            if row is not None:
+                marked = (*row[:4], 1, *row[5:])
+                self.database.execute("UPDATE frames SET inbox = 1, crc = ? WHERE seq = ?", (checksum(*marked), seq))
 
     def _ledger_update(self, frame: Frame, now_ms: int, slots: bytes, notes: bytes | None) -> tuple[Any, ...]:
         row = (frame.open, frame.mask, now_ms, self.state.log, slots, notes)
@@ -335,6 +367,9 @@ class SqliteJournal:
         places = [(seq,) for seq in seqs]
         self.database.executemany("DELETE FROM frames WHERE seq = ?", places)
         self.database.executemany("DELETE FROM ledger WHERE seq = ?", places)
+        if self._digests_stored:
+            ranges = [(seq << PLACE_SHIFT, (seq + 1) << PLACE_SHIFT) for seq in seqs]
+            self.database.executemany("DELETE FROM digests WHERE carrier >= ? AND carrier < ?", ranges)
 
     # --- reading -----------------------------------------------------------------------------------------------
 
@@ -430,6 +465,71 @@ class SqliteJournal:
         for row in self.database.execute("SELECT * FROM ledger WHERE open > 0 AND notes IS NOT NULL"):
             seq, *_, slots, notes = schema.verified(self.path, "ledger", row)
             yield seq, slots, notes
+
+    def timers(self, lane: int, now_ms: int, count: int) -> list[Timer]:
+        """Deferred deliveries of a lane that are due, those that waited longest first."""
+        rows = self.database.execute(
+            "SELECT * FROM timers WHERE lane = ? AND due_ms <= ? ORDER BY due_ms, seq, slot LIMIT ?",
+            (lane, now_ms, count),
+        )
+        return [Timer(*schema.verified(self.path, "timers", row)) for row in rows]
+
+    def due_after(self, lane: int, timers: list[Timer]) -> int | None:
+        """When what is left of a lane without these, its first ones, is due."""
+        after = timers[-1][1:] if timers else (-1, 0, 0)
+        row = self.database.execute(
+            "SELECT due_ms FROM timers WHERE lane = ? AND (due_ms, seq, slot) > (?, ?, ?) "
+            "ORDER BY due_ms, seq, slot LIMIT 1",
+            (lane, *after),
+        ).fetchone()
+        return None if row is None else int(row[0])
+
+    def first_dues(self) -> dict[int, int]:
+        """By lane, when its first deferred delivery is due."""
+        return dict(self.database.execute("SELECT lane, min(due_ms) FROM timers GROUP BY lane").fetchall())
+
+    def deferred(self) -> dict[int, int]:
+        """By lane, how many wait."""
+        return dict(self.database.execute("SELECT lane, count(*) FROM timers GROUP BY lane").fetchall())
+
+    def first_windows(self) -> dict[int, int]:
+        """By lane, when its first digest closes."""
+        found = self.database.execute(
+            "SELECT lane, min(due_ms) FROM digests WHERE due_ms IS NOT NULL GROUP BY lane"
+        ).fetchall()
+        return dict(found)
+
+    def due_windows(self, lane: int, now_ms: int, count: int) -> list[Digest]:
+        """Windows of a lane that are over, the first ones first."""
+        return self._digests(
+            "SELECT * FROM digests WHERE due_ms IS NOT NULL AND lane = ? AND due_ms <= ? ORDER BY due_ms LIMIT ?",
+            (lane, now_ms, count),
+        )
+
+    def window_due_after(self, lane: int, now_ms: int) -> int | None:
+        row = self.database.execute(
+            "SELECT min(due_ms) FROM digests WHERE due_ms IS NOT NULL AND lane = ? AND due_ms > ?", (lane, now_ms)
+        ).fetchone()
+        return None if row[0] is None else int(row[0])
+
+    def open_window(self, window: str) -> Digest | None:
+        """The newest one of those with this name."""
+        found = self._digests(
+            "SELECT * FROM digests WHERE due_ms IS NOT NULL AND window = ? ORDER BY due_ms DESC LIMIT 1", (window,)
+        )
+        return found[0] if found else None
+
+    def digests_of(self, seq: int) -> list[Digest]:
+        """Those that are sent by way of a delivery of the frame."""
+        if not self._digests_stored:
+            return []
+        return self._digests(
+            "SELECT * FROM digests WHERE carrier >= ? AND carrier < ?", (seq << PLACE_SHIFT, (seq + 1) << PLACE_SHIFT)
+        )
+
+    def _digests(self, query: str, values: tuple[object, ...]) -> list[Digest]:
+        rows = self.database.execute(query, values).fetchall()
+        return [msgspec.msgpack.decode(schema.verified(self.path, "digests", row)[-1], type=Digest) for row in rows]
 
     def pending(self) -> int:
         """Deliveries that are not final: by the stored ledgers, less what the log has ended since."""

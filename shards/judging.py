@@ -47,16 +47,18 @@ class Judged(NamedTuple):
     keys: list[str | None]
     digests: bytes | None
     expiry: dict[int, int] | None  # position -> expires_at in ms, of those that have one
+    schedule: dict[int, int] | None  # position -> send_at in ms, of those that are not due yet
     duplicates: list[Duplicate]
     rejected: list[Rejection]
     raw: dict[int, tuple[str, bytes]]  # of the rejected: user id as far as known, and the entry
     topics: frozenset[int] = frozenset()  # positions that are addressed to a topic
 
-    @property
-    def kept(self) -> int:
-        """Notifications to topics that were accepted: their users are accepted later."""
-        refused = {one.index for one in (*self.duplicates, *self.rejected)}
-        return len(self.topics - refused) if self.topics else 0
+    def counts(self) -> tuple[int, int, int]:
+        """Accepted, duplicate and rejected, without what goes to topics: that counts with its users, page by page."""
+        apart = self.topics
+        duplicates = sum(one.index not in apart for one in self.duplicates)
+        rejected = sum(one.index not in apart for one in self.rejected)
+        return len(self.decisions) - len(apart) - duplicates - rejected, duplicates, rejected
 
     def verdict(self) -> Verdict | None:
         return Verdict(self.duplicates, self.rejected) if self.duplicates or self.rejected else None
@@ -71,7 +73,9 @@ class Judge:
         idempotency: IdempotencySet,
         contents: Contents,
         broadcasts: Broadcasts,
+        horizon_s: float,
     ) -> None:
+        self._horizon_ms = int(horizon_s * 1000)
         self._ids = ids
         self._routing = routing
         self._people = people
@@ -117,7 +121,7 @@ class Judge:
         digests = self._idempotency.digests(names, keys)
         duplicates: list[Duplicate] = []
         found = self._idempotency.claim(digests, seq)
-        judged = Judged(users, decisions, keys, None, None, duplicates, [], {})  # type: ignore[arg-type]
+        judged = Judged(users, decisions, keys, None, None, None, duplicates, [], {})  # type: ignore[arg-type]
         repeated = [index for index, original in enumerate(found) if original != seq]
         if len(set(digests)) != len(digests):
             first: dict[bytes, int] = {}
@@ -165,11 +169,14 @@ class Judge:
         keys: list[str | None] = []
         digests: list[bytes] = []
         expiry: dict[int, int] = {}
-        judged = Judged(users, decisions, keys, None, None, [], [], {})
+        schedule: dict[int, int] = {}
         topics = set()
+        judged = Judged(users, decisions, keys, None, None, None, [], [], {})
         for index, item in enumerate(validation.decode_items(data.body, data.fanned)):
             if isinstance(item, validation.RejectedItem):
                 self._reject(judged, digests, index, item.error, item.user_id, item.raw)
+                if item.to_topic:
+                    topics.add(index)
                 continue
             user_id, notification = item
             if notification.topic is not None and data.source != EXPANSION:
@@ -204,9 +211,14 @@ class Judge:
             digests.append(digest)
             if notification.expires_at is not None:
                 expiry[index] = int(notification.expires_at)
+            if notification.send_at is not None and int(notification.send_at) > now_ms:
+                schedule[index] = int(notification.send_at)
         keyed = any(digest is not NO_DIGEST for digest in digests)
         return judged._replace(
-            digests=b"".join(digests) if keyed else None, expiry=expiry or None, topics=frozenset(topics)
+            digests=b"".join(digests) if keyed else None,
+            expiry=expiry or None,
+            schedule=schedule or None,
+            topics=frozenset(topics),
         )
 
     def _judge_topic(
@@ -242,7 +254,7 @@ class Judge:
             raise RequestError(
                 "bad_value", "nothing to say: give at least one of title, body, template, payload.message", "title"
             )
-        validation.check_rare(notification, now_ms)
+        validation.check_rare(notification, now_ms, self._horizon_ms)
         key = notification.idempotency_key
         if key is not None:
             validation.check_key("idempotency_key", key)
@@ -310,7 +322,8 @@ _SAID = (
 def _said(notification: Notification | Plain) -> list[object]:
     """All that makes two notifications the same to their user; addressing and keys aside."""
     said = list(map(getattr, repeat(notification), _SAID, repeat(None)))
-    expires_at = said[9]
-    if isinstance(expires_at, str):
-        said[9] = validation.instant_ms("expires_at", expires_at)
+    for at, name in ((8, "send_at"), (9, "expires_at")):
+        value = said[at]
+        if isinstance(value, str):
+            said[at] = validation.instant_ms(name, value)
     return said

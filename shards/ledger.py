@@ -52,7 +52,11 @@ REASONS = (
 )
 REASON = {name: number for number, name in enumerate(REASONS)}
 
+CHARGED = frozenset({REASON["charged"], REASON["quiet_hours"], REASON["limit"]})  # of a delivery that is open
+
 OUTCOME_SHIFT, PRIORITY_SHIFT, REASON_SHIFT, ATTEMPTS_SHIFT = 8, 12, 16, 24
+REASON_MASK = 0xFF << REASON_SHIFT
+PLAN = 0xFF | 0xF << OUTCOME_SHIFT | 3 << PRIORITY_SHIFT  # channel, outcome and priority
 KEEP = 0xFF | 3 << PRIORITY_SHIFT | 0xFF << ATTEMPTS_SHIFT  # all but outcome and reason
 ONE_ATTEMPT = 1 << ATTEMPTS_SHIFT
 DELIVERED_AT_ATTEMPT = (DELIVERED << OUTCOME_SHIFT) + ONE_ATTEMPT

@@ -6,19 +6,19 @@ Those that change something write within the turn's transaction; the answer leav
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 import orjson
 
 from shards import ledger, validation
+from shards.broadcast import OPEN
 from shards.changes import Now, decode_notes
 from shards.core import Core
 from shards.inbox import PLACE_SHIFT, Inbox
 from shards.journal import SqliteJournal
 from shards.people import User
-from shards.preferences import UserDocument, check_size, check_subscription, parse_document
+from shards.preferences import UserDocument, check_size, parse_document, problem_of_topic
 from shards.wire import (
     PAGE_BYTES_MAX,
     PRIORITIES,
@@ -45,6 +45,8 @@ class Operations:
         match request.op:
             case "status":
                 return self._status(request)
+            case "cancel":
+                return self._cancel(request, now)
             case "user.put":
                 return self._user_put(request)
             case "user.get":
@@ -68,7 +70,7 @@ class Operations:
     def _status(self, request: Request) -> dict[str, Any]:
         if request.id is not None and is_broadcast(request.id):
             return {"broadcast": self._broadcast(request.id)}
-        seq, index = self._place_by_id(request.id) if request.id is not None else self._place_by_key(request)
+        seq, index = self._place(request)
         row = self._journal.frame(seq)
         if row is None or index >= len(row.widths) or not row.widths[index]:
             raise RequestError("not_found", "no such notification; it may be older than retention", "id")
@@ -86,11 +88,11 @@ class Operations:
                 {
                     "channel": self._core.channel_names[ledger.channel_of(value)],
                     "outcome": ledger.OUTCOMES[outcome],
-                    "reason": ledger.REASONS[ledger.reason_of(value)] or None,
+                    "reason": None if outcome == ledger.PENDING else ledger.REASONS[ledger.reason_of(value)] or None,
                     "attempts": ledger.attempts_of(value),
-                    "last_error": error,
+                    "last_error": error or None,
                     "updated_at": updated_ms,
-                    "next_attempt_at": due if outcome == ledger.RETRYING else None,
+                    "next_attempt_at": due if outcome in (ledger.RETRYING, ledger.DEFERRED) else None,
                 }
             )
         user_id, _ = self._item(seq, index)
@@ -103,17 +105,40 @@ class Operations:
             return None
         outcomes: Counter[str] = Counter()
         for seq in self._journal.topics.pages(id_):
-            for value, count in Counter(self._words(seq)).items():
+            frame, row = self._core.frames.get(seq), self._journal.frame(seq)
+            words = frame.slots if frame else ledger.words(row.slots) if row else ()  # some may be pruned
+            for value, count in Counter(words).items():
                 outcomes[ledger.OUTCOMES[ledger.outcome_of(value)]] += count
         return {**broadcast.document(), "outcomes": outcomes}
 
-    def _words(self, seq: int) -> Iterable[int]:
-        """A frame's ledger as it is now; nothing of one that is pruned."""
-        frame = self._core.frames.get(seq)
-        if frame is not None:
-            return frame.slots
-        row = self._journal.frame(seq)
-        return ledger.words(row.slots) if row else ()
+    def _cancel_broadcast(self, id_: str) -> dict[str, Any]:
+        """What is pending now is counted here, and ended in the turns that follow."""
+        core = self._core
+        broadcast = core.broadcasts.find(id_)
+        if broadcast is None:
+            return {"cancelled": 0, "was_open": None}
+        if broadcast.state == "cancelled":
+            return {"cancelled": 0, "was_open": False}
+        count, was_open = 0, broadcast.state in OPEN
+        for seq, still_open in self._journal.topics.open_pages(id_):
+            frame = core.frames.get(seq)
+            count += frame.open - len(frame.flying) if frame else still_open
+            was_open = was_open or (frame.open if frame else still_open) > 0
+        if was_open:
+            core.broadcasts.cancel(broadcast, core.last)
+        return {"cancelled": count, "was_open": was_open}
+
+    def _cancel(self, request: Request, now: Now) -> dict[str, Any]:
+        if request.id is not None and is_broadcast(request.id):
+            return self._cancel_broadcast(request.id)
+        seq, index = self._place(request)
+        count, was_open = self._core.cancel(seq, index, now)
+        if not was_open:
+            raise RequestError("already_final", "every delivery of it has ended; nothing is left to cancel", "id")
+        return {"cancelled": count}
+
+    def _place(self, request: Request) -> tuple[int, int]:
+        return self._place_by_id(request.id) if request.id is not None else self._place_by_key(request)
 
     def _place_by_id(self, text: str) -> tuple[int, int]:
         found = self._core.ids.find(text)
@@ -183,13 +208,15 @@ class Operations:
         """What the user's document says of a topic; one is made where there is none."""
         user_id, topic = request.user_id or "", request.topic or ""
         validation.check_user_id(user_id)
-        check_subscription(topic)
+        if problem := problem_of_topic(topic):
+            raise RequestError("bad_value", problem, "topic")
         document = self._journal.load_user(user_id) or UserDocument()
         topics = document.preferences.topics
         if wanted != (topic in topics):
             topics = (*topics, topic) if wanted else tuple(one for one in topics if one != topic)
             preferences = msgspec.structs.replace(document.preferences, topics=topics)
-            document = check_size(msgspec.structs.replace(document, preferences=preferences))
+            document = msgspec.structs.replace(document, preferences=preferences)
+            check_size(document)
             self._journal.begin()
             self._journal.put_user(user_id, document)
             self._core.people.forget(user_id)

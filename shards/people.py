@@ -18,16 +18,26 @@ Key = Rule | tuple[str, str | int | None]  # a rule, or the (category, priority)
 class Decision:
     """What a rule means for users who chose alike: the words of its slots, and what is to be sent."""
 
-    __slots__ = ("doomed", "effects", "mask", "rule", "sends", "settled", "template", "width")
+    __slots__ = ("doomed", "effects", "mask", "rule", "sends", "settled", "special", "template", "width")
 
-    def __init__(self, rule: Rule, verdicts: list[tuple[int, int]], limiters: Mapping[int, Limiter]) -> None:
+    def __init__(
+        self,
+        rule: Rule,
+        verdicts: list[tuple[int, int]],
+        limiters: Mapping[int, Limiter],
+        special: tuple[int, ...] = (),
+    ) -> None:
         words = []
         sends: list[tuple[int, int, Limiter | None, bool]] = []
         self.mask = 0
         for offset, (channel, (outcome, reason)) in enumerate(zip(rule.channels, verdicts, strict=True)):
+            limiter = limiters.get(channel)
+            if outcome == ledger.PENDING and limiter is not None and offset not in special:
+                reason = ledger.REASON["charged"]
             words.append(ledger.word(channel, rule.priority, outcome, reason))
-            if outcome == ledger.PENDING:
-                limiter = limiters.get(channel)
+            if outcome == ledger.PENDING and offset in special:
+                self.mask |= ledger.lane_bit(ledger.lane_of(channel, rule.priority))
+            elif outcome == ledger.PENDING:
                 exempt = limiter is not None and PRIORITIES[rule.priority] in limiter.exempt
                 lane = ledger.lane_of(channel, rule.priority)
                 sends.append((offset, lane, limiter, exempt))
@@ -37,7 +47,8 @@ class Decision:
         self.template = array("I", words).tobytes()
         self.sends = tuple(sends)
         self.doomed = tuple(at for at, (outcome, _) in enumerate(verdicts) if outcome == ledger.DEAD)
-        self.settled = len(words) - len(sends)
+        self.special = special  # of the offsets: those that are decided one by one
+        self.settled = len(words) - len(sends) - len(special)
         self.effects = tuple((ledger.channel_of(value), ledger.outcome_of(value)) for value in words)
 
 
@@ -82,7 +93,12 @@ class People:
         limiters: Mapping[int, Limiter],
         load: Callable[[str], UserDocument | None],
         users_max: int,
+        default_zone: str = "UTC",
+        strict: frozenset[int] = frozenset(),
+        needs_a_look: Callable[[Rule, int, Choices], bool] = lambda _rule, _channel, _choices: False,
     ) -> None:
+        """``strict`` are the channels whose provider is real: there, who has no contacts at all has none to use."""
+        self._needs_a_look = needs_a_look
         self.known: dict[str, User] = {}
         self._routing = routing
         self._channel_names = channel_names
@@ -90,6 +106,8 @@ class People:
         self._limiters = limiters
         self._load = load
         self._users_max = users_max
+        self._default_zone = default_zone
+        self._strict = strict
         self._alike: dict[object, tuple[Choices, Decisions]] = {}
 
     def user(self, user_id: str) -> User:
@@ -102,7 +120,7 @@ class People:
             self.known.clear()
             self._alike.clear()
         document = self._load(user_id)
-        choices = ALLOW_ALL if document is None else Choices(document.preferences)
+        choices = ALLOW_ALL if document is None else Choices(document, self._default_zone)
         choices, decisions = self._alike.setdefault(choices.key, (choices, Decisions(self._decide, choices)))
         user = self.known[user_id] = User(user_id, hash_user(user_id), choices, decisions)
         return user
@@ -119,12 +137,20 @@ class People:
         verdicts = [
             self.verdict(choices, rule.category, channel, rule.override, rule.explicit) for channel in rule.channels
         ]
-        return Decision(rule, verdicts, self._limiters)
+        special = tuple(
+            at
+            for at, (channel, (outcome, _)) in enumerate(zip(rule.channels, verdicts, strict=True))
+            if outcome == ledger.PENDING and self._needs_a_look(rule, channel, choices)
+        )
+        return Decision(rule, verdicts, self._limiters, special)
 
     def verdict(self, choices: Choices, category: str, channel: int, override: bool, explicit: bool) -> tuple[int, int]:
-        """The outcome and reason of a delivery as far as preferences and configuration go."""
-        if not override and choices.block(category, self._channel_names[channel]):
+        """The outcome and reason of a delivery as far as preferences, configuration and contacts go."""
+        name = self._channel_names[channel]
+        if not override and choices.block(category, name):
             return ledger.SUPPRESSED, ledger.REASON["preference"]
         if channel not in self._configured:
             return ledger.DEAD if explicit else ledger.SUPPRESSED, ledger.REASON["channel_not_configured"]
+        if not choices.has_contact(name) and (choices.has_contacts or channel in self._strict):
+            return ledger.SUPPRESSED, ledger.REASON["no_contact"]
         return ledger.PENDING, 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -49,6 +50,25 @@ class Rule:
         self.explicit = explicit  # a producer or a configured category named the channels
         self.width = len(channels)
         self.pending = tuple(ledger.word(channel, priority) for channel in channels)
+
+
+class Asked(Protocol):
+    """What a decision needs to know of how a notification was routed."""
+
+    @property
+    def category(self) -> str: ...
+    @property
+    def override(self) -> bool: ...
+    @property
+    def explicit(self) -> bool: ...
+
+
+class Stored(NamedTuple):
+    """The same of one that was journaled, by the configuration of today."""
+
+    category: str
+    override: bool
+    explicit: bool
 
 
 class Routing:
@@ -97,9 +117,14 @@ class Routing:
             rule = self._wished[key] = self._rule(notification.category, category, notification.priority, channels)
         return rule
 
-    def is_configured(self, category: str) -> bool:
-        """Whether the operator's configuration, not only the default routing, names the category's channels."""
-        return category in self._configured
+    def asked(self, notification: Notification) -> Asked:
+        """Of a journaled notification, which may be of a category that is no more."""
+        category = self.categories.get(notification.category)
+        return Stored(
+            notification.category,
+            category is not None and category.override_preferences,
+            notification.channels is not None or notification.category in self._configured,
+        )
 
     def _rule(
         self, name: str, category: Category, priority: str | int | None, channels: tuple[str, ...] | None

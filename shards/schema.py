@@ -66,8 +66,10 @@ TABLES: dict[str, tuple[str, str]] = {
     ),
     # digests: an open window is due at `due_ms`; one that is closed is sent by way of the delivery at `carrier`
     "digests": (
-        "id TEXT PRIMARY KEY, window TEXT NOT NULL, lane INTEGER NOT NULL, due_ms INTEGER, carrier INTEGER, "
-        "value BLOB NOT NULL",
+        (
+            "id TEXT PRIMARY KEY, window TEXT NOT NULL, lane INTEGER NOT NULL, due_ms INTEGER, carrier INTEGER, "
+            "value BLOB NOT NULL"
+        ),
         "",
     ),
     # an index of the users' documents, and how many users each topic has
@@ -81,7 +83,16 @@ TABLES: dict[str, tuple[str, str]] = {
 }
 WITHOUT_ROWID = frozenset(
     {
-        "users", "dead", "inbox", "inbox_marks", "suspects", "timers", "digests", "subscriptions", "topics", "broadcasts",
+        "users",
+        "dead",
+        "inbox",
+        "inbox_marks",
+        "suspects",
+        "timers",
+        "digests",
+        "subscriptions",
+        "topics",
+        "broadcasts",
         "pages",
     }
 )

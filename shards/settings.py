@@ -6,7 +6,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from shards.digests import DigestSettings
 from shards.limiter import RateLimit
+from shards.quiet import check_zone
 from shards.retry import RetryPolicy
 from shards.rules import Category
 from shards.units import Seconds
@@ -47,6 +49,22 @@ class Idempotency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_entries: Count = 10_000_000
 
 
+class Schedules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``horizon``: a notification is not accepted that is to be sent later than that from now."""
+
+    horizon: Seconds = Seconds(365 * 86_400.0)
+
+
+class PreferenceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What holds for users whose document says nothing of it."""
+
+    timezone: str = "UTC"
+
+    def __post_init__(self) -> None:
+        if problem := check_zone(self.timezone):
+            raise ValueError(f"timezone: {problem}")
+
+
 class Retention(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long a frame whose deliveries are all final is kept: ``inbox`` where one of them is in an inbox."""
 
@@ -83,7 +101,10 @@ class ShardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retention: Retention
     bounds: Bounds
     channels: dict[str, ChannelSettings]
+    schedules: Schedules = Schedules()
+    digests: dict[str, DigestSettings] = {}
     drain: Seconds = Seconds(10.0)
+    preferences: PreferenceSettings = PreferenceSettings()
 
     def channel_names(self) -> list[str]:
         """All that are known, in the order in which a new journal numbers them."""

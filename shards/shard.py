@@ -251,12 +251,14 @@ class Shard:
         """Store the turn; what was delivered in-app, as documents for the stream."""
         journal, core = self.journal, self.core
         changes = core.changes
-        if not changes and not journal.database.in_transaction:
+        if not changes and not core.has_deferred and not journal.database.in_transaction:
             return []
         if changes:
             self.changed_at_us = moment.wall_us
         journal.begin()
         journal.record(changes, moment.wall_us // 1000)
+        journal.record_deferrals(core.deferrals.added, core.deferrals.removed)
+        journal.record_digests(core.digests.changed)
         if changes.inbox:
             self.inbox.append(changes.inbox)
         self.state.last = self.intake.last
@@ -314,6 +316,7 @@ class Shard:
                 "queued": sum(core.queued[4 * number : 4 * number + 4]),
                 "in_flight": core.in_flight[number],
                 "retrying": len(core.retrying[number]),
+                "deferred": sum(core.deferrals.counts[4 * number + priority] for priority in range(4)),
                 "latency": {
                     "buckets": core.latencies[number].buckets(),
                     "max_us": core.latencies[number].max_us,

@@ -99,10 +99,19 @@ class Topics:
         """The frames that came of a broadcast; some may be pruned."""
         return [verified(self._path, "pages", row)[1] for row in self._run("SELECT * FROM pages WHERE id = ?", (id_,))]
 
-    def pending(self, id_: str) -> int:
-        """Deliveries of a broadcast that are not final, as the ledgers were last written."""
-        query = "SELECT coalesce(sum(open), 0) FROM pages CROSS JOIN ledger USING (seq) WHERE id = ?"
-        return int(self._run(query, (id_,)).fetchone()[0])
+    def open_pages(self, id_: str) -> list[tuple[int, int]]:
+        """The frames in which something is open, and how much, as the ledgers were last written."""
+        query = "SELECT seq, open FROM pages CROSS JOIN ledger USING (seq) WHERE id = ? AND open > 0"
+        return self._run(query, (id_,)).fetchall()
+
+    def last_open_page(self, id_: str, before: int) -> int | None:
+        """The last frame before ``before`` in which something is open, as the ledgers were last written."""
+        query = (
+            "SELECT seq FROM pages CROSS JOIN ledger USING (seq) WHERE id = ? AND seq < ? AND open > 0 "
+            "ORDER BY seq DESC LIMIT 1"
+        )
+        row = self._run(query, (id_, before)).fetchone()
+        return row[0] if row else None
 
     def old_broadcasts(self, before_ms: int, count: int) -> list[str]:
         """Broadcasts that ended before then."""

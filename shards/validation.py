@@ -13,7 +13,6 @@ import orjson
 from shards.rules import unknown
 from shards.wire import (
     KEY_BYTES_MAX,
-    TOPIC_BYTES_MAX,
     USER_ID_BYTES_MAX,
     Entry,
     Error,
@@ -41,6 +40,8 @@ _named_msgpack = msgspec.msgpack.Decoder(tuple[list[str], msgspec.Raw])
 _named_json = msgspec.json.Decoder(tuple[list[str], msgspec.Raw])
 _user_msgpack = msgspec.msgpack.Decoder(UserRoute)
 _user_json = msgspec.json.Decoder(UserRoute)
+_route_msgpack = msgspec.msgpack.Decoder(Route)
+_route_json = msgspec.json.Decoder(Route)
 _any_msgpack = msgspec.msgpack.Decoder()
 
 Item = tuple[str, Notification]  # (user id, content), the order of positions after fan-out
@@ -94,12 +95,13 @@ def positions(body: bytes, fanned: bool) -> int:
 class RejectedItem:
     """An entry that could not be decoded, for one of its recipients, with the error that its producer gets."""
 
-    __slots__ = ("error", "raw", "user_id")
+    __slots__ = ("error", "raw", "to_topic", "user_id")
 
-    def __init__(self, raw: bytes, user_id: str, error: Error) -> None:
+    def __init__(self, raw: bytes, user_id: str, error: Error, to_topic: bool = False) -> None:
         self.raw = raw
         self.user_id = user_id
         self.error = error
+        self.to_topic = to_topic
 
 
 def user_of(raw: msgspec.Raw) -> str:
@@ -118,7 +120,8 @@ def _rejected(raw: msgspec.Raw, fanned: bool, error: Exception) -> list[Rejected
     names, entry = fanned_out
     kept = bytes(memoryview(entry)[:FANNED_KEPT])
     found = decode_error(entry, error)
-    return [RejectedItem(kept, name, found) for name in names]
+    route = (_route_json if is_json(entry) else _route_msgpack).decode(entry)  # as the router did
+    return [RejectedItem(kept, name, found, route.topic is not None) for name in names]
 
 
 def _fanned_out(raw: msgspec.Raw) -> tuple[list[str], msgspec.Raw] | None:
@@ -193,12 +196,6 @@ def check_user_id(user_id: str) -> None:
         raise RequestError("bad_value", _text_rule("user_id", user_id, size, USER_ID_BYTES_MAX), "user_id")
 
 
-def check_topic(topic: str, field: str = "topic") -> None:
-    size = len(topic.encode())
-    if not 1 <= size <= TOPIC_BYTES_MAX or "\0" in topic:
-        raise RequestError("bad_value", _text_rule("topic", topic, size, TOPIC_BYTES_MAX), field)
-
-
 def check_key(name: str, key: str) -> None:
     """``idempotency_key`` and ``id`` are 1 to 255 bytes without NUL."""
     size = len(key.encode())
@@ -253,12 +250,20 @@ def instant_ms(name: str, value: str | int) -> int:
     return value
 
 
-def check_rare(notification: Notification, now_ms: int) -> None:
-    """The keys that most notifications do not have; makes ``expires_at`` a number of milliseconds."""
+def check_rare(notification: Notification, now_ms: int, horizon_ms: int) -> None:
+    """The keys that most notifications do not have; makes instants numbers of milliseconds."""
     if notification.template is not None:
         raise RequestError("unknown_template", unknown("template", notification.template, ()), "template")
-    if notification.send_at is not None and instant_ms("send_at", notification.send_at) > now_ms:
-        raise RequestError("unsupported", "schedules are not in this version; send_at must be past", "send_at")
+    if notification.send_at is not None:
+        send_at_ms = instant_ms("send_at", notification.send_at)
+        if send_at_ms > now_ms + horizon_ms:
+            days = horizon_ms / 86_400_000
+            raise RequestError(
+                "bad_value",
+                f"send_at {notification.send_at!r:.40} is beyond the horizon of {days:g} days (schedules.horizon)",
+                "send_at",
+            )
+        notification.send_at = send_at_ms
     if notification.expires_at is not None:
         notification.expires_at = instant_ms("expires_at", notification.expires_at)
 

@@ -166,6 +166,7 @@ _DEAD_FILTERS = ("channel", "category", "reason", "error_class", "since", "user_
 # op -> (what it must have, what it may have); the router checks this before anything is asked of a shard.
 OPERATIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "status": ((), ("id", "user_id", "idempotency_key")),
+    "cancel": ((), ("id", "user_id", "idempotency_key")),
     "user.put": (("user_id", "user"), ()),
     "user.get": (("user_id",), ()),
     "user.delete": (("user_id",), ()),
@@ -185,7 +186,6 @@ OPERATIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 # Named in the protocol, and not built into this version.
 UNSUPPORTED = frozenset(
     {
-        "cancel",
         "template.list",
         "template.put",
         "channel.pause",
@@ -277,7 +277,7 @@ class Report(Struct, array_like=True, tag="A", gc=False):
 
 
 class Turn(Struct, array_like=True, tag="B", gc=False):
-    """A shard is ready for the next page of a broadcast: it becomes a numbered frame with ``(id, step)`` as its body."""
+    """A shard is ready for the next page of a broadcast. It becomes a numbered frame, whose body is ``(id, step)``."""
 
     shard: int
     id: str

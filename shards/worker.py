@@ -204,7 +204,8 @@ class Worker:
         ready = {socket for socket, _ in self.poller.poll(self._wait_ms(shard, now()))}
         moment = now()
         core = shard.core
-        self._lagging = core.refill(moment)
+        self._lagging = core.refill(moment) | core.release(moment)
+        self._lagging = core.sweep(moment) or self._lagging
         messages = self._receive() if self.data in ready else []
         verdicts, resend = shard.take(messages, moment)
         replies = self._answer(shard, moment) if self.control in ready else []
@@ -237,7 +238,7 @@ class Worker:
     def _wait_ms(self, shard: Shard, moment: Now) -> int:
         if self._lagging:
             return 0
-        dues = [channel.next_due() for channel in shard.channels.values()] + [shard.core.next_due()]
+        dues = [channel.next_due() for channel in shard.channels.values()] + [shard.core.next_due(moment)]
         dues.append(moment.mono + IDLE_MS / 1000)
         wait_s = min(due for due in dues if due is not None) - moment.mono
         return max(0, min(IDLE_MS, int(wait_s * 1000 + 0.999)))

@@ -79,7 +79,7 @@ def wrong_requests() -> Iterator[tuple[dict[str, Any], str, str]]:
         ({"contacts": {"push": [{"provider": "fcm"}]}}, "bad_value", "user.contacts.push[0]"),
         ({"contacts": {"nope": 1}}, "unknown_key", "user.contacts.nope"),
         ({"preferences": {"channels": {"email": "no"}}}, "bad_value", "user.preferences.channels[...]"),
-        ({"preferences": {"quiet_hours": {}}}, "unsupported", "user.preferences.quiet_hours"),
+        ({"preferences": {"quiet_hours": {}}}, "bad_value", "user.preferences.quiet_hours"),
         ({"preferences": []}, "bad_value", "user.preferences"),
     ):
         yield {"op": "user.put", "user_id": "u", "user": user}, code, field

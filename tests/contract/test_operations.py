@@ -125,6 +125,17 @@ def test_a_channel_that_is_named_and_not_configured_is_a_dead_letter(
         assert (letter["channel"], letter["reason"]) == (channel, "channel_not_configured")
 
 
+def test_a_channel_without_a_contact_is_suppressed(service: RunningDispatcher, user: str) -> None:
+    channels = ["email", "webhook", "inapp", "system"]
+    done, missing, failed = ("delivered", None), ("suppressed", "no_contact"), ("dead", "max_retries")
+    before = outcomes_of(service, user_id=user, channels=channels)  # simulated channels reach who has no contacts
+    assert before == {"email": done, "webhook": failed, "inapp": done, "system": done}
+    service.request("user.put", user_id=user, user={"contacts": {"phone": "+33612345678"}})
+    after = outcomes_of(service, user_id=user, channels=channels)
+    assert after == {"email": missing, "webhook": missing, "inapp": done, "system": done}
+    assert outcomes_of(service, user_id=user, category="security")["email"] == missing  # no override finds an address
+
+
 @pytest.mark.parametrize("expires_at", ["2020-01-31T08:00:00Z", "2020-01-31T08:00:00.5+02:00", 1, 0])
 def test_what_has_expired_is_not_sent(service: RunningDispatcher, user: str, expires_at: str | int) -> None:
     found = outcomes_of(service, user_id=user, channels=["email", "inapp", "webhook"], expires_at=expires_at)
@@ -147,11 +158,16 @@ DOCUMENT = {
         "email": "a@example.org",
         "phone": "+33612345678",
         "push": [{"provider": "fcm", "token": "t"}],
-        "webhook": {"url": "https://example.org/hook", "secret": "whsec_x"},
+        "webhook": {"url": "https://example.org/hook", "secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"},
     },
     "timezone": "Europe/Paris",
     "locale": "fr",
-    "preferences": {"channels": {"sms": False}, "categories": {"marketing": {"email": False}, "system": False}},
+    "preferences": {
+        "channels": {"sms": False},
+        "categories": {"marketing": {"email": False}, "system": False},
+        "quiet_hours": {"start": "22:00", "end": "08:00", "days": ["fri", "sat"]},
+        "topics": ["release-notes"],
+    },
 }
 
 
@@ -175,8 +191,19 @@ def test_a_users_document_is_stored_replaced_and_deleted(service: RunningDispatc
         ({"locale": 5}, "bad_value", "user.locale"),
         ({"contacts": {"push": [{"provider": "fcm"}]}}, "bad_value", "user.contacts.push"),
         ({"preferences": {"channels": {"sms": "no"}}}, "bad_value", "user.preferences.channels"),
-        ({"preferences": {"quiet_hours": {"start": "22:00"}}}, "unsupported", "user.preferences.quiet_hours"),
-        ({"preferences": {"topics": ["news"]}}, "unsupported", "user.preferences.topics"),
+        ({"preferences": {"quiet_hours": {"start": "22:00"}}}, "bad_value", "user.preferences.quiet_hours"),
+        (
+            {"preferences": {"quiet_hours": {"start": "22:00", "end": "8:00"}}},
+            "bad_value",
+            "user.preferences.quiet_hours.end",
+        ),
+        ({"preferences": {"topics": ["*"]}}, "bad_value", "user.preferences.topics"),
+        ({"contacts": {"email": "ada"}}, "bad_value", "user.contacts.email"),
+        ({"contacts": {"phone": "0612345678"}}, "bad_value", "user.contacts.phone"),
+        ({"contacts": {"push": [{"provider": "fmc", "token": "t"}]}}, "bad_value", "user.contacts.push"),
+        ({"contacts": {"webhook": {"url": "https://u:p@example.org"}}}, "bad_value", "user.contacts.webhook.url"),
+        ({"timezone": "Europe/Pariss"}, "bad_value", "user.timezone"),
+        ({"locale": "fr_CA"}, "bad_value", "user.locale"),
         ({"locale": "x" * 70_000}, "too_large", "user"),
     ],
 )

@@ -62,14 +62,25 @@ KEYS: tuple[Any, ...] = (
     *("user_id", "recipients", "topic", "category", "type", "priority", "title", "body", "template", "payload"),
     *("channels", "idempotency_key", "id", "send_at", "expires_at", "metadata", "op", "seq", "notifications"),
     *("user", "limit", "cursor", "ids", "state", "channel", "reason", "since", "preferences", "contacts", "categories"),
+    *("quiet_hours", "start", "end", "days", "timezone", "topics", "phone", "push", "token", "secret"),
     *("", "titel", "\0", "\ud800", "x" * 300, 5, None, 1.5),
 )
 
 DOCUMENT = {
-    "contacts": {"email": "a@b", "phone": "+33", "push": [{"provider": "fcm", "token": "t"}], "webhook": {"url": "u"}},
+    "contacts": {
+        "email": "a@b.org",
+        "phone": "+33612345678",
+        "push": [{"provider": "fcm", "token": "t"}],
+        "webhook": {"url": "https://b.org"},
+    },
     "timezone": "Europe/Paris",
     "locale": "fr",
-    "preferences": {"channels": {"sms": False}, "categories": {"marketing": {"email": False}, "system": True}},
+    "preferences": {
+        "channels": {"sms": False},
+        "categories": {"marketing": {"email": False}, "system": True},
+        "quiet_hours": {"start": "22:00", "end": "08:00", "days": ["mon"]},
+        "topics": ["news"],
+    },
 }
 FILTERS = {"channel": "email", "category": "system", "reason": "rejected", "error_class": "bad_value", "since": 0}
 OPERATIONS: tuple[dict[str, Any], ...] = (

@@ -16,12 +16,17 @@ ROOT = Path(__file__).parents[2]
 
 # Given the time, a random generator and the bytes, these decide; they fetch nothing themselves.
 PURE = (
+    "broadcast",
+    "broadcasts",
     "changes",
+    "contacts",
     "contents",
     "core",
     "counters",
     "dead_letters",
     "dedupe",
+    "deferrals",
+    "digests",
     "frames",
     "identifiers",
     "intake",
@@ -31,6 +36,7 @@ PURE = (
     "limiter",
     "people",
     "preferences",
+    "quiet",
     "retry",
     "rules",
     "suspects",
@@ -55,10 +61,13 @@ IMPURE_LIBRARIES = {
     "zmq",
 }
 OF_ONE_SHARD = {
+    "broadcast",
+    "broadcasts",
     "contents",
     "core",
     "dead_letters",
     "dedupe",
+    "deferrals",
     "inbox",
     "intake",
     "judging",
@@ -70,6 +79,7 @@ OF_ONE_SHARD = {
     "shard",
     "stream",
     "suspects",
+    "topics",
     "worker",
 }
 

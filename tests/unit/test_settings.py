@@ -220,6 +220,8 @@ def test_an_unknown_key_is_named_with_its_line_and_the_nearest(
         ("[retry]\nmax_retries = 251\n", 2, "retry.max_retries", "must be between 0 and 250"),
         ("[retry]\nfactor = 0.5\n", 2, "retry.factor", "must be at least 1"),
         ('[retry]\njitter = "half"\n', 2, "retry.jitter", "known: full, none"),
+        ('[preferences]\ntimezone = "Europe/Pariss"\n', 2, "preferences.timezone", "did you mean Europe/Paris"),
+        ("[preferences]\ntimezone = 1\n", 2, "preferences.timezone", "Expected `str`"),
         ('[rate_limits]\nemail = "5/fortnight"\n', 2, "rate_limits.email.rate", '"count/minute"'),
         ('[rate_limits]\nemail = "0/minute"\n', 2, "rate_limits.email.rate", '"count/minute"'),
         ('[rate_limits]\nemail = { rate = "1/day", burst = 0 }\n', 2, "rate_limits.email.burst", "at least 1"),

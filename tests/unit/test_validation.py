@@ -121,11 +121,11 @@ def test_what_is_no_instant(value: str | int) -> None:
 
 @pytest.mark.parametrize(
     ("notification", "code"),
-    [(Notification(template="t"), "unknown_template"), (Notification(send_at=1_001), "unsupported")],
+    [(Notification(template="t"), "unknown_template"), (Notification(send_at=6_001), "bad_value")],
 )
-def test_what_this_version_has_not(notification: Notification, code: str) -> None:
+def test_what_cannot_be_accepted(notification: Notification, code: str) -> None:
     with pytest.raises(RequestError) as caught:
-        validation.check_rare(notification, 1_000)
+        validation.check_rare(notification, 1_000, 5_000)
     assert caught.value.error.code == code
 
 

@@ -1,0 +1,123 @@
+"""Contacts in a user's document, checked before they are stored: each error names the key, the problem, the remedy.
+
+``user.put`` alone checks. What an earlier version stored is read as it is.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from typing import NoReturn
+from urllib.parse import urlsplit
+
+import msgspec
+
+from shards.rules import unknown
+from shards.wire import RequestError
+
+PUSH_PROVIDERS = ("fcm", "apns", "webpush")
+TOKEN_BYTES_MAX = 4_096
+URL_LENGTH_MAX = 2_048
+SECRET_BYTES = range(24, 65)  # Standard Webhooks
+SHOWN = 80  # characters of a wrong value in an error
+
+
+class PushContact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    provider: str
+    token: str
+
+
+class WebhookContact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    url: str
+    secret: str | None = None
+
+
+class Contacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    email: str | None = None
+    phone: str | None = None
+    push: tuple[PushContact, ...] = ()
+    webhook: WebhookContact | None = None
+
+
+def check_contacts(contacts: Contacts, at: str) -> None:
+    """``RequestError`` for the first contact that nothing could be sent to; ``at`` is the key of the table."""
+    if contacts.email is not None:
+        _check_email(contacts.email, f"{at}.email")
+    if contacts.phone is not None:
+        _check_phone(contacts.phone, f"{at}.phone")
+    for number, push in enumerate(contacts.push):
+        _check_push(push, f"{at}.push[{number}]")
+        if push in contacts.push[:number]:
+            _refuse("it is there twice; list each device once", f"{at}.push[{number}]")
+    if contacts.webhook is not None:
+        _check_url(contacts.webhook.url, f"{at}.webhook.url")
+        if contacts.webhook.secret is not None:
+            _check_secret(contacts.webhook.secret, f"{at}.webhook.secret")
+
+
+def _refuse(message: str, field: str) -> NoReturn:
+    raise RequestError("bad_value", message, field)
+
+
+def _check_email(address: str, field: str) -> None:
+    """The address alone, international ones too; no name server is asked whether its domain exists."""
+    from email_validator import EmailNotValidError, validate_email
+
+    try:
+        validate_email(address, check_deliverability=False)
+    except EmailNotValidError as error:
+        _refuse(f"{address[:SHOWN]!r} is not an e-mail address such as ada@example.org: {error}"[:400], field)
+
+
+def _check_phone(number: str, field: str) -> None:
+    """E.164. Of a length that its country has, no more: new ranges open faster than tables of them are updated."""
+    import phonenumbers
+
+    proposal = None
+    try:
+        parsed = phonenumbers.parse(re.sub(r"^\s*00", "+", number[:SHOWN]))
+        if phonenumbers.is_possible_number(parsed):
+            proposal = phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.E164)
+    except phonenumbers.NumberParseException:
+        pass
+    if proposal != number:
+        hint = f"did you mean {proposal}?" if proposal else "write + and the country code first, as in +33612345678"
+        _refuse(f"{number[:SHOWN]!r} is not a telephone number in the form of E.164; {hint}", field)
+
+
+def _check_push(push: PushContact, at: str) -> None:
+    if push.provider not in PUSH_PROVIDERS:
+        _refuse(unknown("push provider", push.provider, PUSH_PROVIDERS), f"{at}.provider")
+    if not push.token.strip():
+        _refuse("it is empty; give the token that the device got from its provider", f"{at}.token")
+    if len(push.token.encode()) > TOKEN_BYTES_MAX:
+        _refuse(f"it is over {TOKEN_BYTES_MAX} bytes, which no provider's token is", f"{at}.token")
+
+
+def _check_url(url: str, field: str) -> None:
+    example = "it is to be like https://example.org/hook"
+    if len(url) > URL_LENGTH_MAX:
+        _refuse(f"it has {len(url)} characters; at most {URL_LENGTH_MAX} are allowed", field)
+    if not url.isprintable() or " " in url or "\\" in url:  # which urlsplit partly drops, and others read otherwise
+        _refuse(f"it has a space, a backslash or an invisible character; {example}, with such characters as %20", field)
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        _refuse(f"it is not a URL ({error}); {example}", field)
+    if parts.scheme not in ("http", "https"):
+        _refuse(f"its scheme is {parts.scheme[:SHOWN]!r}, not http or https; {example}", field)
+    if "@" in parts.netloc:
+        _refuse("it has a user name or password before the host; leave them out, webhooks are signed instead", field)
+    if not host:
+        _refuse(f"it has no host; {example}", field)
+
+
+def _check_secret(secret: str, field: str) -> None:
+    prefix, key = secret[:6], secret[6:]
+    try:
+        length = len(binascii.a2b_base64(key, strict_mode=True))
+    except ValueError:  # its text may quote the secret
+        length = 0
+    if prefix != "whsec_" or length not in SECRET_BYTES:
+        _refuse("it is not whsec_ and the base64 of 24 to 64 bytes; make one of 32 random bytes", field)

@@ -1,0 +1,65 @@
+"""When deferred deliveries are due: the journal has them, memory only the next instant of each lane."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Timer(NamedTuple):
+    """A delivery that is deferred until ``due_ms``, as the journal keeps it."""
+
+    lane: int
+    due_ms: int
+    seq: int
+    slot: int
+
+
+class Dues:
+    """The first instant of each lane, in milliseconds since the epoch."""
+
+    def __init__(self, first: Mapping[int, int]) -> None:
+        self._first = dict(first)
+
+    def add(self, lane: int, due_ms: int) -> None:
+        known = self._first.get(lane)
+        if known is None or due_ms < known:
+            self._first[lane] = due_ms
+
+    def replace(self, lane: int, due_ms: int | None) -> None:
+        """What is due after all that was looked at; None if nothing is left."""
+        if due_ms is None:
+            self._first.pop(lane, None)
+        else:
+            self._first[lane] = due_ms
+
+    def lanes(self, now_ms: int) -> list[int]:
+        """Those of which something is due."""
+        return [lane for lane, due_ms in self._first.items() if due_ms <= now_ms]
+
+    def items(self) -> list[tuple[int, int]]:
+        return list(self._first.items())
+
+
+class Deferrals:
+    """What this turn sets and removes, and how many wait in each lane."""
+
+    def __init__(self, first: Mapping[int, int], counts: Mapping[int, int]) -> None:
+        self.dues = Dues(first)
+        self.counts = Counter(counts)
+        self.added: list[Timer] = []
+        self.removed: list[Timer] = []
+
+    def add(self, timer: Timer) -> None:
+        self.added.append(timer)
+        self.counts[timer.lane] += 1
+        self.dues.add(timer.lane, timer.due_ms)
+
+    def remove(self, timers: list[Timer]) -> None:
+        self.removed += timers
+        for timer in timers:
+            self.counts[timer.lane] -= 1
+
+    def committed(self) -> None:
+        self.added, self.removed = [], []
