@@ -10,7 +10,9 @@ import msgspec
 from shards.wire import Notification, hash_user
 
 State = Literal["scheduled", "expanding", "done", "cancelled", "expired", "failed"]
-OPEN = ("scheduled", "expanding")
+OPEN: tuple[State, ...] = ("scheduled", "expanding")
+MERGED: tuple[State, ...] = ("cancelled", "expanding", "scheduled", "failed", "expired", "done")
+SEQ_MAX = 2**62  # no frame is behind it
 EVERYBODY = chr(0x10FFFF) * 64  # no user id is behind it
 
 _notification = msgspec.msgpack.Decoder(Notification)
@@ -108,11 +110,11 @@ def merged(parts: Sequence[tuple[int, Broadcast]], shards: int) -> Broadcast:
     It goes on as long as one of them would.
     """
     going_on = [part for _, part in parts if part.finished_ms is None]
-    first = (going_on or [part for _, part in parts])[0]
+    first = min(going_on or [part for _, part in parts], key=lambda part: MERGED.index(part.state))
     reached = [
         Reach(
             reach.cursor if part.finished_ms is None else EVERYBODY,
-            reach.among if len(parts) == shards == 1 else [*reach.among, (shards, shard)],
+            [*reach.among, (shards, shard)] if shards > 1 else reach.among,
         )
         for shard, part in parts
         for reach in part.reached
@@ -127,4 +129,5 @@ def merged(parts: Sequence[tuple[int, Broadcast]], shards: int) -> Broadcast:
         planned=sum(part.planned for _, part in parts),
         started_ms=min(started, default=None),
         finished_ms=None if going_on else max(part.finished_ms or 0 for _, part in parts),
+        swept=SEQ_MAX,
     )
