@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from typing import Any
 
-from shards.rules import unknown
+from shards.nearest import unknown
 from shards.wire import Duplicate, Error, Rejection, Verdict
 
 _SUFFIXES = [f"-{index:x}" for index in range(20_000)]

@@ -26,7 +26,7 @@ from dispatcher.router import RouterSettings
 from dispatcher.settings import Settings
 from shards import logs
 from shards.process import WRONG_CONFIGURATION
-from shards.rules import DEFAULT_CATEGORIES
+from shards.rules import DEFAULT_CATEGORIES, PlacedRule
 from shards.settings import ShardSettings
 from shards.units import encode_hook
 
@@ -133,6 +133,7 @@ class Supervisor:
                 secret=identity.secret,
                 categories=settings.categories,
                 rate_limits=settings.rate_limits,
+                caps=settings.caps,
                 retry=settings.retry,
                 priorities=settings.priorities,
                 idempotency=settings.idempotency,
@@ -142,6 +143,7 @@ class Supervisor:
                 digests=settings.digests,
                 channels=settings.channels,
                 drain=settings.dispatcher.drain,
+                rules=msgspec.convert(settings.rules, tuple[PlacedRule, ...], from_attributes=True),
                 preferences=settings.preferences,
             ),
             enc_hook=encode_hook,

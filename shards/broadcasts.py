@@ -18,9 +18,10 @@ from shards import ledger
 from shards.broadcast import EVERYBODY, OPEN, Broadcast
 from shards.changes import Changes, Now
 from shards.dead_letters import DeadLetters
+from shards.nearest import unknown
 from shards.preferences import problem_of_topic
 from shards.retry import DueHeap
-from shards.rules import Routing, unknown
+from shards.rules import Routing
 from shards.validation import instant_ms
 from shards.wire import EVERY_USER, Data, Error, Notification, RequestError, pack
 

@@ -13,6 +13,8 @@ that very transaction.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import sys
 from array import array
 from collections import Counter
@@ -23,6 +25,7 @@ import msgspec
 
 from shards import ledger, validation
 from shards.broadcasts import Broadcasts, Room, Stored
+from shards.caps import Cap
 from shards.changes import Changes, Now, Place, decode_notes
 from shards.channels.base import RETRIED, Failure
 from shards.contents import Contents
@@ -36,6 +39,8 @@ from shards.identifiers import Identifiers, Origins
 from shards.judging import Judge, Judged
 from shards.lanes import LANES, NotificationQueue
 from shards.limiter import Limiter
+from shards.limits import Limits
+from shards.pace import Pace
 from shards.people import Decision, People, User
 from shards.preferences import Choices, UserDocument
 from shards.retry import DueHeap
@@ -111,6 +116,8 @@ class Journal(Origins, Protocol):
 
     def digests_of(self, seq: int) -> list[Digest]: ...
 
+    def digests_holding(self, prefix: str, place: int) -> list[Digest]: ...
+
     def content(self, seq: int) -> tuple[bytes, bool, bytes | None] | None: ...
 
 
@@ -132,9 +139,13 @@ class Core:
         self.idempotency = IdempotencySet(settings.secret)
         numbers = {name: number for number, name in enumerate(channel_names)}
         self.inapp = numbers[INAPP]
-        self.routing = Routing(settings.categories, numbers)
-        self.limiters = {
-            numbers[name]: Limiter(limit, settings.bounds.limiter_keys) for name, limit in settings.rate_limits.items()
+        self.routing = Routing(settings.categories, numbers, settings.rules)
+        self.limits = Limits(settings.rate_limits, settings.caps, settings.bounds.limiter_keys)
+        self.limiters = {numbers[name]: limiter for name, limiter in self.limits.rates.items()}
+        self.paces = {
+            numbers[name]: Pace(channel.rate, channel.burst, settings.shard, settings.shards)
+            for name, channel in settings.channels.items()
+            if channel.rate
         }
         self.digests = Digests(settings.digests, journal)
         self.deferrals = Deferrals(journal.first_dues(), journal.deferred())
@@ -199,7 +210,15 @@ class Core:
         verdict = judged.verdict()
         frame.widths = bytes([decision.width for decision in judged.decisions])
         frame.expiry = judged.expiry
-        frame.new = NewFrame(data.source, data.fanned, data.body, judged.digests, pack(verdict) if verdict else None)
+        frame.new = NewFrame(
+            data.source,
+            data.fanned,
+            data.body,
+            judged.digests,
+            pack(verdict) if verdict else None,
+            self.settings.version,
+            judged.rules.tobytes() if judged.rules else None,
+        )
         self._admit(frame, judged, now)
         frame.new.has_inbox = frame.new.has_inbox or bool(frame.mask & self._inapp_mask)
         if data.source == EXPANSION:
@@ -257,7 +276,7 @@ class Core:
         slot = 0
         for index, decision in enumerate(decisions):
             for offset, lane, limiter, exempt in decision.sends:
-                if limiter is not None and not limiter.allow(users[index].user_id, mono, exempt):
+                if limiter is not None and not limiter.allow(users[index].signed_hash, mono, exempt):
                     limited.append(slot + offset)
                     continue
                 try:
@@ -371,14 +390,67 @@ class Core:
         """Charge the delivery to what limits it; False if that has ended, deferred or moved it."""
         frame, slot, _, user, _ = entry
         value = frame.slots[slot]
-        channel, priority = ledger.channel_of(value), ledger.priority_of(value)
-        limiter = self.limiters.get(channel)
-        if limiter is None:
-            return True
-        if not limiter.allow(user.user_id, now.mono, PRIORITIES[priority] in limiter.exempt):
-            self._end(entry, ledger.RATE_LIMITED, "limit", now)
+        channel, priority = ledger.channel_of(value), PRIORITIES[ledger.priority_of(value)]
+        key, mono = user.signed_hash, now.mono
+        caps = self._caps_of(asked.category, channel)
+        if any(priority not in cap.exempt and not cap.has_room(key, mono) for cap in caps):
+            self._end(entry, ledger.RATE_LIMITED, "cap", now)
             return False
-        self._note_reason(frame, slot, "charged")
+        limiter = self.limiters.get(channel)
+        if limiter is not None and not limiter.allow(key, mono, priority in limiter.exempt):
+            return self._overflow(entry, asked, limiter, now)
+        for cap in caps:
+            cap.charge(key, mono)
+        if caps or limiter is not None:
+            self._note_reason(frame, slot, "charged")
+        return True
+
+    def _caps_of(self, category: str, channel: int) -> list[Cap]:
+        if not self.limits.caps:
+            return []
+        name = self.channel_names[channel]
+        return [cap for cap in self.limits.caps.values() if cap.covers(category, name)]
+
+    def _overflow(self, entry: Entry, asked: Asked, limiter: Limiter, now: Now) -> bool:
+        """What becomes of a delivery that exceeds its limit; whether it is to be sent now."""
+        frame, slot, index, user, _ = entry
+        match "drop" if slot in frame.digests and limiter.overflow == "digest" else limiter.overflow:
+            case "delay":
+                wait_s = limiter.next_at(user.signed_hash, now.mono) - now.mono
+                if wait_s <= self.settings.schedules.horizon:
+                    limiter.reserve(user.signed_hash, now.mono)
+                    for cap in self._caps_of(asked.category, ledger.channel_of(frame.slots[slot])):
+                        cap.charge(user.signed_hash, now.mono)
+                    self._defer(frame, slot, index, "limit", math.ceil(now.wall_us / 1000 + wait_s * 1000))
+                    return False
+            case "digest":
+                if self._joins_digest(entry, asked.category, "overflow", now):
+                    return False
+            case "inapp":
+                if self._move_to_inbox(entry):
+                    return self._decides(entry, asked, now)
+        self._end(entry, ledger.RATE_LIMITED, "limit", now)
+        return False
+
+    def _move_to_inbox(self, entry: Entry) -> bool:
+        """Plan the delivery in-app instead; False if that is planned already."""
+        frame, slot, index, *_ = entry
+        first = sum(frame.widths[:index])
+        words = frame.slots[first : first + frame.widths[index]]
+        if slot in frame.digests or any(ledger.channel_of(word) == self.inapp for word in words):
+            return False
+        value = frame.slots[slot]
+        channels = self.counters.channels
+        channels[ledger.channel_of(value)].planned -= 1
+        channels[self.inapp].planned += 1
+        frame.slots[slot] = value & ~0xFF | self.inapp
+        frame.mask |= ledger.lane_bit(ledger.lane_of_word(frame.slots[slot]))
+        frame.notes[slot] = (None, "overflow", "")
+        self._note_reason(frame, slot, "overflow")
+        if frame.new:
+            frame.new.has_inbox = True
+        else:
+            self.changes.moved.append(frame.seq)
         return True
 
     def _joins_digest(self, entry: Entry, category: str, when: Literal["always", "overflow"], now: Now) -> bool:
@@ -425,8 +497,12 @@ class Core:
 
     def _needs_a_look(self, rule: Rule, channel: int, choices: Choices) -> bool:
         """Whether such a delivery is decided by more than what its decision knows."""
-        return (choices.quiet is not None and self._is_quieted(rule.override, channel, rule.priority)) or (
-            self._digest_of(rule.category, channel, rule.priority, "always") is not None
+        limiter = self.limiters.get(channel)
+        return (
+            (choices.quiet is not None and self._is_quieted(rule.override, channel, rule.priority))
+            or self._digest_of(rule.category, channel, rule.priority, "always") is not None
+            or (limiter is not None and limiter.overflow != "drop")
+            or bool(self._caps_of(rule.category, channel))
         )
 
     def _end(self, entry: Entry, outcome: int, reason: str, now: Now) -> None:
@@ -451,7 +527,7 @@ class Core:
         self._set_deferred(frame, slot, reason, due_ms)
         self.deferrals.add(Timer(ledger.lane_of_word(frame.slots[slot]), due_ms, frame.seq, slot))
 
-    def _set_deferred(self, frame: Frame, slot: int, reason: str, due_ms: int) -> None:
+    def _set_deferred(self, frame: Frame, slot: int, reason: str, due_ms: int | None) -> None:
         value = frame.slots[slot] & ledger.KEEP
         frame.slots[slot] = (
             value | ledger.DEFERRED << ledger.OUTCOME_SHIFT | ledger.REASON[reason] << ledger.REASON_SHIFT
@@ -546,7 +622,8 @@ class Core:
         if notification.expires_at is not None:
             frame.expiry = frame.expiry or {}
             frame.expiry[index] = validation.instant_ms("expires_at", notification.expires_at)
-        key = notification.idempotency_key or notification.id
+        digest = frame.digests.get(slot)
+        key = digest.id if digest else notification.idempotency_key or notification.id
         return (frame, slot, index, self.people.user(user_id), key), notification
 
     def _frame(self, row: StoredFrame) -> Frame:
@@ -660,40 +737,42 @@ class Core:
                 return slot
         return None
 
-    def _items(self, digest: Digest) -> Iterator[tuple[Frame, int, int]]:
+    @contextlib.contextmanager
+    def _items(self, digest: Digest) -> Iterator[list[tuple[Frame, int, int]]]:
         """``(frame, slot, place)`` of the items, without those whose frame is no more."""
+        found = []
         for place in digest.places:
             frame = self._known(place >> PLACE_SHIFT)
             slot = self._slot_of(frame, place, digest.channel) if frame else None
             if frame is not None and slot is not None:
-                yield frame, slot, place
+                found.append((frame, slot, place))
+        yield found
+        for frame, *_ in found:
+            self._let_go(frame)
 
     def _close_window(self, digest: Digest, now: Now) -> None:
         """Send what is left of a window by way of its first item."""
         live: list[tuple[Entry, Asked]] = []
         expiries: list[int | None] = []
-        for frame, slot, place in self._items(digest):
-            value = frame.slots[slot]
-            if ledger.outcome_of(value) != ledger.DEFERRED or ledger.reason_of(value) != ledger.REASON["digest"]:
-                continue
-            index = place & PLACE_MASK
-            entry, notification = self._entry(frame, slot, index)
-            if _expired(frame, index, slot, now):
-                self._end(entry, ledger.EXPIRED, "expires_at", now)
-                continue
-            live.append((entry, self.routing.asked(notification)))
-            expiries.append(frame.expiry.get(index) if frame.expiry else None)
-        known = [one for one in expiries if one is not None]
-        expires_ms = max(known) if known and len(known) == len(expiries) else None
-        self.digests.close(digest, [entry[0].seq << PLACE_SHIFT | entry[2] for entry, _ in live], expires_ms)
-        if live:
-            self._carry(digest, *live[0], now)
-
-    def _carry(self, digest: Digest, entry: Entry, asked: Asked, now: Now) -> None:
-        frame, slot, *_ = entry
-        frame.digests[slot] = digest
-        self._resume(frame, slot, "")
-        self._decide_or_leave((*entry[:4], digest.id), asked, now)
+        with self._items(digest) as items:
+            for frame, slot, place in items:
+                if not _waits_in_digest(frame.slots[slot]):
+                    continue
+                index = place & PLACE_MASK
+                entry, notification = self._entry(frame, slot, index)
+                if _expired(frame, index, slot, now):
+                    self._end(entry, ledger.EXPIRED, "expires_at", now)
+                    continue
+                live.append((entry, self.routing.asked(notification)))
+                expiries.append(frame.expiry.get(index) if frame.expiry else None)
+            known = [one for one in expiries if one is not None]
+            expires_ms = max(known) if known and len(known) == len(expiries) else None
+            self.digests.close(digest, [entry[0].seq << PLACE_SHIFT | entry[2] for entry, _ in live], expires_ms)
+            if live:
+                (frame, slot, index, user, _), asked = live[0]
+                frame.digests[slot] = digest
+                self._resume(frame, slot, "")
+                self._decide_or_leave((frame, slot, index, user, digest.id), asked, now)
 
     def _end_digest(self, frame: Frame, slot: int) -> None:
         """Its items share the outcome of the delivery that carried them."""
@@ -702,19 +781,58 @@ class Core:
             return
         value = frame.slots[slot]
         outcome, reason = ledger.outcome_of(value), ledger.reason_of(value)
-        for other, at, place in self._items(digest):
-            if place != digest.carrier and ledger.outcome_of(other.slots[at]) == ledger.DEFERRED:
-                other.open -= 1
-                self._settle(other, at, outcome, reason)
+        with self._items(digest) as items:
+            for other, at, place in items:
+                if place != digest.carrier and _waits_in_digest(other.slots[at]):
+                    other.open -= 1
+                    self._settle(other, at, outcome, reason)
+
+    def _withdraw(self, digest: Digest, entry: Entry, now: Now) -> bool:
+        """Before it is tried again, a digest loses what was cancelled meanwhile; whether its carrier goes on.
+
+        Where the carrier was cancelled, the next item carries what is left, with the attempts made so far.
+        """
+        frame, slot, *_ = entry
+        gone, digest.withdrawn = set(digest.withdrawn), []
+        value, note = frame.slots[slot], frame.notes[slot]
+        with self._items(digest) as items:
+            rest = [item for item in items if item[2] not in gone]
+            digest.places = [place for _, _, place in rest]
+            for other, at, place in items:
+                if place in gone and place != digest.carrier and _waits_in_digest(other.slots[at]):
+                    other.open -= 1
+                    self._settle(other, at, ledger.CANCELLED, ledger.REASON["cancelled"])
+            self.digests.changed[digest.id] = digest if rest else None
+            if digest.carrier not in gone:
+                return True
+            del frame.digests[slot]
+            frame.active -= 1
+            self._end(entry, ledger.CANCELLED, "cancelled", now)
+            if rest:
+                other, at, digest.carrier = rest[0]
+                other.digests[at] = digest
+                attempts = value & 0xFF << ledger.ATTEMPTS_SHIFT
+                plan = other.slots[at] & ledger.KEEP & ~(0xFF << ledger.ATTEMPTS_SHIFT)
+                other.slots[at] = plan | attempts | ledger.RETRYING << ledger.OUTCOME_SHIFT
+                other.notes[at] = note
+                other.active += 1
+                self._changed(other)
+                due_ms = note[0] or 0
+                heap = self.retrying[ledger.channel_of(value)]
+                heap.push(
+                    now.mono + due_ms / 1000 - now.wall_us / 1e6, self._entry(other, at, digest.carrier & PLACE_MASK)[0]
+                )
+        return False
 
     def _reopen_items(self, digest: Digest) -> None:
         """The digest is tried again: what it took along is as open as it is."""
-        for other, at, place in self._items(digest):
-            value = other.slots[at]
-            if place != digest.carrier and ledger.outcome_of(value) == ledger.DEAD:
-                other.open += 1
-                self.counters.channels[ledger.channel_of(value)].outcomes[ledger.DEAD] -= 1
-                self._set_deferred(other, at, "digest", 0)
+        with self._items(digest) as items:
+            for other, at, place in items:
+                value = other.slots[at]
+                if place != digest.carrier and ledger.outcome_of(value) == ledger.DEAD:
+                    other.open += 1
+                    self.counters.channels[ledger.channel_of(value)].outcomes[ledger.DEAD] -= 1
+                    self._set_deferred(other, at, "digest", None)
 
     def said(self, entry: Entry) -> Notification:
         """What a delivery says: the notification, or the digest that is sent by way of it."""
@@ -780,13 +898,14 @@ class Core:
         if slot in frame.flying:
             self._note_reason(frame, slot, "cancelled")
             return False
-        if slot in frame.digests:
-            return False
-        if outcome == ledger.DEFERRED and ledger.reason_of(value) == ledger.REASON["digest"]:
-            digest = self._window_of(entry, place)
-            if digest is None:
+        if slot in frame.digests or _waits_in_digest(value):
+            digest = frame.digests.get(slot) or self._digest_with(entry, place)
+            if digest is not None and digest.due_ms is None:
+                digest.withdrawn.append(place)
+                self.digests.save(digest)
                 return False
-            self.digests.leave(digest, place)
+            if digest is not None:
+                self.digests.leave(digest, place)
         elif outcome == ledger.DEFERRED and slot in frame.notes:
             self.deferrals.remove([Timer(lane, frame.notes[slot][0] or 0, frame.seq, slot)])
         # in memory it stays where it is, and is left out when its turn comes
@@ -795,20 +914,18 @@ class Core:
         self._end(entry, ledger.CANCELLED, "cancelled", now)
         return True
 
-    def _window_of(self, entry: Entry, place: int) -> Digest | None:
-        """The open window that an item waits in; None if it has closed."""
-        frame, slot, index, user, _ = entry
-        notification = self.contents.notification(frame.seq, index)
-        channel = ledger.channel_of(frame.slots[slot])
-        for when in ("always", "overflow"):
-            name = self._digest_of(notification.category, channel, 0, when)
-            if name is not None:
-                key = self.digests.key(name, notification)
-                names = self.channel_names[channel], notification.category, name
-                digest = self.digests.open(user.user_id, *names, key)
-                if digest is not None and place in digest.places:
-                    return digest
-        return None
+    def _digest_with(self, entry: Entry, place: int) -> Digest | None:
+        """The digest that an item is in, as it is in memory if it is being sent."""
+        frame, slot, _, user, _ = entry
+        digest = self.digests.holding(user.user_id, self.channel_names[ledger.channel_of(frame.slots[slot])], place)
+        if digest is None or digest.carrier is None:
+            return digest
+        carrier = self._known(digest.carrier >> PLACE_SHIFT)
+        at = self._slot_of(carrier, digest.carrier, digest.channel) if carrier else None
+        if carrier is None or at is None:
+            return None
+        self._let_go(carrier)
+        return carrier.digests[at]
 
     # --- take, deliver, fail -----------------------------------------------------------------------------------
 
@@ -859,10 +976,14 @@ class Core:
 
     def take(self, channel: int, now: Now) -> list[Run]:
         """What the channel may start now, within its concurrency and the bound on what waits for a retry."""
-        runs = self._pop(channel, self._room(channel), now)
+        pace = self.paces.get(channel)
+        room = self._room(channel)
+        runs = self._pop(channel, room if pace is None else min(room, pace.available(now.mono)), now)
         for run in runs:
             self.in_flight[channel] += len(run)
             run.frame.flying.update(run.slots)
+            if pace is not None:
+                pace.spend(len(run), now.mono)
         return runs
 
     def _room(self, channel: int) -> int:
@@ -875,7 +996,8 @@ class Core:
 
     def try_suspect(self, channel: int, now: Now) -> Run | None:
         """A delivery that may have brought the shard down, and is to be tried alone."""
-        if not self.suspects or self._room(channel) <= 0:
+        pace = self.paces.get(channel)
+        if not self.suspects or self._room(channel) <= 0 or (pace is not None and not pace.available(now.mono)):
             return None
         entry = self.suspects.next(channel)
         if entry is None:
@@ -886,6 +1008,8 @@ class Core:
             return None
         self.in_flight[channel] += 1
         entry[0].flying.add(entry[1])
+        if pace is not None:
+            pace.spend(1, now.mono)
         return run
 
     def _acquit(self, channel: int, frame: Frame, slot: int) -> None:
@@ -1009,8 +1133,14 @@ class Core:
                     self._end(entry, ledger.CANCELLED, "cancelled", now)
                     continue
                 delay_s = policy.delay_s(attempts, self._random)
+                expires_ms = _expires_ms(frame, entry[2], slot)
+                if expires_ms is not None:  # it ends then, and not when it would have been tried again
+                    delay_s = min(delay_s, max(0.0, expires_ms / 1000 - now.wall_us / 1e6))
                 frame.slots[slot] = value | ledger.RETRYING << ledger.OUTCOME_SHIFT
                 frame.notes[slot] = (now.wall_us // 1000 + int(delay_s * 1000), error_class, message)
+                digest = frame.digests.get(slot)
+                if digest and digest.withdrawn and not self._withdraw(digest, entry, now):
+                    continue
                 heap.push(now.mono + delay_s, entry)
                 self._log(frame, slot)
             else:
@@ -1075,6 +1205,11 @@ class Core:
     def next_due(self, now: Now) -> float | None:
         """When the first retry or deferred delivery is due, of lanes that have room."""
         dues = [due for heap in self.retrying if (due := heap.next_due()) is not None]
+        dues += [
+            due
+            for channel, pace in self.paces.items()
+            if len(self.queues[channel]) and self._room(channel) > 0 and (due := pace.next_at(now.mono)) is not None
+        ]
         for lane, due_ms in [*self.deferrals.dues.items(), *self.windows.items()]:
             if self._has_room(lane):
                 dues.append(now.mono + due_ms / 1000 - now.wall_us / 1e6)
@@ -1090,7 +1225,16 @@ def _index_of(frame: Frame, slot: int) -> int:
     return index
 
 
-def _expired(frame: Frame, index: int, slot: int, now: Now) -> bool:
+def _expires_ms(frame: Frame, index: int, slot: int) -> int | None:
+    """When the delivery expires, or the digest that is sent by way of it."""
     digest = frame.digests.get(slot)
-    expires_ms = digest.expires_ms if digest else frame.expiry.get(index) if frame.expiry else None
+    return digest.expires_ms if digest else frame.expiry.get(index) if frame.expiry else None
+
+
+def _expired(frame: Frame, index: int, slot: int, now: Now) -> bool:
+    expires_ms = _expires_ms(frame, index, slot)
     return expires_ms is not None and expires_ms * 1000 <= now.wall_us
+
+
+def _waits_in_digest(value: int) -> bool:
+    return ledger.outcome_of(value) == ledger.DEFERRED and ledger.reason_of(value) == ledger.REASON["digest"]

@@ -6,6 +6,7 @@ columns are judged by whole lists. Any other frame is judged entry by entry, wit
 
 from __future__ import annotations
 
+from array import array
 from itertools import repeat
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import msgspec
 
 from shards import validation
 from shards.broadcasts import Broadcasts, UnknownTopicError
+from shards.content_keys import content_key
 from shards.contents import Content, Contents
 from shards.dedupe import NO_DIGEST, IdempotencySet
 from shards.identifiers import Identifiers
@@ -51,6 +53,7 @@ class Judged(NamedTuple):
     duplicates: list[Duplicate]
     rejected: list[Rejection]
     raw: dict[int, tuple[str, bytes]]  # of the rejected: user id as far as known, and the entry
+    rules: array[int] | None = None  # the configured rules' numbers, if any has decided something; 0 is none
     topics: frozenset[int] = frozenset()  # positions that are addressed to a topic
 
     def counts(self) -> tuple[int, int, int]:
@@ -184,14 +187,14 @@ class Judge:
                 self._judge_topic(judged, digests, index, user_id, notification, now_ms)
                 continue
             try:
-                user, decision, key = self._check(user_id, notification, now_ms)
+                user, decision, key, distinct = self._check(user_id, notification, now_ms)
             except RequestError as error:
                 raw = _as_it_came(here, index, user_id, notification)
                 self._reject(judged, digests, index, error.error, user_id, raw)
                 continue
             digest = NO_DIGEST
-            if key is not None:
-                digest = self._idempotency.digest(user_id, key)
+            if distinct is not None:
+                digest = self._idempotency.digest(user_id, distinct)
                 original = self._idempotency.find(digest)
                 if original is not None:
                     content: Content | None = here
@@ -214,10 +217,12 @@ class Judge:
             if notification.send_at is not None and int(notification.send_at) > now_ms:
                 schedule[index] = int(notification.send_at)
         keyed = any(digest is not NO_DIGEST for digest in digests)
+        rules = array("H", [decision.rule.number for decision in decisions]) if self._routing.rules else None
         return judged._replace(
             digests=b"".join(digests) if keyed else None,
             expiry=expiry or None,
             schedule=schedule or None,
+            rules=rules if rules and any(rules) else None,
             topics=frozenset(topics),
         )
 
@@ -231,25 +236,34 @@ class Judge:
                 mismatch = _said(known.notification()) != _said(notification)
                 judged.duplicates.append(Duplicate(index, id_, mismatch))
             else:
-                self._check_content(notification, now_ms)
+                self._check_content(notification, NOBODY, now_ms)
                 self._broadcasts.accept(id_, notification, now_ms)
         except RequestError as refused:
             near = refused.near if isinstance(refused, UnknownTopicError) else []
             judged.rejected.append(Rejection(index, refused.error, near))
         self._drop(judged, digests)
 
-    def _check(self, user_id: str, notification: Notification, now_ms: int) -> tuple[User, Decision, str | None]:
-        """Everything that makes a notification acceptable; raises ``RequestError``."""
-        rule, key = self._check_content(notification, now_ms)
-        user = self._people.user(user_id)
-        return user, user.decisions[rule], key
+    def _check(
+        self, user_id: str, notification: Notification, now_ms: int
+    ) -> tuple[User, Decision, str | None, str | None]:
+        """Everything that makes a notification acceptable; raises ``RequestError``.
 
-    def _check_content(self, notification: Notification, now_ms: int) -> tuple[Rule, str | None]:
-        """Its rule and its key; raises ``RequestError``."""
+        Its key is the producer's. The last is what it repeats another by: that key, or one made of its content. What
+        came by way of a topic was compared there.
+        """
         validation.check_address(notification)
-        rule = self._routing.resolve(notification)
+        user = self._people.user(user_id)
+        rule, key = self._check_content(notification, user, now_ms)
+        distinct = key
+        if key is None and rule.content_key and notification.topic is None:
+            distinct = content_key(rule.content_key, user_id, notification)
+        return user, user.decisions[rule], key, distinct
+
+    def _check_content(self, notification: Notification, user: User, now_ms: int) -> tuple[Rule, str | None]:
+        """The rule and the producer's key; raises ``RequestError``."""
         if notification.payload is not None:
             validation.check_document("payload", notification.payload)
+        rule = self._routing.resolve(notification, user.user_id, now_ms, user.choices.locale or "", user.zone)
         if not validation.has_content(notification):
             raise RequestError(
                 "bad_value", "nothing to say: give at least one of title, body, template, payload.message", "title"
