@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 import msgspec
 
+from dispatcher.broadcasts import merge_cancelled, merge_status
 from dispatcher.totals import merge_stats
 from shards.process import usage
-from shards.wire import Error, Query, Reply, Request, RequestError, Route, hash_user, parse_id
+from shards.wire import Error, Query, Reply, Request, RequestError, Route, hash_user, is_broadcast, parse_id
 
 Target = int | Literal["collector"]
 COLLECTOR = -1  # the ``shard`` of a reply from the collector
@@ -71,8 +72,12 @@ class Queries:
 
     def _targets(self, request: Request) -> set[Target]:
         match request.op:
-            case "status" | "cancel" if request.id is not None:
+            case "status" | "cancel" if request.id is not None and not is_broadcast(request.id):
                 return {parse_id(request.id)[1] % self._shards}
+            case "status" | "cancel" if request.id is not None:
+                return set(range(self._shards))
+            case "topic.subscribe" | "topic.unsubscribe":
+                return {hash_user(request.user_id or "") % self._shards}
             case "status" | "cancel" | "user.put" | "user.get" | "user.delete" | "inbox.list" | "inbox.mark":
                 return {hash_user(request.user_id or "") % self._shards}
             case "explain":
@@ -115,6 +120,10 @@ class Queries:
             return {**merge_stats(answers, collector, usage()), "reasons": reasons}
         if errors:
             return next(iter(errors.values()))
+        if waiting.request.op == "status" and is_broadcast(waiting.request.id or ""):
+            return merge_status([reply.result["broadcast"] for reply in waiting.answers if reply.result["broadcast"]])
+        if waiting.request.op == "cancel" and is_broadcast(waiting.request.id or ""):
+            return merge_cancelled([reply.result for reply in waiting.answers])
         if waiting.request.op in SUMMED:
             return {"count": _sum(waiting.answers)}
         if waiting.request.op in LISTED:
