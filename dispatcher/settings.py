@@ -19,6 +19,7 @@ import msgspec
 
 from dispatcher.curve import CurveSettings
 from dispatcher.places import line_of
+from shards.caps import CapSettings
 from shards.digests import DigestSettings
 from shards.limiter import RateLimit
 from shards.logs import LogSettings
@@ -119,14 +120,15 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     categories: dict[str, Category] = {}
     rules: tuple[RuleSettings, ...] = ()
     rate_limits: dict[str, RateLimit] = msgspec.field(default_factory=lambda: dict(DEFAULT_RATE_LIMITS))
+    caps: dict[str, CapSettings] = {}
+    digests: dict[str, DigestSettings] = {}
+    schedules: Schedules = Schedules()
     preferences: PreferenceSettings = PreferenceSettings()
     retry: RetryPolicy = RetryPolicy()
     priorities: Priorities = Priorities()
     idempotency: Idempotency = Idempotency()
     retention: Retention = Retention()
     bounds: Bounds = Bounds()
-    schedules: Schedules = Schedules()
-    digests: dict[str, DigestSettings] = {}
     channels: dict[str, ChannelSettings] = {}
 
     def __post_init__(self) -> None:
@@ -143,17 +145,28 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 if channel not in known:
                     raise ValueError(f"categories.{name}.channels: {unknown('channel', channel, known)}")
         self._check_rules(known)
-        for channel in self.rate_limits:
+        for channel, limit in self.rate_limits.items():
             if channel not in known:
                 raise ValueError(f"rate_limits.{channel}: {unknown('channel', channel, known)}")
+            if limit.overflow == channel == "inapp":
+                raise ValueError('rate_limits.inapp.overflow: it is of the inbox itself; use "drop" or "delay"')
+            if limit.overflow == "digest" and not self._has_digest(channel):
+                raise ValueError(
+                    f'rate_limits.{channel}.overflow: no [digests.*] with when = "overflow" covers {channel}; '
+                    'add one, or use "delay"'
+                )
         categories = {*DEFAULT_CATEGORIES, *self.categories}
-        for name, digest in self.digests.items():
-            for named in digest.categories:
+        covering: dict[str, CapSettings | DigestSettings] = {
+            **{f"caps.{name}": cap for name, cap in self.caps.items()},
+            **{f"digests.{name}": digest for name, digest in self.digests.items()},
+        }
+        for name, one in covering.items():
+            for named in one.categories:
                 if named not in categories:
-                    raise ValueError(f"digests.{name}.categories: {unknown('category', named, categories)}")
-            for channel in digest.channels:
+                    raise ValueError(f"{name}.categories: {unknown('category', named, categories)}")
+            for channel in one.channels:
                 if channel not in known:
-                    raise ValueError(f"digests.{name}.channels: {unknown('channel', channel, known)}")
+                    raise ValueError(f"{name}.channels: {unknown('channel', channel, known)}")
         for name, settings in self.channels.items():
             if name == "inapp":
                 raise ValueError("channels.inapp: the in-app inbox is built in and takes no settings")
@@ -161,6 +174,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise ValueError(f'channels.{name}: provider is missing; this version has provider = "simulated"')
         if self.retention.finished < self.idempotency.window:
             raise ValueError("retention.finished: it must not be below idempotency.window")
+
+    def _has_digest(self, channel: str) -> bool:
+        covering = (one for one in self.digests.values() if one.when == "overflow")
+        return any(not one.channels or channel in one.channels for one in covering)
 
     def _check_rules(self, channels: Collection[str]) -> None:
         if len(self.rules) > RULES_MAX:

@@ -133,6 +133,7 @@ class Supervisor:
                 secret=identity.secret,
                 categories=settings.categories,
                 rate_limits=settings.rate_limits,
+                caps=settings.caps,
                 retry=settings.retry,
                 priorities=settings.priorities,
                 idempotency=settings.idempotency,

@@ -13,6 +13,7 @@ that very transaction.
 
 from __future__ import annotations
 
+import math
 import sys
 from array import array
 from collections import Counter
@@ -22,6 +23,7 @@ from typing import Literal, NamedTuple, Protocol
 import msgspec
 
 from shards import ledger, validation
+from shards.caps import Cap
 from shards.changes import Changes, Now, Place, decode_notes
 from shards.channels.base import RETRIED, Failure
 from shards.contents import Contents
@@ -35,6 +37,8 @@ from shards.identifiers import Identifiers, Origins
 from shards.judging import Judge, Judged
 from shards.lanes import LANES, NotificationQueue
 from shards.limiter import Limiter
+from shards.limits import Limits
+from shards.pace import Pace
 from shards.people import Decision, People, User
 from shards.preferences import Choices, UserDocument
 from shards.retry import DueHeap
@@ -128,8 +132,12 @@ class Core:
         numbers = {name: number for number, name in enumerate(channel_names)}
         self.inapp = numbers[INAPP]
         self.routing = Routing(settings.categories, numbers, settings.rules)
-        self.limiters = {
-            numbers[name]: Limiter(limit, settings.bounds.limiter_keys) for name, limit in settings.rate_limits.items()
+        self.limits = Limits(settings.rate_limits, settings.caps, settings.bounds.limiter_keys)
+        self.limiters = {numbers[name]: limiter for name, limiter in self.limits.rates.items()}
+        self.paces = {
+            numbers[name]: Pace(channel.rate, channel.burst, settings.shard, settings.shards)
+            for name, channel in settings.channels.items()
+            if channel.rate
         }
         self.digests = Digests(settings.digests, journal)
         self.deferrals = Deferrals(journal.first_dues(), journal.deferred())
@@ -227,7 +235,7 @@ class Core:
         slot = 0
         for index, decision in enumerate(decisions):
             for offset, lane, limiter, exempt in decision.sends:
-                if limiter is not None and not limiter.allow(users[index].user_id, mono, exempt):
+                if limiter is not None and not limiter.allow(users[index].signed_hash, mono, exempt):
                     limited.append(slot + offset)
                     continue
                 try:
@@ -341,14 +349,68 @@ class Core:
         """Charge the delivery to what limits it; False if that has ended, deferred or moved it."""
         frame, slot, _, user, _ = entry
         value = frame.slots[slot]
-        channel, priority = ledger.channel_of(value), ledger.priority_of(value)
-        limiter = self.limiters.get(channel)
-        if limiter is None:
-            return True
-        if not limiter.allow(user.user_id, now.mono, PRIORITIES[priority] in limiter.exempt):
-            self._end(entry, ledger.RATE_LIMITED, "limit", now)
+        channel, priority = ledger.channel_of(value), PRIORITIES[ledger.priority_of(value)]
+        key, mono = user.signed_hash, now.mono
+        caps = self._caps_of(asked.category, channel)
+        if any(priority not in cap.exempt and not cap.has_room(key, mono) for cap in caps):
+            self._end(entry, ledger.RATE_LIMITED, "cap", now)
             return False
-        self._note_reason(frame, slot, "charged")
+        limiter = self.limiters.get(channel)
+        if limiter is not None and not limiter.allow(key, mono, priority in limiter.exempt):
+            return self._overflow(entry, asked, limiter, now)
+        for cap in caps:
+            cap.charge(key, mono)
+        if caps or limiter is not None:
+            self._note_reason(frame, slot, "charged")
+        return True
+
+    def _caps_of(self, category: str, channel: int) -> list[Cap]:
+        if not self.limits.caps:
+            return []
+        name = self.channel_names[channel]
+        return [cap for cap in self.limits.caps.values() if cap.covers(category, name)]
+
+    def _overflow(self, entry: Entry, asked: Asked, limiter: Limiter, now: Now) -> bool:
+        """What becomes of a delivery that exceeds its limit; whether it is to be sent now."""
+        frame, slot, index, user, _ = entry
+        match "drop" if slot in frame.digests and limiter.overflow == "digest" else limiter.overflow:
+            case "delay":
+                wait_s = limiter.next_at(user.signed_hash, now.mono) - now.mono
+                if wait_s <= self.settings.schedules.horizon:
+                    limiter.reserve(user.signed_hash, now.mono)
+                    for cap in self._caps_of(asked.category, ledger.channel_of(frame.slots[slot])):
+                        cap.charge(user.signed_hash, now.mono)
+                    self._defer(frame, slot, index, "limit", math.ceil(now.wall_us / 1000 + wait_s * 1000))
+                    return False
+            case "digest":
+                if self._joins_digest(entry, asked.category, "overflow", now):
+                    return False
+            case "inapp":
+                if self._move_to_inbox(entry):
+                    return self._decides(entry, asked, now)
+        self._end(entry, ledger.RATE_LIMITED, "limit", now)
+        return False
+
+    def _move_to_inbox(self, entry: Entry) -> bool:
+        """Plan the delivery in-app instead; False if that is planned already."""
+        frame, slot, index, *_ = entry
+        first = slot
+        while first and _index_of(frame, first - 1) == index:
+            first -= 1
+        words = frame.slots[first : first + frame.widths[index]]
+        if slot in frame.digests or any(ledger.channel_of(word) == self.inapp for word in words):
+            return False
+        value = frame.slots[slot]
+        channels = self.counters.channels
+        channels[ledger.channel_of(value)].planned -= 1
+        channels[self.inapp].planned += 1
+        frame.slots[slot] = value & ~0xFF | self.inapp
+        frame.mask |= ledger.lane_bit(ledger.lane_of_word(frame.slots[slot]))
+        self._note_reason(frame, slot, "overflow")
+        if frame.new:
+            frame.new.has_inbox = True
+        else:
+            self.changes.moved.append(frame.seq)
         return True
 
     def _joins_digest(self, entry: Entry, category: str, when: Literal["always", "overflow"], now: Now) -> bool:
@@ -395,8 +457,12 @@ class Core:
 
     def _needs_a_look(self, rule: Rule, channel: int, choices: Choices) -> bool:
         """Whether such a delivery is decided by more than what its decision knows."""
-        return (choices.quiet is not None and self._is_quieted(rule.override, channel, rule.priority)) or (
-            self._digest_of(rule.category, channel, rule.priority, "always") is not None
+        limiter = self.limiters.get(channel)
+        return (
+            (choices.quiet is not None and self._is_quieted(rule.override, channel, rule.priority))
+            or self._digest_of(rule.category, channel, rule.priority, "always") is not None
+            or (limiter is not None and limiter.overflow != "drop")
+            or bool(self._caps_of(rule.category, channel))
         )
 
     def _end(self, entry: Entry, outcome: int, reason: str, now: Now) -> None:
@@ -813,10 +879,14 @@ class Core:
 
     def take(self, channel: int, now: Now) -> list[Run]:
         """What the channel may start now, within its concurrency and the bound on what waits for a retry."""
-        runs = self._pop(channel, self._room(channel), now)
+        pace = self.paces.get(channel)
+        room = self._room(channel)
+        runs = self._pop(channel, room if pace is None else min(room, pace.available(now.mono)), now)
         for run in runs:
             self.in_flight[channel] += len(run)
             run.frame.flying.update(run.slots)
+            if pace is not None:
+                pace.spend(len(run), now.mono)
         return runs
 
     def _room(self, channel: int) -> int:
@@ -829,7 +899,8 @@ class Core:
 
     def try_suspect(self, channel: int, now: Now) -> Run | None:
         """A delivery that may have brought the shard down, and is to be tried alone."""
-        if not self.suspects or self._room(channel) <= 0:
+        pace = self.paces.get(channel)
+        if not self.suspects or self._room(channel) <= 0 or (pace is not None and not pace.available(now.mono)):
             return None
         entry = self.suspects.next(channel)
         if entry is None:
@@ -840,6 +911,8 @@ class Core:
             return None
         self.in_flight[channel] += 1
         entry[0].flying.add(entry[1])
+        if pace is not None:
+            pace.spend(1, now.mono)
         return run
 
     def _acquit(self, channel: int, frame: Frame, slot: int) -> None:
@@ -1028,6 +1101,11 @@ class Core:
     def next_due(self, now: Now) -> float | None:
         """When the first retry or deferred delivery is due, of lanes that have room."""
         dues = [due for heap in self.retrying if (due := heap.next_due()) is not None]
+        dues += [
+            due
+            for channel, pace in self.paces.items()
+            if len(self.queues[channel]) and self._room(channel) > 0 and (due := pace.next_at(now.mono)) is not None
+        ]
         for lane, due_ms in [*self.deferrals.dues.items(), *self.windows.items()]:
             if self._has_room(lane):
                 dues.append(now.mono + due_ms / 1000 - now.wall_us / 1e6)

@@ -6,76 +6,113 @@ In any window of t seconds at most ``burst + rate * t`` pass. The clock is the c
 from __future__ import annotations
 
 import math
-import re
+from array import array
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import msgspec
 
-PERIODS_S = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
-SWEEP_EVERY_S = 1.0
+from shards.keyed import Keyed, check_exempt
+from shards.units import parse_rate
+
+SLACK_S = 1e-6  # as (now + interval) - now may be a little more than interval
 
 
 class RateLimit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``rate`` is "count/period" with second, minute, hour or day; ``burst`` defaults to the count."""
+    """``rate`` is "count/period" with second, minute, hour or day; ``burst`` defaults to the count.
+
+    ``overflow`` says what becomes of what exceeds it: ``rate_limited``, sent when it conforms, into a digest, or into
+    the inbox instead. ``exempt`` names priorities.
+    """
 
     rate: str
     burst: int | None = None
-    overflow: Literal["drop"] = "drop"
+    overflow: Literal["drop", "delay", "digest", "inapp"] = "drop"
     exempt: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        self.parse()
+        parse_rate(self.rate)
         if self.burst is not None and self.burst < 1:
             raise ValueError(f"burst is {self.burst}; it must be at least 1")
+        check_exempt(self.exempt)
 
     def parse(self) -> tuple[int, float]:
-        """``(count, seconds)``; ``ValueError`` says what is wrong with ``rate``."""
-        match = re.fullmatch(r"([1-9]\d*)/(second|minute|hour|day)", self.rate)
-        if match is None:
-            raise ValueError(f'rate {self.rate!r} is not "count/second", "count/minute", "count/hour" or "count/day"')
-        return int(match[1]), PERIODS_S[match[2]]
+        """``(count, seconds)`` of the rate."""
+        return parse_rate(self.rate)
 
 
-class Limiter:
-    """One limit over many keys. ``keys_max`` bounds them: idle keys are dropped, which loses nothing, as an idle
-    key's state equals a new one's; with ``keys_max`` live ones a new key is refused."""
+class Limiter(Keyed[float]):
+    """One limit. The state of a key is the theoretical arrival time of its next event."""
 
     def __init__(self, limit: RateLimit, keys_max: int) -> None:
         count, period_s = limit.parse()
+        burst = limit.burst or count
+        super().__init__(f"{limit.rate}+{burst}", limit.exempt, keys_max)
+        self.overflow = limit.overflow
         self._interval_s = period_s / count
-        # a microsecond on top, as (now + interval) - now may be a little more than interval
-        self._tolerance_s = self._interval_s * ((limit.burst or count) - 1) + 1e-6
-        self._keys_max = keys_max
-        self._next_sweep = 0.0
-        self._due: dict[str, float] = {}  # the theoretical arrival time of each key's next event
-        self.exempt = frozenset(limit.exempt)
+        self._burst_s = self._interval_s * burst
+        self._tolerance_s = self._interval_s * (burst - 1) + min(SLACK_S, self._interval_s / 1000)
 
-    def __len__(self) -> int:
-        return len(self._due)
-
-    def allow(self, key: str, now: float, exempt: bool = False) -> bool:
+    def allow(self, key: int, now: float, exempt: bool = False) -> bool:
         """Charge one event to ``key`` if it conforms; an exempt one always passes, and is charged as well."""
-        due = self._due.get(key)
+        due = self._states.get(key)
         if due is None:
-            if len(self._due) >= self._keys_max and not self._sweep(now):
+            if not self._has_place(now):
                 return exempt
-            self._due[key] = now + self._interval_s
-            return True
-        if due < now:
+            due = now
+        elif due < now:
             due = now
         elif due - now > self._tolerance_s and not exempt:
             return False
-        self._due[key] = due + self._interval_s
+        self._states[key] = due + self._interval_s
+        self.charges.append(key)
         return True
 
-    def remaining(self, key: str, now: float) -> int:
-        """How many events would pass right now."""
-        wait_s = max(0.0, self._due.get(key, now) - now)
+    def reserve(self, key: int, now: float) -> float:
+        """Charge one event whatever the state, and answer when it conforms: from then on it may be sent.
+
+        Infinity, and nothing is charged, where no new key has room.
+        """
+        at = self.next_at(key, now)
+        if at < math.inf:
+            self._states[key] = max(now, self._states.get(key, now)) + self._interval_s
+            self.charges.append(key)
+        return at
+
+    def next_at(self, key: int, now: float) -> float:
+        due = self._states.get(key)
+        if due is None:
+            return now if self._has_place(now) else math.inf
+        return max(now, due - self._tolerance_s)
+
+    def remaining(self, key: int, now: float) -> int:
+        due = self._states.get(key)
+        if due is None and not self._has_place(now):
+            return 0
+        wait_s = max(0.0, due - now) if due is not None else 0.0
         return max(0, math.floor((self._tolerance_s - wait_s) / self._interval_s) + 1)
 
-    def _sweep(self, now: float) -> bool:
-        if now < self._next_sweep:
-            return False
-        self._next_sweep = now + SWEEP_EVERY_S
-        self._due = {key: due for key, due in self._due.items() if due > now}
-        return len(self._due) < self._keys_max
+    def _is_idle(self, state: float, now: float) -> bool:
+        return state <= now
+
+    # --- for the store -------------------------------------------------------------------------------------------
+
+    def replay(self, keys: Iterable[int], at: float) -> None:
+        states, interval_s = self._states, self._interval_s
+        for key in keys:
+            due = states.get(key, at)
+            states[key] = max(due, at) + interval_s
+
+    def state(self, keys: list[int], times_max: int) -> tuple[array[int], array[float]]:
+        states = self._states
+        known = [key for key in keys[-times_max:] if key in states]
+        del keys[-times_max:]
+        return array("q", known), array("d", [states[key] for key in known])
+
+    def restore(self, keys: Sequence[int], times: Iterable[float]) -> None:
+        self._states.update(zip(keys, times, strict=True))
+
+    def fit(self, now: float) -> None:
+        """Nobody waits longer than after a whole burst."""
+        most = now + self._burst_s
+        self._states = {key: min(due, most) for key, due in self._states.items()}

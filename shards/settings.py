@@ -6,23 +6,30 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from shards.caps import CapSettings
 from shards.digests import DigestSettings
 from shards.limiter import RateLimit
 from shards.quiet import check_zone
 from shards.retry import RetryPolicy
 from shards.rules import Category, PlacedRule
-from shards.units import Seconds
+from shards.units import Seconds, parse_rate
 from shards.wire import CHANNELS
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class ChannelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``concurrency`` bounds the deliveries under way at once, per shard. The last three are of ``simulated``."""
+    """``concurrency`` bounds the deliveries under way at once, per shard. The last three are of ``simulated``.
+
+    ``rate`` is what the provider takes from all shards together, empty for no bound; ``burst`` 0 is a tenth of a
+    second's worth of it.
+    """
 
     provider: Literal["simulated"] | None = None
     concurrency: int = 64
     timeout: Seconds = Seconds(10.0)
+    rate: str = ""
+    burst: int = 0
     failure_rate: float = 0.0
     latency: Seconds = Seconds(0.0)
     seed: int = 0
@@ -30,6 +37,12 @@ class ChannelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if not 1 <= self.concurrency <= 100_000:
             raise ValueError(f"concurrency is {self.concurrency}; it must be between 1 and 100000")
+        if self.rate:
+            parse_rate(self.rate)
+        elif self.burst:
+            raise ValueError("burst: it needs rate as well")
+        if self.burst < 0:
+            raise ValueError(f"burst is {self.burst}; it must not be below 0")
         if not 0 <= self.failure_rate <= 1:
             raise ValueError(f"failure_rate is {self.failure_rate}; it must be between 0 and 1")
 
@@ -102,6 +115,7 @@ class ShardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     channels: dict[str, ChannelSettings]
     schedules: Schedules = Schedules()
     digests: dict[str, DigestSettings] = {}
+    caps: dict[str, CapSettings] = {}
     drain: Seconds = Seconds(10.0)
     preferences: PreferenceSettings = PreferenceSettings()
     rules: tuple[PlacedRule, ...] = ()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import sqlite3
-from collections.abc import Container, Mapping
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from shards.hold import Hold
 from shards.inbox import Inbox
 from shards.intake import Intake
 from shards.journal import SqliteJournal, State
-from shards.limiter import Limiter
+from shards.limit_store import LimitStore
 from shards.maintenance import Maintenance
 from shards.marks import Marks
 from shards.operations import Operations
@@ -57,7 +57,6 @@ class UnjudgeableError(Exception):
 class Shard:
     """Opening it brings back what was: positions, keys, what waits for a retry, suspects. Raises as the journal does.
 
-    ``limiters``, by channel, are those of a predecessor in the same process: what they let pass stays spent.
     ``refused`` are frames that brought a predecessor down.
     """
 
@@ -65,7 +64,6 @@ class Shard:
         self,
         settings: ShardSettings,
         moment: Now,
-        limiters: Mapping[int, Limiter],
         refused: Container[FrameNumber],
     ) -> None:
         self.settings = settings
@@ -84,7 +82,8 @@ class Shard:
                 counters.channels.append(ChannelCounters())
             self.inbox = Inbox(journal.path, journal.database)
             self.core = Core(settings, journal.channel_names, journal, counters, random.random)
-            self.core.limiters.update(limiters)
+            self.limits = LimitStore(journal.path, journal.database, self.core.limits)
+            self.limits.load(moment)
             self.operations = Operations(self.core, journal, self.inbox)
             self.stream = Stream(self.core, self.inbox, self.operations, settings.bounds.users)
             self.intake = Intake(self.state.last, (self.state.epoch, self.state.gen), self.state.base)
@@ -267,6 +266,7 @@ class Shard:
         journal.record(changes, moment.wall_us // 1000)
         journal.record_deferrals(core.deferrals.added, core.deferrals.removed)
         journal.record_digests(core.digests.changed)
+        self.limits.save(moment)
         if changes.inbox:
             self.inbox.append(changes.inbox)
         self.state.last = self.intake.last

@@ -1,4 +1,4 @@
-"""Units of the configuration: durations such as "30s", and how they are read from text.
+"""Units of the configuration: durations such as "30s", rates such as "10/second", and how they are read from text.
 
 A duration is a float of seconds in code, and text with a unit wherever people write it.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+PERIODS_S = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
 UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -35,6 +36,14 @@ class Seconds(float):
             if count >= 1 and abs(count - round(count)) < 1e-9:
                 return f"{round(count)}{unit}"
         return f"{float(self):g}s"
+
+
+def parse_rate(text: str) -> tuple[int, float]:
+    """``(count, seconds)`` of "count/period"; ``ValueError`` says what a rate looks like."""
+    match = re.fullmatch(r"([1-9]\d*)/(second|minute|hour|day)", text)
+    if match is None:
+        raise ValueError(f'rate {text!r} is not "count/second", "count/minute", "count/hour" or "count/day"')
+    return int(match[1]), PERIODS_S[match[2]]
 
 
 def decode_hook(kind: type[Any], value: object) -> Any:

@@ -18,7 +18,6 @@ import zmq
 
 from shards import disk, logs
 from shards.changes import Now
-from shards.limiter import Limiter
 from shards.process import WRONG_CONFIGURATION, Stop, begin_child, fail, say_ready, usage
 from shards.rescue import rescue
 from shards.schema import DamagedError, JournalError
@@ -70,7 +69,6 @@ class Worker:
         self.stop = stop
         self.shard: Shard | None = None
         self._incarnation = settings.incarnation
-        self._limiters: dict[int, Limiter] = {}  # of the shard that was dropped
         self._refused: set[FrameNumber] = set()  # frames that cannot be judged
         self._stalled = ""  # why there is no shard
         self._damaged = False  # the journal is to be rescued before it is opened
@@ -94,7 +92,7 @@ class Worker:
     def _open(self) -> None:
         """Make the shard from its journal, or note why that cannot be done now."""
         try:
-            self.shard = Shard(self.settings, now(), self._limiters, self._refused)
+            self.shard = Shard(self.settings, now(), self._refused)
         except (sqlite3.Error, OSError, DamagedError) as error:
             self._note(error)
             return
@@ -114,9 +112,8 @@ class Worker:
         self._open_at = time.monotonic() + (0.0 if self._damaged else OPEN_EVERY_S)
 
     def _drop(self) -> None:
-        """Forget everything that is not in the journal, which nobody has been told; limits stay spent."""
+        """Forget everything that is not in the journal, which nobody has been told."""
         assert self.shard is not None
-        self._limiters = self.shard.core.limiters
         with contextlib.suppress(sqlite3.Error, OSError):
             self.shard.close()
         self.shard = None

@@ -60,7 +60,7 @@ class CheckedLimiter(Limiter):
     """In any window of t seconds at most burst + rate * t pass, whatever the wall clock and the disk do; those that are
     exempt are charged, and pass even so. ``passed`` is by key, of all limiters of this limit in one process."""
 
-    def __init__(self, clock: Clock, passed: dict[str, list[float]], limit: RateLimit, keys_max: int) -> None:
+    def __init__(self, clock: Clock, passed: dict[int, list[float]], limit: RateLimit, keys_max: int) -> None:
         super().__init__(limit, keys_max)
         self._clock = clock
         count, period_s = limit.parse()
@@ -68,7 +68,7 @@ class CheckedLimiter(Limiter):
         self._burst = limit.burst or count
         self._passed = passed
 
-    def allow(self, key: str, now: float, exempt: bool = False) -> bool:
+    def allow(self, key: int, now: float, exempt: bool = False) -> bool:
         assert now == self._clock.mono, "limit: by another clock"
         allowed = super().allow(key, now, exempt)
         passed = self._passed.setdefault(key, [])

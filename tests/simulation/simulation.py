@@ -124,7 +124,7 @@ class Simulation:
         self.collector = Collector()
         self.router = Router(self.epoch, self.data, self.clock)
         self.disk = Disk(random, self.fuse, self.checker.committed)
-        self.passed: dict[str, list[float]] = {}  # what the limits let pass, by user, in this life of the process
+        self.passed: dict[int, list[float]] = {}  # what the limits let pass, by user, in this life of the process
         self.worker: SimulatedWorker
         self._answered: set[int] = set()
         self._opened: Shard | None = None

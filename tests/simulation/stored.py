@@ -123,7 +123,8 @@ class Stored:
         assert steps in {0, 1}, f"D: {place} went from {old:#x} to {new:#x}"
         if steps == 0:
             unsent = (ledger.SUPPRESSED, ledger.RATE_LIMITED, ledger.EXPIRED, ledger.CANCELLED, ledger.DEAD)
-            assert ledger.outcome_of(new) in unsent, f"C: {place} is {new:#x} without an attempt"
+            waits = (ledger.PENDING, ledger.DEFERRED) if ledger.outcome_of(old) != ledger.RETRYING else ()
+            assert ledger.outcome_of(new) in (*unsent, *waits), f"C: {place} is {new:#x} without an attempt"
 
     # --- a frame's first commit --------------------------------------------------------------------------------
 

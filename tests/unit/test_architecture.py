@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 # Given the time, a random generator and the bytes, these decide; they fetch nothing themselves.
 PURE = (
+    "caps",
     "changes",
     "conditions",
     "content_keys",
@@ -31,10 +32,13 @@ PURE = (
     "identifiers",
     "intake",
     "judging",
+    "keyed",
     "lanes",
     "ledger",
     "limiter",
+    "limits",
     "nearest",
+    "pace",
     "people",
     "preferences",
     "quiet",

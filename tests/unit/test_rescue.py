@@ -194,7 +194,7 @@ def report() -> Report:
 def rescued(path: Path, damage: str) -> Content:
     rescue(SETTINGS, damage)
     found = content(path)
-    shard = Shard(SETTINGS, NOW, {}, ())
+    shard = Shard(SETTINGS, NOW, ())
     for channel in shard.stats(NOW)["channels"].values():
         assert channel["planned"] >= 0
     total = sum(counters.planned - sum(counters.outcomes) for counters in shard.core.counters.channels)

@@ -177,6 +177,14 @@ def test_a_channel_of_ones_own_may_be_named_everywhere(written: Path) -> None:
     assert loaded(text, written).categories["legal"].channels == ("fax",)
 
 
+def test_a_cap_names_categories_and_channels_of_ones_own(written: Path) -> None:
+    text = (
+        '[channels.fax]\nprovider = "simulated"\n[categories.legal]\nchannels = ["fax"]\n'
+        '[caps.paper]\nlimit = 1\nwindow = "7d"\ncategories = ["legal", "system"]\nchannels = ["fax"]\n'
+    )
+    assert loaded(text, written).caps["paper"].window == Seconds(7 * 86_400.0)
+
+
 @pytest.mark.parametrize("endpoint", ["tcp://127.0.0.1:7711", "tcp://127.8.0.1:1", "tcp://[::1]:7711", "ipc://run/x"])
 def test_endpoints_that_only_this_machine_reaches_need_nothing(endpoint: str) -> None:
     assert load(None, {"DISPATCHER_SUBMIT": endpoint}, {}).dispatcher.submit == endpoint
@@ -203,8 +211,8 @@ def test_endpoints_that_only_this_machine_reaches_need_nothing(endpoint: str) ->
         ('[channels]\nsms = { provider = "simulated", sead = 1 }\n', 2, "channels.sms.sead", "did you mean seed?"),
         ('channels.sms.provider = "simulated"\nchannels.sms.sead = 1\n', 2, "channels.sms.sead", "did you mean seed?"),
         ('[channels."a.b"]\nprovider = "simulated"\nsead = 1\n', 3, "channels.a.b.sead", "did you mean seed?"),
-        ("shards = 4\n", 1, "shards", "known: bounds, categories"),
-        ('"no such" = 4\n', 1, "no such", "known: bounds, categories"),
+        ("shards = 4\n", 1, "shards", "did you mean schedules?"),
+        ('"no such" = 4\n', 1, "no such", "known: bounds, caps, categories"),
         ("[dispatcher]\nSHARDS = 4\n", 2, "dispatcher.SHARDS", "shards"),
         ('[dispatcher]\ndata_dir = """\nshard = 1\n[limits]\n"""\nshard = 2\n', 6, "dispatcher.shard", "shards?"),
         ("\ufeff[dispatcher]\nshard = 1\n", 2, "dispatcher.shard", "did you mean shards?"),
@@ -234,6 +242,17 @@ def test_an_unknown_key_is_named_with_its_line_and_the_nearest(
         ('[rate_limits]\nemail = { rate = "1/day", burst = 0 }\n', 2, "rate_limits.email.burst", "at least 1"),
         ('[rate_limits]\nemial = "5/minute"\n', 2, "rate_limits.emial", "did you mean email?"),
         ("rate_limits = 5\n", 1, "rate_limits", "Expected `table`"),
+        ('[rate_limits.sms]\nrate = "1/day"\noverflow = "wait"\n', 3, "rate_limits.sms.overflow", "delay, digest"),
+        ('[rate_limits.sms]\nrate = "1/day"\nexempt = ["critcal"]\n', 3, "rate_limits.sms.exempt", "critical?"),
+        ('[rate_limits.inapp]\nrate = "1/day"\noverflow = "inapp"\n', 3, "rate_limits.inapp.overflow", "itself"),
+        ('[rate_limits.sms]\nrate = "1/day"\noverflow = "digest"\n', 3, "rate_limits.sms.overflow", "[digests.*]"),
+        ("[caps.a]\nlimit = 5\n", 1, "caps.a", "window is missing"),
+        ('[caps.a]\nlimit = 0\nwindow = "1d"\n', 2, "caps.a.limit", "between 1 and 1000"),
+        ('[caps.a]\nlimit = 5\nwindow = "32d"\n', 3, "caps.a.window", "at most 31d"),
+        ('[caps.a]\nlimit = 5\nwindow = "0s"\n', 3, "caps.a.window", "above 0"),
+        ('[caps.a]\nlimit = 5\nwindow = "1d"\nexempt = ["hgh"]\n', 4, "caps.a.exempt", "did you mean high?"),
+        ('[caps.a]\nlimit = 5\nwindow = "1d"\ncategories = ["markting"]\n', 4, "caps.a.categories", "marketing?"),
+        ('[caps.a]\nlimit = 5\nwindow = "1d"\nchannels = ["emial"]\n', 4, "caps.a.channels", "email?"),
         ('[categories.news]\nchannels = ["emial"]\n', 2, "categories.news.channels", "did you mean email?"),
         ("[categories.news]\nchannels = []\n", 2, "categories.news.channels", "at least one"),
         ('[categories.news]\nchannels = ["sms", "sms"]\n', 2, "categories.news.channels", "each once"),
@@ -255,6 +274,9 @@ def test_an_unknown_key_is_named_with_its_line_and_the_nearest(
         ("[channels.email]\nconcurrency = 5\n", 1, "channels.email", 'provider = "simulated"'),
         ('[channels.email]\nprovider = "smtp"\n', 2, "channels.email.provider", "known: simulated"),
         ('[channels.sms]\nprovider = "simulated"\nfailure_rate = 2\n', 3, "channels.sms.failure_rate", "0 and 1"),
+        ('[channels.sms]\nprovider = "simulated"\nrate = "5"\n', 3, "channels.sms.rate", '"count/minute"'),
+        ('[channels.sms]\nprovider = "simulated"\nburst = 5\n', 3, "channels.sms.burst", "needs rate"),
+        ('[channels.sms]\nrate = "5/day"\nprovider = "simulated"\nburst = -1\n', 4, "channels.sms.burst", "below 0"),
         ('[channels.inapp]\nprovider = "simulated"\n', 1, "channels.inapp", "built in"),
     ],
 )

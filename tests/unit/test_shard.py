@@ -50,7 +50,7 @@ def open_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open
     def reopen(settings: ShardSettings, moment: Now) -> Shard:
         for shard in opened:
             shard.close()
-        opened[:] = [Shard(settings, moment, {}, set())]
+        opened[:] = [Shard(settings, moment, set())]
         return opened[0]
 
     yield reopen
@@ -109,7 +109,7 @@ def test_a_retry_on_a_channel_that_is_no_more_becomes_a_dead_letter(open_shard: 
 
 @pytest.mark.parametrize(("seq", "slot"), [(1, 7), (2, 0), (2**63, 0)])
 def test_a_damaged_page_of_marks_names_no_suspects(open_shard: Open, seq: int, slot: int) -> None:
-    shard = Shard(SETTINGS, at(0), {}, set())
+    shard = Shard(SETTINGS, at(0), set())
     send(shard, 1, at(0), {"user_id": "ann", "title": "hello", "channels": ["email"]})
     turn(shard, at(0))
     shard.close()

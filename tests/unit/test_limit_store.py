@@ -1,0 +1,228 @@
+"""What was spent of the limits, over stops, kills, changes of the clock and of the configuration."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shards import limit_store, schema
+from shards.caps import CapSettings
+from shards.changes import Now
+from shards.limit_store import LimitStore
+from shards.limiter import RateLimit
+from shards.limits import Limits
+from shards.schema import DamagedError
+from shards.units import Seconds
+
+RATES = {"email": RateLimit("10/minute", burst=3), "sms": RateLimit("3/second", overflow="delay")}
+CAPS = {"few": CapSettings(limit=3, window=Seconds(20.0))}
+WALL_US = 1_800_000_000_000_000
+KEYS_MAX = 1_000
+KEY = -7
+
+
+def connect() -> sqlite3.Connection:
+    database = sqlite3.connect(":memory:", isolation_level=None)
+    schema.create(database, 0, 1)
+    return database
+
+
+@pytest.fixture
+def database() -> Iterator[sqlite3.Connection]:
+    opened = connect()
+    yield opened
+    opened.close()
+
+
+def moment(ms: int, wall_ms: int = 0, boot_s: float = 0.0) -> Now:
+    """``ms`` after the beginning, where the wall clock was set by ``wall_ms``, and the monotonic one began earlier."""
+    return Now(boot_s + ms / 1000, WALL_US + (ms + wall_ms) * 1000)
+
+
+def opened(
+    database: sqlite3.Connection,
+    now: Now,
+    rates: Mapping[str, RateLimit] = RATES,
+    caps: Mapping[str, CapSettings] = CAPS,
+) -> LimitStore:
+    store = LimitStore(Path("journal"), database, Limits(rates, caps, KEYS_MAX))
+    store.load(now)
+    return store
+
+
+def names(database: sqlite3.Connection) -> list[str]:
+    return [name for (name,) in database.execute("SELECT DISTINCT name FROM limits ORDER BY name")]
+
+
+Step = tuple[int, int, str]  # milliseconds before it, user, what
+
+steps = st.lists(
+    st.tuples(
+        st.integers(0, 4_000),
+        st.integers(-2, 2),
+        st.sampled_from(["allow", "exempt", "reserve", "cap", "charge cap", "save", "reopen"]),
+    ),
+    max_size=80,
+)
+
+
+def act(limits: Limits, what: str, key: int, now: Now) -> object:
+    rate, delay, cap = limits.rates["email"], limits.rates["sms"], limits.caps["few"]
+    if what in ("allow", "exempt"):
+        return rate.allow(key, now.mono, what == "exempt")
+    if what == "reserve":
+        return round(delay.reserve(key, now.mono) - now.mono, 5)
+    has_room = cap.has_room(key, now.mono)
+    if has_room or what == "charge cap":
+        cap.charge(key, now.mono)
+    return has_room
+
+
+def answers(limits: Limits, key: int, now: Now) -> list[object]:
+    return [
+        (name, limit.remaining(key, now.mono), round(limit.next_at(key, now.mono) - now.mono, 5))
+        for name, limit in limits.named.items()
+    ]
+
+
+@settings(max_examples=150, derandomize=True, deadline=None)
+@given(steps, st.integers(1, 4), st.integers(1, 60))
+def test_who_is_stored_and_read_anew_answers_like_who_never_stopped(
+    plan: list[Step], part: int, charges_max: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limit_store, "PART_TIMES", part)
+        patch.setattr(limit_store, "CHARGES_MAX", charges_max)
+        database = connect()
+        boot_s, ms = 0.0, 0
+        never = Limits(RATES, CAPS, KEYS_MAX)
+        store = opened(database, moment(0))
+        for wait_ms, key, what in plan:
+            ms += wait_ms
+            now, now_here = moment(ms), moment(ms, boot_s=boot_s)
+            if what in ("save", "reopen"):
+                store.save(now_here)
+                if what == "reopen":
+                    boot_s += 1_000.25
+                    store = opened(database, moment(ms, boot_s=boot_s))
+            else:
+                assert act(never, what, key, now) == act(store.limits, what, key, now_here)
+                store.save(now_here)
+            now_here = moment(ms, boot_s=boot_s)
+            for user in range(-2, 3):
+                assert answers(never, user, now) == answers(store.limits, user, now_here)
+        database.close()
+
+
+def test_what_was_not_committed_is_not_spent(database: sqlite3.Connection) -> None:
+    store = opened(database, moment(0))
+    database.execute("BEGIN")
+    assert store.limits.rates["email"].allow(KEY, 0.0)
+    store.save(moment(0))
+    database.execute("ROLLBACK")
+    assert opened(database, moment(0)).limits.rates["email"].remaining(KEY, 0.0) == 3
+
+
+def test_a_state_takes_the_place_of_what_it_sums_up(
+    database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limit_store, "CHARGES_MAX", 50)
+    monkeypatch.setattr(limit_store, "PART_TIMES", 4)
+    store = opened(database, moment(0))
+    for key in range(10):
+        assert store.limits.rates["email"].allow(key, 0.0)
+        store.save(moment(0))
+    rows = database.execute("SELECT times IS NOT NULL, length(keys) / 8 FROM limits ORDER BY id").fetchall()
+    assert rows[0] == (1, 4), "the rows before the state are gone"
+    assert [count for is_state, count in rows if not is_state] == [1] * 5
+    again = opened(database, moment(0)).limits.rates["email"]
+    assert [again.remaining(key, 0.0) for key in range(11)] == [2] * 10 + [3]
+
+
+def test_a_clock_that_was_set_back_locks_nobody_out(database: sqlite3.Connection) -> None:
+    store = opened(database, moment(0))
+    for _ in range(3):
+        assert store.limits.rates["email"].allow(KEY, 0.0)
+        store.limits.caps["few"].charge(KEY, 0.0)
+    store.save(moment(0))
+    later = moment(0, wall_ms=-3_600_000)
+    again = opened(database, later).limits
+    assert again.rates["email"].next_at(KEY, 0.0) == pytest.approx(6.0, abs=1e-4)
+    assert again.caps["few"].next_at(KEY, 0.0) == pytest.approx(20.0)
+
+
+def test_a_clock_that_was_set_back_before_a_state_locks_nobody_out(
+    database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limit_store, "CHARGES_MAX", 1)
+    store = opened(database, moment(0))
+    for _ in range(3):
+        assert store.limits.rates["email"].allow(KEY, 0.0)
+    store.save(moment(0))
+    again = opened(database, moment(0, wall_ms=-3_600_000)).limits.rates["email"]
+    assert again.next_at(KEY, 0.0) == pytest.approx(6.0, abs=1e-4)
+
+
+def test_reservations_and_what_the_exempt_spent_outlive_a_stop(database: sqlite3.Connection) -> None:
+    store = opened(database, moment(0))
+    for _ in range(30):
+        store.limits.rates["sms"].reserve(KEY, 0.0)
+        assert store.limits.rates["email"].allow(KEY, 0.0, exempt=True)
+    store.save(moment(0))
+    again = opened(database, moment(0)).limits.rates
+    assert again["sms"].next_at(KEY, 0.0) == pytest.approx(28 / 3, abs=1e-4)
+    assert again["email"].next_at(KEY, 0.0) == pytest.approx(28 * 6, abs=1e-4)
+
+
+def test_other_terms_keep_what_was_spent_as_far_as_they_go(database: sqlite3.Connection) -> None:
+    slow = {"email": RateLimit("1/day", burst=50)}
+    store = opened(database, moment(0), slow)
+    for _ in range(50):
+        assert store.limits.rates["email"].allow(KEY, 0.0)
+        store.limits.caps["few"].charge(KEY, 0.0)
+    store.save(moment(0))
+    fast, one = {"email": RateLimit("10/minute", burst=10)}, {"few": CapSettings(limit=1, window=Seconds(20.0))}
+    store = opened(database, moment(1), fast, one)
+    assert store.limits.rates["email"].remaining(KEY, 0.001) == 0
+    assert store.limits.rates["email"].next_at(KEY, 0.001) == pytest.approx(6.001, abs=1e-4)
+    assert store.limits.caps["few"].next_at(KEY, 0.001) == 20.0
+    store.save(moment(1))
+    assert names(database) == ["cap:few 1/20s", "rate:email 10/minute+10"]
+    assert opened(database, moment(2), fast, one).limits.rates["email"].next_at(KEY, 0.002) == pytest.approx(6.001)
+
+
+def test_a_reload_of_the_configuration_keeps_what_was_spent_by_name(database: sqlite3.Connection) -> None:
+    store = opened(database, moment(0))
+    for name in ("email", "sms"):
+        assert store.limits.rates[name].allow(KEY, 0.0)
+    store.save(moment(0))
+    assert store.limits.rates["email"].allow(KEY, 0.0)  # not stored yet
+    store.keep(Limits({"email": RateLimit("10/minute", burst=5)}, CAPS, KEYS_MAX), moment(0))
+    assert store.limits.rates["email"].remaining(KEY, 0.0) == 3
+    store.save(moment(0))
+    assert names(database) == ["rate:email 10/minute+5"]
+    again = opened(database, moment(0), {"email": RateLimit("10/minute", burst=5)})
+    assert again.limits.rates["email"].remaining(KEY, 0.0) == 3
+
+
+def test_a_limit_that_is_no_more_is_forgotten(database: sqlite3.Connection) -> None:
+    store = opened(database, moment(0))
+    assert store.limits.rates["email"].allow(KEY, 0.0)
+    store.save(moment(0))
+    opened(database, moment(0), {}).save(moment(0))
+    assert names(database) == []
+    assert opened(database, moment(0)).limits.rates["email"].remaining(KEY, 0.0) == 3
+
+
+def test_a_damaged_row_is_told(database: sqlite3.Connection) -> None:
+    store = opened(database, moment(0))
+    assert store.limits.rates["email"].allow(KEY, 0.0)
+    store.save(moment(0))
+    database.execute("UPDATE limits SET at_ms = at_ms + 1")
+    with pytest.raises(DamagedError, match="limits"):
+        opened(database, moment(0))
