@@ -83,6 +83,8 @@ class Store(Protocol):
 
     def digests_of(self, seq: int) -> list[Digest]: ...
 
+    def digests_holding(self, prefix: str, place: int) -> list[Digest]: ...
+
 
 class Digests:
     """The windows of a shard. What changes within a turn is in ``changed``, by id, until the turn is committed."""
@@ -170,9 +172,19 @@ class Digests:
     def save(self, digest: Digest) -> None:
         self.changed[digest.id] = digest
 
+    def holding(self, user_id: str, channel: str, place: int) -> Digest | None:
+        """The digest of the user on the channel that has an item."""
+        prefix = f"{user_id}\0{channel}\0"
+        for digest in self.changed.values():
+            if digest is not None and digest.window.startswith(prefix) and place in digest.places:
+                return digest
+        found = self._store.digests_holding(prefix, place)
+        return next((digest for digest in found if digest.id not in self.changed), None)
+
     def of_frame(self, seq: int) -> list[Digest]:
         """Those that are sent by way of a delivery of the frame."""
-        return self._store.digests_of(seq)
+        found = {digest.id: digest for digest in self._store.digests_of(seq)} | self.changed
+        return [one for one in found.values() if one and one.carrier is not None and one.carrier >> PLACE_SHIFT == seq]
 
     def committed(self) -> None:
         self.changed = {}

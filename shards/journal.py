@@ -522,6 +522,11 @@ class SqliteJournal:
             "SELECT * FROM digests WHERE carrier >= ? AND carrier < ?", (seq << PLACE_SHIFT, (seq + 1) << PLACE_SHIFT)
         )
 
+    def digests_holding(self, prefix: str, place: int) -> list[Digest]:
+        """Those of a user and channel, which begin the names of their windows, that have an item."""
+        found = self._digests("SELECT * FROM digests WHERE window >= ? AND window < ?", (prefix, prefix[:-1] + "\1"))
+        return [digest for digest in found if place in digest.places]
+
     def _digests(self, query: str, values: tuple[object, ...]) -> list[Digest]:
         rows = self.database.execute(query, values).fetchall()
         return [msgspec.msgpack.decode(schema.verified(self.path, "digests", row)[-1], type=Digest) for row in rows]

@@ -24,7 +24,7 @@ CHARGES_MAX = 100_000  # to be replayed, or twice the last state: then a new one
 ROW_COST = 10  # charges that a row takes as long as, by itself
 PART_TIMES = 20_000  # of the state, written in one turn
 
-Row = tuple[int, str, int, bytes, bytes | None]  # of the table: id, name and terms, at_ms, keys, times
+Row = tuple[str, int, bytes, bytes | None]  # of the table, without its id: name and terms, at_ms, keys, times
 
 
 class _Stored:
@@ -144,9 +144,9 @@ def _full_name(name: str, limit: Keyed[Any]) -> str:
 
 
 def split(row: Row, shards: int) -> dict[int, Row]:
-    """A row's parts, by the shard of their users. The ids stay: of several journals that become one, all rows of one
-    go before those of the next, in their order, under new ids. No user is in two of them."""
-    number, name, at_ms, keys_blob, times_blob = row
+    """A row's parts, by the shard of their users. Of several journals that become one, all rows of one go before those
+    of the next, in their order: no user is in two of them."""
+    name, at_ms, keys_blob, times_blob = row
     parts: dict[int, tuple[array[int], array[float]]] = {}
     keys = array("q", keys_blob)
     times = array("d", bytes(8 * len(keys)) if times_blob is None else times_blob)
@@ -155,6 +155,6 @@ def split(row: Row, shards: int) -> dict[int, Row]:
         owners.append(key)
         found.append(time)
     return {
-        shard: (number, name, at_ms, owners.tobytes(), None if times_blob is None else found.tobytes())
+        shard: (name, at_ms, owners.tobytes(), None if times_blob is None else found.tobytes())
         for shard, (owners, found) in parts.items()
     }

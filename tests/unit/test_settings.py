@@ -185,6 +185,14 @@ def test_a_cap_names_categories_and_channels_of_ones_own(written: Path) -> None:
     assert loaded(text, written).caps["paper"].window == Seconds(7 * 86_400.0)
 
 
+def test_what_exceeds_a_limit_may_go_to_a_digest_that_takes_it(written: Path) -> None:
+    text = (
+        '[rate_limits.sms]\nrate = "1/day"\noverflow = "digest"\n[digests.rest]\ntemplate = "rest"\nwhen = "overflow"\n'
+    )
+    assert loaded(text, written).rate_limits["sms"].overflow == "digest"
+    assert "rate_limits.sms.overflow" in refusal(text + 'channels = ["email"]\n', written)
+
+
 @pytest.mark.parametrize("endpoint", ["tcp://127.0.0.1:7711", "tcp://127.8.0.1:1", "tcp://[::1]:7711", "ipc://run/x"])
 def test_endpoints_that_only_this_machine_reaches_need_nothing(endpoint: str) -> None:
     assert load(None, {"DISPATCHER_SUBMIT": endpoint}, {}).dispatcher.submit == endpoint
