@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from shards.contacts import PUSH_PROVIDERS
+from shards.nearest import unknown
 from shards.preferences import DOCUMENT_BYTES_MAX
-from shards.rules import unknown
 from shards.validation import check_user_id
 from shards.wire import RequestError
 

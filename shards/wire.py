@@ -174,6 +174,7 @@ OPERATIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "dead.purge": ((), (*_DEAD_FILTERS, "limit")),
     "backup.begin": (("id",), ()),
     "backup.end": (("id",), ()),
+    "config.reload": ((), ()),
     "stats": ((), ()),
     "ping": ((), ()),
 }
@@ -187,7 +188,6 @@ UNSUPPORTED = frozenset(
         "template.put",
         "channel.pause",
         "channel.resume",
-        "config.reload",
         "explain",
     }
 )
