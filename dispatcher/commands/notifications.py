@@ -12,7 +12,8 @@ from shards.wire import PRIORITIES
 
 
 @click.command()
-@click.argument("user_id")
+@click.argument("user_id", required=False)
+@click.option("--topic", help="In place of USER_ID: all who are subscribed to it; '*' is every user with a document.")
 @click.option("--title")
 @click.option("--body")
 @click.option("--category", help="Decides the channels and the priority.  [default: system]")
@@ -23,7 +24,8 @@ from shards.wire import PRIORITIES
 @asks
 def send(
     service: Service,
-    user_id: str,
+    user_id: str | None,
+    topic: str | None,
     title: str | None,
     body: str | None,
     category: str | None,
@@ -32,8 +34,11 @@ def send(
     payload: str | None,
     key: str | None,
 ) -> None:
-    """Send one notification to USER_ID and print its id."""
+    """Send one notification to USER_ID, or to all of a topic, and print its id."""
     import orjson
+
+    if (user_id is None) == (topic is None):
+        raise click.UsageError("give a USER_ID or a --topic")
 
     try:
         data = orjson.loads(payload) if payload else None
@@ -41,6 +46,7 @@ def send(
         fail(f"--payload is not JSON: {error}", WRONG_USAGE)
     notification = {
         "user_id": user_id,
+        "topic": topic,
         "title": title,
         "body": body,
         "category": category,
