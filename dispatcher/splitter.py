@@ -251,8 +251,6 @@ def _recipients(route: Route, room: int) -> tuple[list[str], bool]:
     if route.user_id is not None:
         return [route.user_id], False
     recipients = route.recipients or []
-    if not recipients:
-        raise RequestError("bad_value", "recipients is empty; name at least one", "recipients")
     if len(recipients) > room:
         raise RequestError("too_many", f"{len(recipients)} recipients; the batch has room for {room}", "recipients")
     return recipients, True

@@ -579,8 +579,14 @@ class SqliteJournal:
             f"SELECT seq, slot FROM dead WHERE {where} ORDER BY died_at_ms, seq, slot LIMIT ?", (*values, count)
         ).fetchall()
         for place in places:
-            row = self.database.execute("SELECT * FROM dead WHERE seq = ? AND slot = ?", place).fetchone()
-            yield *place, msgspec.msgpack.decode(schema.verified(self.path, "dead", row)[-1], type=DeadLetter)
+            letter = self.letter(*place)
+            assert letter is not None
+            yield *place, letter
+
+    def letter(self, seq: int, slot: int) -> DeadLetter | None:
+        """The dead letter of a delivery; None if there is none (any more)."""
+        row = self.database.execute("SELECT * FROM dead WHERE seq = ? AND slot = ?", (seq, slot)).fetchone()
+        return msgspec.msgpack.decode(schema.verified(self.path, "dead", row)[-1], type=DeadLetter) if row else None
 
     def prunable(self, after: int, finished_us: int, inbox_us: int, count: int) -> list[tuple[int, int, bool]]:
         """``(seq, at_us, may go)`` of the frames after ``after``: final, old enough, and no dead letter's."""

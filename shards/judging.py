@@ -187,7 +187,7 @@ class Judge:
                 self._judge_topic(judged, digests, index, user_id, notification, now_ms)
                 continue
             try:
-                user, decision, key, distinct = self._check(user_id, notification, now_ms)
+                user, decision, key, distinct = self.check(user_id, notification, now_ms)
             except RequestError as error:
                 raw = _as_it_came(here, index, user_id, notification)
                 self._reject(judged, digests, index, error.error, user_id, raw)
@@ -243,7 +243,7 @@ class Judge:
             judged.rejected.append(Rejection(index, refused.error, near))
         self._drop(judged, digests)
 
-    def _check(
+    def check(
         self, user_id: str, notification: Notification, now_ms: int
     ) -> tuple[User, Decision, str | None, str | None]:
         """Everything that makes a notification acceptable; raises ``RequestError``.
@@ -290,6 +290,14 @@ class Judge:
         digests.append(NO_DIGEST)
 
     # --- duplicates --------------------------------------------------------------------------------------------
+
+    def original(self, user: User, notification: Notification, key: str) -> Duplicate | None:
+        """The verdict that this key would get now; None if it is new."""
+        digest = self._idempotency.digest(user.user_id, key)
+        original = self._idempotency.find(digest)
+        if original is None:
+            return None
+        return self._duplicate(0, notification, None, user, digest, original, self._contents.get(original))
 
     def _duplicate(
         self,

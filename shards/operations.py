@@ -6,15 +6,17 @@ Those that change something write within the turn's transaction; the answer leav
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import orjson
 
-from shards import ledger, validation
+from shards import history, ledger, validation
 from shards.broadcast import OPEN
 from shards.changes import Now, decode_notes
-from shards.core import Core
+from shards.core import Core, StoredFrame
+from shards.explaining import Explainer, rejected
+from shards.history import Delivery
 from shards.inbox import PLACE_SHIFT, Inbox
 from shards.journal import SqliteJournal
 from shards.people import User
@@ -22,6 +24,8 @@ from shards.preferences import UserDocument, check_size, parse_document, problem
 from shards.wire import (
     PAGE_BYTES_MAX,
     PRIORITIES,
+    Code,
+    Error,
     Notification,
     Request,
     RequestError,
@@ -40,11 +44,14 @@ class Operations:
         self._core = core
         self._journal = journal
         self._inbox = inbox
+        self._explainer = Explainer(core)
 
     def answer(self, request: Request, now: Now) -> dict[str, Any]:
         match request.op:
             case "status":
                 return self._status(request)
+            case "explain":
+                return {"decisions": self._explainer.explain(request.notification or {}, now)}
             case "cancel":
                 return self._cancel(request, now)
             case "user.put":
@@ -70,33 +77,46 @@ class Operations:
     def _status(self, request: Request) -> dict[str, Any]:
         if request.id is not None and is_broadcast(request.id):
             return {"broadcast": self._broadcast(request.id)}
+        if request.id is not None and (error := self._refusal(request.id)) is not None:
+            return {"id": request.id, "deliveries": [], "decisions": [rejected(error).document()]}
         seq, index = self._place(request)
         row = self._journal.frame(seq)
         if row is None or index >= len(row.widths) or not row.widths[index]:
             raise RequestError("not_found", "no such notification; it may be older than retention", "id")
-        frame = self._core.frames.get(seq)
+        user_id, notification = self._item(seq, index)
+        deliveries = self._deliveries(row, index)
+        return {
+            "id": self._core.ids.make(hash_user(user_id), seq, index),
+            "deliveries": [delivery.document() for delivery in deliveries],
+            "decisions": [
+                finding.document() for finding in history.decided(notification, row.at_us // 1000, deliveries)
+            ],
+        }
+
+    def _refusal(self, identifier: str) -> Error | None:
+        """Why what came by ``ingest`` was rejected: its dead letter alone has its id."""
+        _, seq, index = self._core.ids.find(identifier) or (0, 0, 0)
+        letter = self._journal.letter(seq, -1 - index)
+        if letter is None or letter.id != identifier:
+            return None
+        return Error(cast(Code, letter.error_class), letter.last_error)
+
+    def _deliveries(self, row: StoredFrame, index: int) -> list[Delivery]:
+        frame = self._core.frames.get(row.seq)
         slots = ledger.words(row.slots) if frame is None else frame.slots
         notes = decode_notes(row.notes) if frame is None else frame.notes
+        updated_ms = (frame and frame.updated_ms) or self._journal.updated_ms(row.seq)
         first = sum(row.widths[:index])
-        updated_ms = (frame and frame.updated_ms) or self._journal.updated_ms(seq)
-        deliveries = []
-        for slot in range(first, first + row.widths[index]):
-            value = slots[slot]
-            due, _, error = notes.get(slot, (None, "", None))
-            outcome = ledger.outcome_of(value)
-            deliveries.append(
-                {
-                    "channel": self._core.channel_names[ledger.channel_of(value)],
-                    "outcome": ledger.OUTCOMES[outcome],
-                    "reason": None if outcome == ledger.PENDING else ledger.REASONS[ledger.reason_of(value)] or None,
-                    "attempts": ledger.attempts_of(value),
-                    "last_error": error or None,
-                    "updated_at": updated_ms,
-                    "next_attempt_at": due if outcome in (ledger.RETRYING, ledger.DEFERRED) else None,
-                }
+        return [
+            Delivery(
+                self._core.channel_names[ledger.channel_of(slots[slot])],
+                slots[slot],
+                notes.get(slot, (None, "", "")),
+                updated_ms,
+                self._journal.letter(row.seq, slot) if ledger.outcome_of(slots[slot]) == ledger.DEAD else None,
             )
-        user_id, _ = self._item(seq, index)
-        return {"id": self._core.ids.make(hash_user(user_id), seq, index), "deliveries": deliveries}
+            for slot in range(first, first + row.widths[index])
+        ]
 
     def _broadcast(self, id_: str) -> dict[str, Any] | None:
         """This shard's part of a broadcast; None if it has none."""

@@ -82,11 +82,20 @@ class Choices:
         if preferences.quiet_hours:
             zone = document.timezone or default_zone
             quiet = preferences.quiet_hours, zone if zone in zones() else default_zone  # a newer database may lack it
+        self.quiet_window = quiet  # as it is written, and its zone
         self.quiet = _quiet_hours(*quiet) if quiet else None
         self.key = (self._channels, self._categories, self._pairs, self._missing, self.locale, quiet)
 
     def block(self, category: str, channel: str) -> bool:
-        return channel in self._channels or category in self._categories or (category, channel) in self._pairs
+        return self.blocks(category, channel) is not None
+
+    def blocks(self, category: str, channel: str) -> str | None:
+        """The key under ``preferences`` that switches the delivery off; None if it is allowed."""
+        if channel in self._channels:
+            return f"channels.{channel}"
+        if category in self._categories:
+            return f"categories.{category}"
+        return f"categories.{category}.{channel}" if (category, channel) in self._pairs else None
 
     def has_contact(self, channel: str) -> bool:
         """Whether the user can be reached there: ``inapp``, ``system`` and plug-ins need no contact."""

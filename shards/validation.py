@@ -188,6 +188,8 @@ def check_address(given: Notification | Route) -> None:
     if len(names) != 1:
         problem = f"both {' and '.join(names)} are given" if names else "no recipient is given"
         raise RequestError("bad_value", f"{problem}; give exactly one of user_id, recipients, topic", "user_id")
+    if given.recipients is not None and not given.recipients:
+        raise RequestError("bad_value", "recipients is empty; name at least one", "recipients")
 
 
 def check_user_id(user_id: str) -> None:

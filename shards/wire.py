@@ -166,6 +166,7 @@ _DEAD_FILTERS = ("channel", "category", "reason", "error_class", "since", "user_
 # op -> (what it must have, what it may have); the router checks this before anything is asked of a shard.
 OPERATIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "status": ((), ("id", "user_id", "idempotency_key")),
+    "explain": (("notification",), ()),
     "cancel": ((), ("id", "user_id", "idempotency_key")),
     "user.put": (("user_id", "user"), ()),
     "user.get": (("user_id",), ()),
@@ -191,7 +192,6 @@ UNSUPPORTED = frozenset(
         "channel.pause",
         "channel.resume",
         "config.reload",
-        "explain",
     }
 )
 
