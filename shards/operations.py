@@ -5,7 +5,7 @@ Those that change something write within the turn's transaction; the answer leav
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import orjson
@@ -13,7 +13,7 @@ import orjson
 from shards import history, ledger, validation
 from shards.changes import Now, decode_notes
 from shards.core import Core, StoredFrame
-from shards.explaining import Explainer, rejected
+from shards.explaining import Explainer
 from shards.history import Delivery
 from shards.inbox import PLACE_SHIFT, Inbox
 from shards.journal import SqliteJournal
@@ -22,8 +22,6 @@ from shards.preferences import UserDocument, parse_document
 from shards.wire import (
     PAGE_BYTES_MAX,
     PRIORITIES,
-    Code,
-    Error,
     Notification,
     Request,
     RequestError,
@@ -70,8 +68,6 @@ class Operations:
     # --- status ------------------------------------------------------------------------------------------------
 
     def _status(self, request: Request) -> dict[str, Any]:
-        if request.id is not None and (error := self._refusal(request.id)) is not None:
-            return {"id": request.id, "deliveries": [], "decisions": [rejected(error).document()]}
         seq, index = self._place(request)
         row = self._journal.frame(seq)
         if row is None or index >= len(row.widths) or not row.widths[index]:
@@ -85,14 +81,6 @@ class Operations:
                 finding.document() for finding in history.decided(notification, row.at_us // 1000, deliveries)
             ],
         }
-
-    def _refusal(self, identifier: str) -> Error | None:
-        """Why what came by ``ingest`` was rejected: its dead letter alone has its id."""
-        _, seq, index = self._core.ids.find(identifier) or (0, 0, 0)
-        letter = self._journal.letter(seq, -1 - index)
-        if letter is None or letter.id != identifier:
-            return None
-        return Error(cast(Code, letter.error_class), letter.last_error)
 
     def _deliveries(self, row: StoredFrame, index: int) -> list[Delivery]:
         frame = self._core.frames.get(row.seq)
