@@ -52,7 +52,7 @@ def read_answer(message: bytes) -> tuple[Error | None, dict[str, Any]]:
 
 
 POLL_MS = 100  # a signal that comes just before a poll is seen after it
-PIPELINE_MAX = 256  # requests under way at once, far below what the dispatcher allows all its clients together
+PIPELINE_MAX = 500  # requests under way at once, far below what the dispatcher allows all its clients together
 
 
 class Client:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from shards.rules import unknown
+from shards.nearest import unknown
 from shards.validation import bad_text, check_document, located, spoiled_field
 from shards.wire import OPERATIONS, UNSUPPORTED, Request, RequestError, Submit, is_json, pack
 

@@ -26,7 +26,7 @@ from dispatcher.router import RouterSettings
 from dispatcher.settings import Settings
 from shards import logs
 from shards.process import WRONG_CONFIGURATION
-from shards.rules import DEFAULT_CATEGORIES
+from shards.rules import DEFAULT_CATEGORIES, PlacedRule
 from shards.settings import ShardSettings
 from shards.units import encode_hook
 
@@ -143,6 +143,7 @@ class Supervisor:
                 digests=settings.digests,
                 channels=settings.channels,
                 drain=settings.dispatcher.drain,
+                rules=msgspec.convert(settings.rules, tuple[PlacedRule, ...], from_attributes=True),
                 preferences=settings.preferences,
             ),
             enc_hook=encode_hook,

@@ -13,6 +13,7 @@ that very transaction.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 from array import array
@@ -110,6 +111,8 @@ class Journal(Origins, Protocol):
 
     def digests_of(self, seq: int) -> list[Digest]: ...
 
+    def digests_holding(self, prefix: str, place: int) -> list[Digest]: ...
+
     def content(self, seq: int) -> tuple[bytes, bool, bytes | None] | None: ...
 
 
@@ -131,7 +134,7 @@ class Core:
         self.idempotency = IdempotencySet(settings.secret)
         numbers = {name: number for number, name in enumerate(channel_names)}
         self.inapp = numbers[INAPP]
-        self.routing = Routing(settings.categories, numbers)
+        self.routing = Routing(settings.categories, numbers, settings.rules)
         self.limits = Limits(settings.rate_limits, settings.caps, settings.bounds.limiter_keys)
         self.limiters = {numbers[name]: limiter for name, limiter in self.limits.rates.items()}
         self.paces = {
@@ -185,7 +188,15 @@ class Core:
         verdict = judged.verdict()
         frame.widths = bytes([decision.width for decision in judged.decisions])
         frame.expiry = judged.expiry
-        frame.new = NewFrame(data.source, data.fanned, data.body, judged.digests, pack(verdict) if verdict else None)
+        frame.new = NewFrame(
+            data.source,
+            data.fanned,
+            data.body,
+            judged.digests,
+            pack(verdict) if verdict else None,
+            self.settings.version,
+            judged.rules.tobytes() if judged.rules else None,
+        )
         self._admit(frame, judged, now)
         frame.new.has_inbox = frame.new.has_inbox or bool(frame.mask & self._inapp_mask)
         counters = self.counters
@@ -375,7 +386,7 @@ class Core:
         frame, slot, index, user, _ = entry
         value = frame.slots[slot]
         channel, priority = ledger.channel_of(value), ledger.priority_of(value)
-        planned = self._planned(frame, slot, index)
+        planned = self._planned(frame, index)
         way, due_ms = self.overflow(user, asked.category, channel, priority, planned, slot in frame.digests, now)
         match way:
             case "delay":
@@ -413,11 +424,9 @@ class Core:
                     return "inapp", 0
         return "drop", 0
 
-    def _planned(self, frame: Frame, slot: int, index: int) -> list[int]:
-        """The channels of the notification that a slot is of."""
-        first = slot
-        while first and _index_of(frame, first - 1) == index:
-            first -= 1
+    def _planned(self, frame: Frame, index: int) -> list[int]:
+        """The channels of a notification."""
+        first = sum(frame.widths[:index])
         return [ledger.channel_of(word) for word in frame.slots[first : first + frame.widths[index]]]
 
     def _move_to_inbox(self, frame: Frame, slot: int) -> None:
@@ -428,6 +437,7 @@ class Core:
         channels[self.inapp].planned += 1
         frame.slots[slot] = value & ~0xFF | self.inapp
         frame.mask |= ledger.lane_bit(ledger.lane_of_word(frame.slots[slot]))
+        frame.notes[slot] = (None, "overflow", "")
         self._note_reason(frame, slot, "overflow")
         if frame.new:
             frame.new.has_inbox = True
@@ -507,7 +517,7 @@ class Core:
         self._set_deferred(frame, slot, reason, due_ms)
         self.deferrals.add(Timer(ledger.lane_of_word(frame.slots[slot]), due_ms, frame.seq, slot))
 
-    def _set_deferred(self, frame: Frame, slot: int, reason: str, due_ms: int) -> None:
+    def _set_deferred(self, frame: Frame, slot: int, reason: str, due_ms: int | None) -> None:
         value = frame.slots[slot] & ledger.KEEP
         frame.slots[slot] = (
             value | ledger.DEFERRED << ledger.OUTCOME_SHIFT | ledger.REASON[reason] << ledger.REASON_SHIFT
@@ -602,7 +612,8 @@ class Core:
         if notification.expires_at is not None:
             frame.expiry = frame.expiry or {}
             frame.expiry[index] = validation.instant_ms("expires_at", notification.expires_at)
-        key = notification.idempotency_key or notification.id
+        digest = frame.digests.get(slot)
+        key = digest.id if digest else notification.idempotency_key or notification.id
         return (frame, slot, index, self.people.user(user_id), key), notification
 
     def _frame(self, row: StoredFrame) -> Frame:
@@ -716,40 +727,42 @@ class Core:
                 return slot
         return None
 
-    def _items(self, digest: Digest) -> Iterator[tuple[Frame, int, int]]:
+    @contextlib.contextmanager
+    def _items(self, digest: Digest) -> Iterator[list[tuple[Frame, int, int]]]:
         """``(frame, slot, place)`` of the items, without those whose frame is no more."""
+        found = []
         for place in digest.places:
             frame = self._known(place >> PLACE_SHIFT)
             slot = self._slot_of(frame, place, digest.channel) if frame else None
             if frame is not None and slot is not None:
-                yield frame, slot, place
+                found.append((frame, slot, place))
+        yield found
+        for frame, *_ in found:
+            self._let_go(frame)
 
     def _close_window(self, digest: Digest, now: Now) -> None:
         """Send what is left of a window by way of its first item."""
         live: list[tuple[Entry, Asked]] = []
         expiries: list[int | None] = []
-        for frame, slot, place in self._items(digest):
-            value = frame.slots[slot]
-            if ledger.outcome_of(value) != ledger.DEFERRED or ledger.reason_of(value) != ledger.REASON["digest"]:
-                continue
-            index = place & PLACE_MASK
-            entry, notification = self._entry(frame, slot, index)
-            if _expired(frame, index, slot, now):
-                self._end(entry, ledger.EXPIRED, "expires_at", now)
-                continue
-            live.append((entry, self.routing.asked(notification)))
-            expiries.append(frame.expiry.get(index) if frame.expiry else None)
-        known = [one for one in expiries if one is not None]
-        expires_ms = max(known) if known and len(known) == len(expiries) else None
-        self.digests.close(digest, [entry[0].seq << PLACE_SHIFT | entry[2] for entry, _ in live], expires_ms)
-        if live:
-            self._carry(digest, *live[0], now)
-
-    def _carry(self, digest: Digest, entry: Entry, asked: Asked, now: Now) -> None:
-        frame, slot, *_ = entry
-        frame.digests[slot] = digest
-        self._resume(frame, slot, "")
-        self._decide_or_leave((*entry[:4], digest.id), asked, now)
+        with self._items(digest) as items:
+            for frame, slot, place in items:
+                if not _waits_in_digest(frame.slots[slot]):
+                    continue
+                index = place & PLACE_MASK
+                entry, notification = self._entry(frame, slot, index)
+                if _expired(frame, index, slot, now):
+                    self._end(entry, ledger.EXPIRED, "expires_at", now)
+                    continue
+                live.append((entry, self.routing.asked(notification)))
+                expiries.append(frame.expiry.get(index) if frame.expiry else None)
+            known = [one for one in expiries if one is not None]
+            expires_ms = max(known) if known and len(known) == len(expiries) else None
+            self.digests.close(digest, [entry[0].seq << PLACE_SHIFT | entry[2] for entry, _ in live], expires_ms)
+            if live:
+                (frame, slot, index, user, _), asked = live[0]
+                frame.digests[slot] = digest
+                self._resume(frame, slot, "")
+                self._decide_or_leave((frame, slot, index, user, digest.id), asked, now)
 
     def _end_digest(self, frame: Frame, slot: int) -> None:
         """Its items share the outcome of the delivery that carried them."""
@@ -758,19 +771,58 @@ class Core:
             return
         value = frame.slots[slot]
         outcome, reason = ledger.outcome_of(value), ledger.reason_of(value)
-        for other, at, place in self._items(digest):
-            if place != digest.carrier and ledger.outcome_of(other.slots[at]) == ledger.DEFERRED:
-                other.open -= 1
-                self._settle(other, at, outcome, reason)
+        with self._items(digest) as items:
+            for other, at, place in items:
+                if place != digest.carrier and _waits_in_digest(other.slots[at]):
+                    other.open -= 1
+                    self._settle(other, at, outcome, reason)
+
+    def _withdraw(self, digest: Digest, entry: Entry, now: Now) -> bool:
+        """Before it is tried again, a digest loses what was cancelled meanwhile; whether its carrier goes on.
+
+        Where the carrier was cancelled, the next item carries what is left, with the attempts made so far.
+        """
+        frame, slot, *_ = entry
+        gone, digest.withdrawn = set(digest.withdrawn), []
+        value, note = frame.slots[slot], frame.notes[slot]
+        with self._items(digest) as items:
+            rest = [item for item in items if item[2] not in gone]
+            digest.places = [place for _, _, place in rest]
+            for other, at, place in items:
+                if place in gone and place != digest.carrier and _waits_in_digest(other.slots[at]):
+                    other.open -= 1
+                    self._settle(other, at, ledger.CANCELLED, ledger.REASON["cancelled"])
+            self.digests.changed[digest.id] = digest if rest else None
+            if digest.carrier not in gone:
+                return True
+            del frame.digests[slot]
+            frame.active -= 1
+            self._end(entry, ledger.CANCELLED, "cancelled", now)
+            if rest:
+                other, at, digest.carrier = rest[0]
+                other.digests[at] = digest
+                attempts = value & 0xFF << ledger.ATTEMPTS_SHIFT
+                plan = other.slots[at] & ledger.KEEP & ~(0xFF << ledger.ATTEMPTS_SHIFT)
+                other.slots[at] = plan | attempts | ledger.RETRYING << ledger.OUTCOME_SHIFT
+                other.notes[at] = note
+                other.active += 1
+                self._changed(other)
+                due_ms = note[0] or 0
+                heap = self.retrying[ledger.channel_of(value)]
+                heap.push(
+                    now.mono + due_ms / 1000 - now.wall_us / 1e6, self._entry(other, at, digest.carrier & PLACE_MASK)[0]
+                )
+        return False
 
     def _reopen_items(self, digest: Digest) -> None:
         """The digest is tried again: what it took along is as open as it is."""
-        for other, at, place in self._items(digest):
-            value = other.slots[at]
-            if place != digest.carrier and ledger.outcome_of(value) == ledger.DEAD:
-                other.open += 1
-                self.counters.channels[ledger.channel_of(value)].outcomes[ledger.DEAD] -= 1
-                self._set_deferred(other, at, "digest", 0)
+        with self._items(digest) as items:
+            for other, at, place in items:
+                value = other.slots[at]
+                if place != digest.carrier and ledger.outcome_of(value) == ledger.DEAD:
+                    other.open += 1
+                    self.counters.channels[ledger.channel_of(value)].outcomes[ledger.DEAD] -= 1
+                    self._set_deferred(other, at, "digest", None)
 
     def said(self, entry: Entry) -> Notification:
         """What a delivery says: the notification, or the digest that is sent by way of it."""
@@ -820,13 +872,14 @@ class Core:
         if slot in frame.flying:
             self._note_reason(frame, slot, "cancelled")
             return False
-        if slot in frame.digests:
-            return False
-        if outcome == ledger.DEFERRED and ledger.reason_of(value) == ledger.REASON["digest"]:
-            digest = self._window_of(entry, place)
-            if digest is None:
+        if slot in frame.digests or _waits_in_digest(value):
+            digest = frame.digests.get(slot) or self._digest_with(entry, place)
+            if digest is not None and digest.due_ms is None:
+                digest.withdrawn.append(place)
+                self.digests.save(digest)
                 return False
-            self.digests.leave(digest, place)
+            if digest is not None:
+                self.digests.leave(digest, place)
         elif outcome == ledger.DEFERRED and slot in frame.notes:
             self.deferrals.remove([Timer(lane, frame.notes[slot][0] or 0, frame.seq, slot)])
         # in memory it stays where it is, and is left out when its turn comes
@@ -835,20 +888,18 @@ class Core:
         self._end(entry, ledger.CANCELLED, "cancelled", now)
         return True
 
-    def _window_of(self, entry: Entry, place: int) -> Digest | None:
-        """The open window that an item waits in; None if it has closed."""
-        frame, slot, index, user, _ = entry
-        notification = self.contents.notification(frame.seq, index)
-        channel = ledger.channel_of(frame.slots[slot])
-        for when in ("always", "overflow"):
-            name = self.digest_of(notification.category, channel, 0, when)
-            if name is not None:
-                key = self.digests.key(name, notification)
-                names = self.channel_names[channel], notification.category, name
-                digest = self.digests.open(user.user_id, *names, key)
-                if digest is not None and place in digest.places:
-                    return digest
-        return None
+    def _digest_with(self, entry: Entry, place: int) -> Digest | None:
+        """The digest that an item is in, as it is in memory if it is being sent."""
+        frame, slot, _, user, _ = entry
+        digest = self.digests.holding(user.user_id, self.channel_names[ledger.channel_of(frame.slots[slot])], place)
+        if digest is None or digest.carrier is None:
+            return digest
+        carrier = self._known(digest.carrier >> PLACE_SHIFT)
+        at = self._slot_of(carrier, digest.carrier, digest.channel) if carrier else None
+        if carrier is None or at is None:
+            return None
+        self._let_go(carrier)
+        return carrier.digests[at]
 
     # --- take, deliver, fail -----------------------------------------------------------------------------------
 
@@ -1056,8 +1107,14 @@ class Core:
                     self._end(entry, ledger.CANCELLED, "cancelled", now)
                     continue
                 delay_s = policy.delay_s(attempts, self._random)
+                expires_ms = _expires_ms(frame, entry[2], slot)
+                if expires_ms is not None:  # it ends then, and not when it would have been tried again
+                    delay_s = min(delay_s, max(0.0, expires_ms / 1000 - now.wall_us / 1e6))
                 frame.slots[slot] = value | ledger.RETRYING << ledger.OUTCOME_SHIFT
                 frame.notes[slot] = (now.wall_us // 1000 + int(delay_s * 1000), error_class, message)
+                digest = frame.digests.get(slot)
+                if digest and digest.withdrawn and not self._withdraw(digest, entry, now):
+                    continue
                 heap.push(now.mono + delay_s, entry)
                 self._log(frame, slot)
             else:
@@ -1141,11 +1198,20 @@ def _index_of(frame: Frame, slot: int) -> int:
     return index
 
 
-def _expired(frame: Frame, index: int, slot: int, now: Now) -> bool:
+def _expires_ms(frame: Frame, index: int, slot: int) -> int | None:
+    """When the delivery expires, or the digest that is sent by way of it."""
     digest = frame.digests.get(slot)
-    expires_ms = digest.expires_ms if digest else frame.expiry.get(index) if frame.expiry else None
+    return digest.expires_ms if digest else frame.expiry.get(index) if frame.expiry else None
+
+
+def _expired(frame: Frame, index: int, slot: int, now: Now) -> bool:
+    expires_ms = _expires_ms(frame, index, slot)
     return expires_ms is not None and has_expired(expires_ms, now)
 
 
 def has_expired(expires_ms: int, now: Now) -> bool:
     return expires_ms * 1000 <= now.wall_us
+
+
+def _waits_in_digest(value: int) -> bool:
+    return ledger.outcome_of(value) == ledger.DEFERRED and ledger.reason_of(value) == ledger.REASON["digest"]

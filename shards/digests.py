@@ -42,6 +42,8 @@ class DigestSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"window is {self.window}; it must be above 0 and at most 31d")
         if not 2 <= self.items_max <= 1_000:
             raise ValueError(f"items_max is {self.items_max}; it must be between 2 and 1000")
+        if self.leading and self.when == "overflow":
+            raise ValueError('leading: what exceeds a limit is never sent at once; leave it out with when = "overflow"')
 
     def covers(self, category: str, channel: str) -> bool:
         return (not self.categories or category in self.categories) and (not self.channels or channel in self.channels)
@@ -82,6 +84,8 @@ class Store(Protocol):
     def open_window(self, window: str) -> Digest | None: ...
 
     def digests_of(self, seq: int) -> list[Digest]: ...
+
+    def digests_holding(self, prefix: str, place: int) -> list[Digest]: ...
 
 
 class Digests:
@@ -178,9 +182,19 @@ class Digests:
     def save(self, digest: Digest) -> None:
         self.changed[digest.id] = digest
 
+    def holding(self, user_id: str, channel: str, place: int) -> Digest | None:
+        """The digest of the user on the channel that has an item."""
+        prefix = f"{user_id}\0{channel}\0"
+        for digest in self.changed.values():
+            if digest is not None and digest.window.startswith(prefix) and place in digest.places:
+                return digest
+        found = self._store.digests_holding(prefix, place)
+        return next((digest for digest in found if digest.id not in self.changed), None)
+
     def of_frame(self, seq: int) -> list[Digest]:
         """Those that are sent by way of a delivery of the frame."""
-        return self._store.digests_of(seq)
+        found = {digest.id: digest for digest in self._store.digests_of(seq)} | self.changed
+        return [one for one in found.values() if one and one.carrier is not None and one.carrier >> PLACE_SHIFT == seq]
 
     def committed(self) -> None:
         self.changed = {}

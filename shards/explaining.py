@@ -131,7 +131,7 @@ class Explainer:
             return
         user_id, notification = item
         try:
-            user, decision, key = self._core.judge.check(user_id, notification, now.wall_us // 1000)
+            user, decision, _, key = self._core.judge.check(user_id, notification, now.wall_us // 1000)
         except RequestError as error:
             yield rejected(error.error)
             return

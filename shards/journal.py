@@ -341,6 +341,13 @@ class SqliteJournal:
             self._users_stored = True
         return before
 
+    def put_config(self, version: int, rules: list[tuple[str, int | None, str | None]]) -> None:
+        """What the numbers of rules mean in frames that are judged by this version of the configuration."""
+        if self._row("configs", version) is None:
+            row = (version, pack(rules))
+            self.begin()
+            self.database.execute("INSERT INTO configs VALUES (?, ?, ?)", (*row, checksum(*row)))
+
     def trim_outbox(self, upto: int) -> None:
         self.database.execute("DELETE FROM outbox WHERE n <= ?", (upto,))
 
@@ -521,6 +528,11 @@ class SqliteJournal:
         return self._digests(
             "SELECT * FROM digests WHERE carrier >= ? AND carrier < ?", (seq << PLACE_SHIFT, (seq + 1) << PLACE_SHIFT)
         )
+
+    def digests_holding(self, prefix: str, place: int) -> list[Digest]:
+        """Those of a user and channel, which begin the names of their windows, that have an item."""
+        found = self._digests("SELECT * FROM digests WHERE window >= ? AND window < ?", (prefix, prefix[:-1] + "\1"))
+        return [digest for digest in found if place in digest.places]
 
     def _digests(self, query: str, values: tuple[object, ...]) -> list[Digest]:
         rows = self.database.execute(query, values).fetchall()

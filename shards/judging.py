@@ -6,12 +6,14 @@ columns are judged by whole lists. Any other frame is judged entry by entry, wit
 
 from __future__ import annotations
 
+from array import array
 from itertools import repeat
 from typing import NamedTuple
 
 import msgspec
 
 from shards import validation
+from shards.content_keys import content_key
 from shards.contents import Content, Contents
 from shards.dedupe import NO_DIGEST, IdempotencySet
 from shards.identifiers import Identifiers
@@ -49,6 +51,7 @@ class Judged(NamedTuple):
     duplicates: list[Duplicate]
     rejected: list[Rejection]
     raw: dict[int, tuple[str, bytes]]  # of the rejected: user id as far as known, and the entry
+    rules: array[int] | None = None  # the configured rules' numbers, if any has decided something; 0 is none
 
     def verdict(self) -> Verdict | None:
         return Verdict(self.duplicates, self.rejected) if self.duplicates or self.rejected else None
@@ -165,14 +168,14 @@ class Judge:
                 continue
             user_id, notification = item
             try:
-                user, decision, key = self.check(user_id, notification, now_ms)
+                user, decision, key, distinct = self.check(user_id, notification, now_ms)
             except RequestError as error:
                 raw = _as_it_came(here, index, user_id, notification)
                 self._reject(judged, digests, index, error.error, user_id, raw)
                 continue
             digest = NO_DIGEST
-            if key is not None:
-                digest = self._idempotency.digest(user_id, key)
+            if distinct is not None:
+                digest = self._idempotency.digest(user_id, distinct)
                 original = self._idempotency.find(digest)
                 if original is not None:
                     content: Content | None = here
@@ -195,17 +198,26 @@ class Judge:
             if notification.send_at is not None and int(notification.send_at) > now_ms:
                 schedule[index] = int(notification.send_at)
         keyed = any(digest is not NO_DIGEST for digest in digests)
+        rules = array("H", [decision.rule.number for decision in decisions]) if self._routing.rules else None
         return judged._replace(
-            digests=b"".join(digests) if keyed else None, expiry=expiry or None, schedule=schedule or None
+            digests=b"".join(digests) if keyed else None,
+            expiry=expiry or None,
+            schedule=schedule or None,
+            rules=rules if rules and any(rules) else None,
         )
 
-    def check(self, user_id: str, notification: Notification, now_ms: int) -> tuple[User, Decision, str | None]:
-        """Everything that makes a notification acceptable; raises ``RequestError``."""
+    def check(
+        self, user_id: str, notification: Notification, now_ms: int
+    ) -> tuple[User, Decision, str | None, str | None]:
+        """Everything that makes a notification acceptable; raises ``RequestError``.
+
+        Its key is the producer's. The last is what it repeats another by: that key, or one made of its content.
+        """
         validation.check_address(notification)
-        rule = self._routing.resolve(notification)
         user = self._people.user(user_id)
         if notification.payload is not None:
             validation.check_document("payload", notification.payload)
+        rule = self._routing.resolve(notification, user_id, now_ms, user.choices.locale or "", user.zone)
         if not validation.has_content(notification):
             raise RequestError(
                 "bad_value", "nothing to say: give at least one of title, body, template, payload.message", "title"
@@ -217,7 +229,8 @@ class Judge:
         if notification.id is not None:
             validation.check_key("id", notification.id)
             key = notification.id if key is None else key
-        return user, user.decisions[rule], key
+        distinct = content_key(rule.content_key, user_id, notification) if key is None and rule.content_key else key
+        return user, user.decisions[rule], key, distinct
 
     def _reject(self, judged: Judged, digests: list[bytes], index: int, error: Error, user_id: str, raw: bytes) -> None:
         judged.rejected.append(Rejection(index, error))

@@ -8,8 +8,8 @@ import re
 import msgspec
 
 from shards.contacts import SHOWN, Contacts, PushContact, WebhookContact, check_contacts
+from shards.nearest import unknown
 from shards.quiet import QuietHours, check_zone, day_numbers, time_of_day, zones
-from shards.rules import unknown
 from shards.wire import RequestError
 
 DOCUMENT_BYTES_MAX = 65_536

@@ -20,6 +20,7 @@ from shards import ledger
 from shards.counters import ChannelCounters
 from shards.cutting import Part, cut
 from shards.inbox import NUMBER_BYTES, PLACE_SHIFT
+from shards.limit_store import split
 from shards.source import Found, Source
 from shards.target import Target
 from shards.wire import DeadRemoved, OutboxItem, hash_user, pack, parse_id
@@ -71,6 +72,7 @@ class Rebuild:
             self._copy_inbox(source)
         for number, source in zip(numbers, self.sources, strict=True):
             self._copy_outbox(number, source)
+        self._copy_limits()
         self._copy_configs()
         state = self.sources[0].state
         last = max(self._last, state.last) if self._alone and state else self._last
@@ -172,6 +174,15 @@ class Rebuild:
     def _copy_users(self, source: Source) -> None:
         for user_id, document in source.reader.rows("users"):
             self.targets[hash_user(user_id) % len(self.targets)].add("users", (user_id, document))
+
+    def _copy_limits(self) -> None:
+        """Source by source, in their order: all rows of one user are in one of them."""
+        number = 0
+        for source in self.sources:
+            for row in source.reader.rows("limits"):
+                number += 1
+                for shard, part in split(row[1:], len(self.targets)).items():
+                    self.targets[shard].add("limits", (number, *part))
 
     def _copy_configs(self) -> None:
         configs = {version: rules for source in self.sources for version, rules in source.reader.rows("configs")}

@@ -85,7 +85,7 @@ WITHOUT_ROWID = frozenset(
 INDEXES = {
     "open_frames": "ledger(seq, mask) WHERE open > 0",
     "origin": "origins(generation, old)",
-    "open_windows": "digests(window) WHERE due_ms IS NOT NULL",
+    "windows": "digests(window)",
     "due_windows": "digests(lane, due_ms) WHERE due_ms IS NOT NULL",
     "carriers": "digests(carrier) WHERE carrier IS NOT NULL",
     "open_broadcasts": "broadcasts(id) WHERE open",

@@ -84,6 +84,7 @@ class Shard:
             self.core = Core(settings, journal.channel_names, journal, counters, random.random)
             self.limits = LimitStore(journal.path, journal.database, self.core.limits)
             self.limits.load(moment)
+            journal.put_config(settings.version, self.core.routing.describe())
             self.operations = Operations(self.core, journal, self.inbox)
             self.stream = Stream(self.core, self.inbox, self.operations, settings.bounds.users)
             self.intake = Intake(self.state.last, (self.state.epoch, self.state.gen), self.state.base)
@@ -226,9 +227,18 @@ class Shard:
         if moment.mono >= self.maintenance.next_at:
             self.hold.expire(moment)
             self._count(moment)
+            self._tell_of_rules()
             self.maintenance.step(moment)
         if moment.mono >= self.maintenance.scrub_at:
             self.maintenance.scrub(moment)
+
+    def _tell_of_rules(self) -> None:
+        """Each rule once; ``stats`` has the counts."""
+        routing = self.core.routing
+        for at, problem in routing.conditions.untold:
+            rule = routing.rules[at]
+            log.warning("a rule has no answer, so no match", rule=rule.name, line=rule.line, problem=problem)
+        routing.conditions.untold.clear()
 
     def _count(self, moment: Now) -> None:
         """What has happened since the last time, for the collector's metrics."""
@@ -334,4 +344,6 @@ class Shard:
             "journal_bytes": self.journal.size_bytes(),
             "changed_at_us": self.changed_at_us,
             "quarantined": self.quarantined,
+            "config_version": self.settings.version,
+            "rule_failures": core.routing.failures(),
         }

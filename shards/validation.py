@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from shards.rules import unknown
+from shards.nearest import unknown
 from shards.wire import (
     KEY_BYTES_MAX,
     USER_ID_BYTES_MAX,

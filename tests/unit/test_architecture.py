@@ -18,6 +18,8 @@ ROOT = Path(__file__).parents[2]
 PURE = (
     "caps",
     "changes",
+    "conditions",
+    "content_keys",
     "contacts",
     "contents",
     "core",
@@ -36,6 +38,7 @@ PURE = (
     "limiter",
     "limits",
     "pace",
+    "nearest",
     "people",
     "preferences",
     "quiet",

@@ -60,7 +60,7 @@ SETTINGS = ShardSettings(
     digests={
         "daily": DigestSettings("digest", Seconds(3600.0), categories=("news",), channels=("inapp",), items_max=3),
         "first": DigestSettings("digest", Seconds(60.0), categories=("news",), leading=True),
-        "over": DigestSettings("digest", categories=("system", "news"), when="overflow", leading=True),
+        "over": DigestSettings("digest", categories=("system", "news"), when="overflow"),
     },
 )
 QUIET: dict[str, Any] = {
@@ -112,6 +112,9 @@ class Memory:
 
     def open_window(self, window: str) -> Digest | None:
         return self.windows.get(window)
+
+    def digests_holding(self, _prefix: str, _place: int) -> list[Digest]:
+        return []
 
     def digests_of(self, seq: int) -> list[Digest]:
         return []
