@@ -19,7 +19,7 @@ from shards.dedupe import NO_DIGEST, IdempotencySet
 from shards.identifiers import Identifiers
 from shards.people import NO_DECISION, Decision, Decisions, People, User
 from shards.preferences import ALLOW_ALL
-from shards.rules import Routing
+from shards.rules import Look, Routing
 from shards.wire import (
     Data,
     Duplicate,
@@ -207,7 +207,7 @@ class Judge:
         )
 
     def check(
-        self, user_id: str, notification: Notification, now_ms: int
+        self, user_id: str, notification: Notification, now_ms: int, looks: list[Look] | None = None
     ) -> tuple[User, Decision, str | None, str | None]:
         """Everything that makes a notification acceptable; raises ``RequestError``.
 
@@ -217,7 +217,7 @@ class Judge:
         user = self._people.user(user_id)
         if notification.payload is not None:
             validation.check_document("payload", notification.payload)
-        rule = self._routing.resolve(notification, user_id, now_ms, user.choices.locale or "", user.zone)
+        rule = self._routing.resolve(notification, user_id, now_ms, user.choices.locale or "", user.zone, looks)
         if not validation.has_content(notification):
             raise RequestError(
                 "bad_value", "nothing to say: give at least one of title, body, template, payload.message", "title"

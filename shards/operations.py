@@ -14,7 +14,7 @@ from shards import history, ledger, validation
 from shards.changes import Now, decode_notes
 from shards.core import Core, StoredFrame
 from shards.explaining import Explainer
-from shards.history import Delivery
+from shards.history import Delivery, Routed
 from shards.inbox import PLACE_SHIFT, Inbox
 from shards.journal import SqliteJournal
 from shards.people import User
@@ -74,11 +74,12 @@ class Operations:
             raise RequestError("not_found", "no such notification; it may be older than retention", "id")
         user_id, notification = self._item(seq, index)
         deliveries = self._deliveries(row, index)
+        routed = Routed(*self._journal.routed_by(seq, index))
         return {
             "id": self._core.ids.make(hash_user(user_id), seq, index),
             "deliveries": [delivery.document() for delivery in deliveries],
             "decisions": [
-                finding.document() for finding in history.decided(notification, row.at_us // 1000, deliveries)
+                finding.document() for finding in history.decided(notification, row.at_us // 1000, routed, deliveries)
             ],
         }
 
