@@ -13,6 +13,7 @@ that very transaction.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 from array import array
@@ -107,6 +108,8 @@ class Journal(Origins, Protocol):
     def window_due_after(self, lane: int, now_ms: int) -> int | None: ...
 
     def open_window(self, window: str) -> Digest | None: ...
+
+    def open_windows(self, user_id: str, channel: str) -> list[Digest]: ...
 
     def digests_of(self, seq: int) -> list[Digest]: ...
 
@@ -321,13 +324,15 @@ class Core:
 
         It is decided from its stored word: it may have been planned by an older configuration.
 
-        The order: expired, allowed, reachable, digest, cap, limit, quiet hours. What was charged to a limit is not
+        The order: cancelled, expired, allowed, reachable, digest, cap, limit, quiet hours. What was charged to a limit is not
         charged again, and what has left a digest does not join one.
         """
         frame, slot, index, user, _ = entry
         value = frame.slots[slot]
         channel, priority = ledger.channel_of(value), ledger.priority_of(value)
         digest = frame.digests.get(slot)
+        if self._is_cancelled(entry, now):
+            return False
         if _expired(frame, index, slot, now):
             self._end(entry, ledger.EXPIRED, "expires_at", now)
             return False
@@ -618,8 +623,7 @@ class Core:
             if self._has_room(lane):
                 timers = self._journal.timers(lane, now_ms, RELEASED_MAX + 1)
                 more = more or len(timers) > RELEASED_MAX
-                self.deferrals.remove(timers[:RELEASED_MAX])
-                self.deferrals.dues.replace(lane, self._journal.due_after(lane, timers[:RELEASED_MAX]))
+                self.deferrals.take(lane, timers[:RELEASED_MAX], self._journal.due_after(lane, timers[:RELEASED_MAX]))
                 for timer in timers[:RELEASED_MAX]:
                     self._release(timer, now)
         for lane in self.windows.lanes(now_ms):
@@ -628,7 +632,9 @@ class Core:
                 more = more or len(digests) > WINDOWS_MAX
                 last_ms = digests[-1].due_ms if len(digests) > WINDOWS_MAX else None
                 self.windows.replace(lane, last_ms or self._journal.window_due_after(lane, now_ms))
-                for digest in digests[:WINDOWS_MAX]:
+                for digest in self.digests.opened(lane):
+                    self.windows.add(lane, digest.due_ms or 0)
+                for digest in filter(None, map(self.digests.newest, digests[:WINDOWS_MAX])):
                     self._close_window(digest, now)
         return more
 
@@ -660,6 +666,7 @@ class Core:
         """A deferred delivery is pending again."""
         plan = frame.slots[slot] & ledger.KEEP
         frame.slots[slot] = plan | ledger.REASON[reason] << ledger.REASON_SHIFT
+        frame.notes.pop(slot, None)
         frame.mask |= ledger.lane_bit(ledger.lane_of_word(plan))
         self._changed(frame)
 
@@ -708,7 +715,8 @@ class Core:
         """Send what is left of a window by way of its first item."""
         live: list[tuple[Entry, Asked]] = []
         expiries: list[int | None] = []
-        for frame, slot, place in self._items(digest):
+        items = list(self._items(digest))
+        for frame, slot, place in items:
             value = frame.slots[slot]
             if ledger.outcome_of(value) != ledger.DEFERRED or ledger.reason_of(value) != ledger.REASON["digest"]:
                 continue
@@ -724,6 +732,8 @@ class Core:
         self.digests.close(digest, [entry[0].seq << PLACE_SHIFT | entry[2] for entry, _ in live], expires_ms)
         if live:
             self._carry(digest, *live[0], now)
+        for frame, *_ in items:
+            self._let_go(frame)
 
     def _carry(self, digest: Digest, entry: Entry, asked: Asked, now: Now) -> None:
         frame, slot, *_ = entry
@@ -742,6 +752,8 @@ class Core:
             if place != digest.carrier and ledger.outcome_of(other.slots[at]) == ledger.DEFERRED:
                 other.open -= 1
                 self._settle(other, at, outcome, reason)
+            if other is not frame:
+                self._let_go(other)
 
     def _reopen_items(self, digest: Digest) -> None:
         """The digest is tried again: what it took along is as open as it is."""
@@ -751,6 +763,7 @@ class Core:
                 other.open += 1
                 self.counters.channels[ledger.channel_of(value)].outcomes[ledger.DEAD] -= 1
                 self._set_deferred(other, at, "digest", 0)
+            self._let_go(other)
 
     def said(self, entry: Entry) -> Notification:
         """What a delivery says: the notification, or the digest that is sent by way of it."""
@@ -762,13 +775,23 @@ class Core:
             )
         return self.digest_said(digest)
 
+    def inapp_said(self, place: int) -> Notification | None:
+        """The digest that stands in an inbox at its carrier's place; None where there is none."""
+        for digest in self.digests.of_frame(place >> PLACE_SHIFT):
+            if digest.carrier == place and digest.channel == INAPP:
+                return self.digest_said(digest)
+        return None
+
     def digest_said(self, digest: Digest) -> Notification:
-        """Composed of what is left of its items. ``LookupError`` if that is pruned."""
+        """Composed of its items; of a dead letter's, some may be pruned. ``LookupError`` if all are."""
         user_hash = hash_user(digest.user_id)
         items = []
         for place in digest.places:
             seq, index = place >> PLACE_SHIFT, place & PLACE_MASK
-            items.append((self.ids.make(user_hash, seq, index), self.contents.notification(seq, index)))
+            with contextlib.suppress(LookupError):
+                items.append((self.ids.make(user_hash, seq, index), self.contents.notification(seq, index)))
+        if not items:
+            raise LookupError(digest.id)
         return composed(digest, items)
 
     # --- cancel ------------------------------------------------------------------------------------------------
@@ -779,7 +802,7 @@ class Core:
         One that is under way is not counted; it ends instead of a retry. A digest that is being sent is one.
         """
         frame = self._known(seq)
-        if frame is None:
+        if frame is None or index >= len(frame.widths):
             return 0, False
         first = sum(frame.widths[:index])
         count, found = 0, False
@@ -797,13 +820,14 @@ class Core:
         outcome, lane = ledger.outcome_of(value), ledger.lane_of_word(value)
         entry = self._entry(frame, slot, index)[0]
         place = frame.seq << PLACE_SHIFT | index
+        if slot in frame.digests and len(frame.digests[slot].places) > 1:
+            return False
         if slot in frame.flying:
             self._note_reason(frame, slot, "cancelled")
             return False
-        if slot in frame.digests:
-            return False
         if outcome == ledger.DEFERRED and ledger.reason_of(value) == ledger.REASON["digest"]:
-            digest = self._window_of(entry, place)
+            channel = self.channel_names[ledger.channel_of(value)]
+            digest = self.digests.holding(entry[3].user_id, channel, place)
             if digest is None:
                 return False
             self.digests.leave(digest, place)
@@ -814,21 +838,6 @@ class Core:
         frame.gone = frame.gone or in_lane or outcome == ledger.RETRYING
         self._end(entry, ledger.CANCELLED, "cancelled", now)
         return True
-
-    def _window_of(self, entry: Entry, place: int) -> Digest | None:
-        """The open window that an item waits in; None if it has closed."""
-        frame, slot, index, user, _ = entry
-        notification = self.contents.notification(frame.seq, index)
-        channel = ledger.channel_of(frame.slots[slot])
-        for when in ("always", "overflow"):
-            name = self._digest_of(notification.category, channel, 0, when)
-            if name is not None:
-                key = self.digests.key(name, notification)
-                names = self.channel_names[channel], notification.category, name
-                digest = self.digests.open(user.user_id, *names, key)
-                if digest is not None and place in digest.places:
-                    return digest
-        return None
 
     # --- take, deliver, fail -----------------------------------------------------------------------------------
 
@@ -849,7 +858,7 @@ class Core:
                     self._give_up(entry, "channel_not_configured", "misconfigured", text, attempts, now)
                     self._acquit(channel, entry[0], entry[1])
                     continue
-                if entry[0].gone and ledger.outcome_of(entry[0].slots[entry[1]]) == ledger.CANCELLED:
+                if self._is_cancelled(entry, now):
                     entry[0].active -= 1
                     self._let_go(entry[0])
                     continue
@@ -864,6 +873,16 @@ class Core:
             for (_, priority), run in runs.items():
                 self.queues[channel].push(run, priority, now.mono)
                 self.queued[ledger.lane_of(channel, priority)] += len(run)
+
+    def _is_cancelled(self, entry: Entry, now: Now) -> bool:
+        """Whether it is; one that was under way when it was cancelled, and when the shard died, ends here."""
+        frame, slot, *_ = entry
+        value = frame.slots[slot]
+        if ledger.reason_of(value) != ledger.REASON["cancelled"]:
+            return False
+        if ledger.outcome_of(value) in ledger.OPEN:
+            self._end(entry, ledger.CANCELLED, "cancelled", now)
+        return True
 
     def _reload(self, seq: int, slot: int) -> Entry | None:
         """A waiting delivery of which only the place was kept; None if it has ended in the meantime."""

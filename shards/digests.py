@@ -64,7 +64,6 @@ class Digest(msgspec.Struct, array_like=True):
     items_max: int
     carrier: int | None = None
     expires_ms: int | None = None  # when all of its items have expired
-    withdrawn: list[int] = []  # cancelled while it was being sent
 
     @property
     def window(self) -> str:
@@ -80,6 +79,8 @@ class Store(Protocol):
     """What a journal knows of digests."""
 
     def open_window(self, window: str) -> Digest | None: ...
+
+    def open_windows(self, user_id: str, channel: str) -> list[Digest]: ...
 
     def digests_of(self, seq: int) -> list[Digest]: ...
 
@@ -113,7 +114,8 @@ class Digests:
         """The window that an item would join."""
         window = window_of(user_id, channel, category, name, key)
         digest = self._open.get(window) or self._store.open_window(window)
-        return None if digest is None or len(digest.places) >= digest.items_max else digest
+        digest = self.newest(digest) if digest else None  # it may have closed in this turn
+        return None if digest is None or digest.due_ms is None or len(digest.places) >= digest.items_max else digest
 
     def join(
         self,
@@ -169,6 +171,22 @@ class Digests:
 
     def save(self, digest: Digest) -> None:
         self.changed[digest.id] = digest
+
+    def newest(self, digest: Digest) -> Digest | None:
+        """What this turn has made of one that the journal gave; None if it is no more."""
+        return self.changed.get(digest.id, digest)
+
+    def opened(self, lane: int) -> list[Digest]:
+        """The windows of a lane that this turn has opened or changed."""
+        return [one for one in self.changed.values() if one and one.lane == lane and one.due_ms is not None]
+
+    def holding(self, user_id: str, channel: str, place: int) -> Digest | None:
+        """The open window that an item waits in; None if that has closed."""
+        stored = {one.id: one for one in self._store.open_windows(user_id, channel)}
+        for digest in (stored | self.changed).values():
+            if digest and digest.due_ms is not None and digest.channel == channel and place in digest.places:
+                return digest
+        return None
 
     def of_frame(self, seq: int) -> list[Digest]:
         """Those that are sent by way of a delivery of the frame."""

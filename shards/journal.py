@@ -514,6 +514,13 @@ class SqliteJournal:
         )
         return found[0] if found else None
 
+    def open_windows(self, user_id: str, channel: str) -> list[Digest]:
+        """All of one user and channel."""
+        first, behind = f"{user_id}\0{channel}\0", f"{user_id}\0{channel}\1"
+        return self._digests(
+            "SELECT * FROM digests WHERE due_ms IS NOT NULL AND window >= ? AND window < ?", (first, behind)
+        )
+
     def digests_of(self, seq: int) -> list[Digest]:
         """Those that are sent by way of a delivery of the frame."""
         if not self._digests_stored:
