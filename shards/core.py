@@ -132,34 +132,19 @@ class Core:
         counters: Counters,
         random: Callable[[], float],
     ) -> None:
-        self.settings = settings
         self.ids = Identifiers(journal)
         self.channel_names = channel_names
         self.counters = counters
         self.idempotency = IdempotencySet(settings.secret)
-        numbers = {name: number for number, name in enumerate(channel_names)}
-        self.inapp = numbers[INAPP]
-        self.routing = Routing(settings.categories, numbers, settings.rules)
-        self.limits = Limits(settings.rate_limits, settings.caps, settings.bounds.limiter_keys)
-        self.limiters = {numbers[name]: limiter for name, limiter in self.limits.rates.items()}
+        self.inapp = channel_names.index(INAPP)
         self.paces = {
-            numbers[name]: Pace(channel.rate, channel.burst, settings.shard, settings.shards)
+            channel_names.index(name): Pace(channel.rate, channel.burst, settings.shard, settings.shards)
             for name, channel in settings.channels.items()
             if channel.rate
         }
         self.digests = Digests(settings.digests, journal)
         self.deferrals = Deferrals(journal.first_dues(), journal.deferred())
         self.windows = Dues(journal.first_windows())
-        self.people = People(
-            self.routing,
-            channel_names,
-            frozenset(numbers[name] for name in settings.channels) | {self.inapp},
-            self.limiters,
-            journal.load_user,
-            settings.bounds.users,
-            settings.preferences.timezone,
-            needs_a_look=self._needs_a_look,
-        )
         self.contents = Contents(journal.content)
         self.queues = [NotificationQueue[Run](settings.priorities.aging) for _ in channel_names]
         self.queued = [0] * (len(channel_names) * LANES)  # deliveries in each lane
@@ -174,13 +159,40 @@ class Core:
         self.last = 0  # the last frame that was received
         self.broadcasts = Broadcasts(
             journal.topics,
-            self.routing,
             Room(self.queued, self.behind),
             self.dead_letters,
             lambda: self.changes,
             settings.bounds.broadcasts,
-            settings.priorities.aging,
         )
+        self._journal = journal
+        self._random = random
+        self._inapp_mask = sum(ledger.lane_bit(ledger.lane_of(self.inapp, priority)) for priority in range(LANES))
+        self.configure(settings)
+
+    def configure(self, settings: ShardSettings) -> None:
+        """Go by these settings from now on. Bounds and channels are as before; what is queued or under way stays so.
+
+        What was spent of the limits is for the owner to carry over.
+        """
+        self.settings = settings
+        numbers = {name: number for number, name in enumerate(self.channel_names)}
+        self.routing = Routing(settings.categories, numbers, settings.rules)
+        self.limits = Limits(settings.rate_limits, settings.caps, settings.bounds.limiter_keys)
+        self.limiters = {numbers[name]: limiter for name, limiter in self.limits.rates.items()}
+        self.digests.configure(settings.digests)
+        for queue in self.queues:
+            queue.set_aging(settings.priorities.aging)
+        self.people = People(
+            self.routing,
+            self.channel_names,
+            frozenset(numbers[name] for name in settings.channels) | {self.inapp},
+            self.limiters,
+            self._journal.load_user,
+            settings.bounds.users,
+            settings.preferences.timezone,
+            needs_a_look=self._needs_a_look,
+        )
+        self.broadcasts.configure(self.routing, settings.priorities.aging)
         self.judge = Judge(
             self.ids,
             self.routing,
@@ -190,9 +202,6 @@ class Core:
             self.broadcasts,
             settings.schedules.horizon,
         )
-        self._journal = journal
-        self._random = random
-        self._inapp_mask = sum(ledger.lane_bit(ledger.lane_of(self.inapp, priority)) for priority in range(LANES))
 
     # --- receive -----------------------------------------------------------------------------------------------
 
@@ -970,6 +979,8 @@ class Core:
                     entry[0].active -= 1
                     self._let_go(entry[0])
                     continue
+                if self._sleeps(entry, now):
+                    continue
                 if (entry[0].seq, entry[1]) in self.suspects:
                     self.suspects.wait(channel, entry)
                     continue
@@ -981,6 +992,23 @@ class Core:
             for (_, priority), run in runs.items():
                 self.queues[channel].push(run, priority, now.mono)
                 self.queued[ledger.lane_of(channel, priority)] += len(run)
+
+    def _sleeps(self, entry: Entry, now: Now) -> bool:
+        """Whether a retry has come due in its user's quiet hours; it is then due at their end."""
+        frame, slot, index, user, _ = entry
+        if user.choices.quiet is None:
+            return False
+        value = frame.slots[slot]
+        channel, priority = ledger.channel_of(value), ledger.priority_of(value)
+        asked = self.routing.asked(self.contents.notification(frame.seq, index))
+        until_ms = self.quiet_until_ms(user, asked, channel, priority, now)
+        if until_ms is None:
+            return False
+        _, error_class, message = frame.notes.get(slot, (None, "", ""))
+        frame.notes[slot] = (until_ms, error_class, message)
+        self._log(frame, slot)
+        self.retrying[channel].push(now.mono + until_ms / 1000 - now.wall_us / 1e6, entry)
+        return True
 
     def _reload(self, seq: int, slot: int) -> Entry | None:
         """A waiting delivery of which only the place was kept; None if it has ended in the meantime."""

@@ -24,6 +24,7 @@ from shards.rules import Category
 from shards.settings import Bounds, ChannelSettings, Idempotency, Priorities, Retention, ShardSettings
 from shards.units import Seconds
 from shards.wire import CHANNELS, SUBMIT, Data, Verdict, pack
+from tests.support.topics import NoTopics
 
 NOW_MS = 1_700_000_000_000  # 2023-11-14 22:13:20 UTC, a Tuesday
 MORNING_MS = NOW_MS + 35_200_000  # 08:00 on Wednesday
@@ -77,6 +78,7 @@ class Memory:
     def __init__(self, documents: dict[str, UserDocument]) -> None:
         self.load_user = documents.get
         self.windows: dict[str, Digest] = {}
+        self.topics = NoTopics()
 
     def frame(self, seq: int) -> StoredFrame | None:
         return None
