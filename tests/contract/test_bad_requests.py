@@ -16,9 +16,12 @@ from tests.support.service import RunningDispatcher
 VALID: dict[str, dict[str, Any]] = {
     "submit": {"notifications": []},
     "status": {"id": "x"},
+    "cancel": {"id": "x"},
     "user.put": {"user_id": "u", "user": {}},
     "user.get": {"user_id": "u"},
     "user.delete": {"user_id": "u"},
+    "topic.subscribe": {"topic": "t", "user_id": "u"},
+    "topic.unsubscribe": {"topic": "t", "user_id": "u"},
     "inbox.list": {"user_id": "u"},
     "inbox.mark": {"user_id": "u", "ids": [], "state": "read"},
     "dead.list": {},
@@ -40,7 +43,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "user": (5, "x", [], True),
     "notifications": (),
     **dict.fromkeys(
-        ("id", "user_id", "idempotency_key", "channel", "category", "reason", "error_class", "name"), NO_TEXT
+        ("id", "user_id", "idempotency_key", "channel", "category", "reason", "error_class", "name", "topic"), NO_TEXT
     ),
 }
 

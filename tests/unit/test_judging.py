@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shards.broadcasts import Broadcasts, Room
+from shards.changes import Changes
 from shards.contents import Content, Contents
+from shards.dead_letters import DeadLetters
 from shards.dedupe import IdempotencySet
 from shards.identifiers import Identifiers
 from shards.judging import Judge, Judged
@@ -17,6 +20,7 @@ from shards.people import People
 from shards.preferences import Preferences, UserDocument
 from shards.rules import Category, PlacedRule, Routing
 from shards.wire import CHANNELS, Data
+from tests.support.topics import NoTopics
 
 NUMBERS = {name: number for number, name in enumerate(CHANNELS)}
 QUIET = UserDocument(preferences=Preferences(channels={"email": False}))
@@ -66,7 +70,12 @@ class Side:
             routing, list(CHANNELS), frozenset({0, 1, 3}), {}, {"quiet": QUIET}.get, users_max=2
         )  # webhook, push and system are not configured
         self.keys = IdempotencySet(5)
-        self.judge = Judge(Identifiers(Native()), routing, self.people, self.keys, Contents(self.bodies.get), 60.0)
+        letters = DeadLetters(Identifiers(Native()), list(CHANNELS), {}, Changes)
+        broadcasts = Broadcasts(NoTopics(), Room([], {}), letters, Changes, 2)
+        broadcasts.configure(routing, 30.0)
+        self.judge = Judge(
+            Identifiers(Native()), routing, self.people, self.keys, Contents(self.bodies.get), broadcasts, 60.0
+        )
 
     def columns(self, body: bytes, seq: int) -> Judged | None:
         judged = self.judge._judge_columns(Content(body, False, None), seq)
