@@ -21,7 +21,7 @@ from dispatcher.commands.config import config
 from dispatcher.commands.dead import dead
 from dispatcher.commands.inbox import inbox
 from dispatcher.commands.keys import keys
-from dispatcher.commands.notifications import send, stats, status
+from dispatcher.commands.notifications import cancel, explain, send, stats, status
 from dispatcher.commands.options import (
     INTERRUPTED,
     WRONG_USAGE,
@@ -157,5 +157,5 @@ def simulate(as_json: bool, **options: Any) -> None:
     sys.exit(0 if summary["conserved"] and not summary["pending"] else 1)
 
 
-for command in (send, status, stats, user, inbox, dead, config, keys, check, backup, completion):
+for command in (send, explain, status, cancel, stats, user, inbox, dead, config, keys, check, backup, completion):
     main.add_command(command)

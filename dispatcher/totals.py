@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from dispatcher.broadcasts import merge_broadcasts
 from shards.ledger import FINAL, OUTCOMES
 
 QUANTILES = {"p50": 0.5, "p99": 0.99}
@@ -45,6 +46,7 @@ def merge_stats(
         "idempotency_window_s": min((shard["idempotency_window_s"] for shard in shards), default=None),
         "config_version": versions.pop() if len(versions) == 1 else None,
         "channels": channels,
+        "broadcasts": merge_broadcasts([shard["broadcasts"] for shard in shards]),
         "shards": [_shard(shard) for shard in shards],
         "collector": collector,
         "router": router,
@@ -54,7 +56,7 @@ def merge_stats(
 def _shard(shard: dict[str, Any]) -> dict[str, Any]:
     """A shard without what the channels' totals already say."""
     return {
-        **{key: value for key, value in shard.items() if key != "channels"},
+        **{key: value for key, value in shard.items() if key not in ("channels", "broadcasts")},
         **{
             key: sum(channel[key] for channel in shard["channels"].values())
             for key in ("queued", "in_flight", "retrying")

@@ -18,12 +18,13 @@ import math
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, MutableSequence
+from collections.abc import Callable, Container, Iterator, Mapping, MutableSequence
 from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
 from shards import ledger, validation
+from shards.broadcasts import Broadcasts, Room, Stored
 from shards.caps import Cap
 from shards.changes import Changes, Now, Place, decode_notes
 from shards.channels.base import RETRIED, Failure
@@ -31,7 +32,7 @@ from shards.contents import Contents
 from shards.counters import Counters, Latencies
 from shards.dead_letters import ERROR_TEXT_MAX, DeadLetters
 from shards.dedupe import IdempotencySet
-from shards.deferrals import Deferrals, Dues, Timer
+from shards.deferrals import Deferrals, Dues, Timer, waits_until_ms
 from shards.digests import Digest, Digests, composed
 from shards.frames import Entry, Frame, NewFrame, Run, one
 from shards.identifiers import Identifiers, Origins
@@ -47,6 +48,7 @@ from shards.rules import Asked, Routing, Rule
 from shards.settings import ShardSettings
 from shards.suspects import CRASHES_MAX, Suspects
 from shards.wire import (
+    EXPANSION,
     INGEST,
     PRIORITIES,
     UNROUTABLE,
@@ -86,6 +88,9 @@ class StoredFrame(NamedTuple):
 
 class Journal(Origins, Protocol):
     """What the core reads back; it never writes by itself."""
+
+    @property
+    def topics(self) -> Stored: ...
 
     def load_user(self, user_id: str) -> UserDocument | None: ...
 
@@ -152,6 +157,13 @@ class Core:
         self.changes = Changes()
         self.dead_letters = DeadLetters(self.ids, channel_names, counters.dead_letters, lambda: self.changes)
         self.last = 0  # the last frame that was received
+        self.broadcasts = Broadcasts(
+            journal.topics,
+            Room(self.queued, self.behind),
+            self.dead_letters,
+            lambda: self.changes,
+            settings.bounds.broadcasts,
+        )
         self._journal = journal
         self._random = random
         self._inapp_mask = sum(ledger.lane_bit(ledger.lane_of(self.inapp, priority)) for priority in range(LANES))
@@ -180,8 +192,15 @@ class Core:
             settings.preferences.timezone,
             needs_a_look=self._needs_a_look,
         )
-        self._judge = Judge(
-            self.ids, self.routing, self.people, self.idempotency, self.contents, settings.schedules.horizon
+        self.broadcasts.configure(self.routing, settings.priorities.aging)
+        self.judge = Judge(
+            self.ids,
+            self.routing,
+            self.people,
+            self.idempotency,
+            self.contents,
+            self.broadcasts,
+            settings.schedules.horizon,
         )
 
     # --- receive -----------------------------------------------------------------------------------------------
@@ -192,21 +211,36 @@ class Core:
             self._keep_raw(data, seq, data.error or Error("bad_encoding", "not decodable"), None, now)
             return None
         self.last = seq
+        if data.source == EXPANSION:
+            data = self.broadcasts.expand(data, seq, now)
         frame = Frame(seq, data.at_us, array("I"), b"")
         self._changed(frame)
-        judged = self._judge.judge(data, seq, now.wall_us // 1000)
+        judged = self.judge.judge(data, seq, now.wall_us // 1000)
         verdict = judged.verdict()
         frame.widths = bytes([decision.width for decision in judged.decisions])
         frame.expiry = judged.expiry
-        frame.new = NewFrame(data.source, data.fanned, data.body, judged.digests, pack(verdict) if verdict else None)
+        frame.new = NewFrame(
+            data.source,
+            data.fanned,
+            data.body,
+            judged.digests,
+            pack(verdict) if verdict else None,
+            self.settings.version,
+            judged.rules.tobytes() if judged.rules else None,
+        )
         self._admit(frame, judged, now)
         frame.new.has_inbox = frame.new.has_inbox or bool(frame.mask & self._inapp_mask)
+        if data.source == EXPANSION:
+            self.broadcasts.planned(len(frame.slots))
         counters = self.counters
-        counters.duplicates += len(judged.duplicates)
-        counters.rejected += len(judged.rejected)
-        counters.accepted += len(judged.decisions) - len(judged.duplicates) - len(judged.rejected)
+        accepted, duplicates, rejected = judged.counts()
+        counters.accepted += accepted
+        counters.duplicates += duplicates
+        counters.rejected += rejected
         if data.source == INGEST:  # nobody waits for the answer: the error is kept as a dead letter
             for rejection in judged.rejected:
+                if rejection.index in judged.topics:
+                    continue  # the router hears it of all shards, and says it once
                 user_id, raw = judged.raw[rejection.index]
                 self.dead_letters.bury_rejected(seq, rejection.index, rejection.error, user_id, raw, now)
         return verdict
@@ -214,6 +248,9 @@ class Core:
     def refuse(self, data: Data, seq: int, now: Now) -> Verdict:
         """Take a frame that cannot be judged: all of it is rejected, and kept as a dead letter."""
         error = Error("internal", "the dispatcher cannot judge this; it is kept as a dead letter")
+        if data.source == EXPANSION:
+            self.broadcasts.refuse(data, error, seq, now)
+            return self.receive(data, seq, now) or Verdict()
         verdict = Verdict([], [Rejection(at, error) for at in range(validation.positions(data.body, data.fanned))])
         self._keep_raw(data, seq, error, pack(verdict), now)
         self.counters.rejected += len(verdict.rejected)
@@ -308,7 +345,7 @@ class Core:
                 self.counters.channels[channel].planned += 1
                 if frame.new and channel == self.inapp:
                     frame.new.has_inbox = True
-                if send_at_ms is not None:
+                if send_at_ms is not None and not _expired(frame, index, slot + offset, now):
                     self._defer(frame, slot + offset, index, "send_at", send_at_ms)
                     continue
                 frame.mask |= ledger.lane_bit(lane)
@@ -353,7 +390,7 @@ class Core:
                 return False
             if not self._charge(entry, asked, now):
                 return False
-        if quiet_until_ms := self._quiet_until_ms(user, asked, channel, priority, now):
+        if quiet_until_ms := self.quiet_until_ms(user, asked, channel, priority, now):
             self._defer(frame, slot, index, "quiet_hours", quiet_until_ms)
             return False
         return True
@@ -364,7 +401,7 @@ class Core:
         value = frame.slots[slot]
         channel, priority = ledger.channel_of(value), PRIORITIES[ledger.priority_of(value)]
         key, mono = user.signed_hash, now.mono
-        caps = self._caps_of(asked.category, channel)
+        caps = self.caps_of(asked.category, channel)
         if any(priority not in cap.exempt and not cap.has_room(key, mono) for cap in caps):
             self._end(entry, ledger.RATE_LIMITED, "cap", now)
             return False
@@ -377,40 +414,62 @@ class Core:
             self._note_reason(frame, slot, "charged")
         return True
 
-    def _caps_of(self, category: str, channel: int) -> list[Cap]:
+    def caps_of(self, category: str, channel: int) -> list[Cap]:
         if not self.limits.caps:
             return []
         name = self.channel_names[channel]
         return [cap for cap in self.limits.caps.values() if cap.covers(category, name)]
 
     def _overflow(self, entry: Entry, asked: Asked, limiter: Limiter, now: Now) -> bool:
-        """What becomes of a delivery that exceeds its limit; whether it is to be sent now."""
+        """Carry out what ``overflow`` says; whether the delivery is to be sent now."""
         frame, slot, index, user, _ = entry
-        match "drop" if slot in frame.digests and limiter.overflow == "digest" else limiter.overflow:
+        value = frame.slots[slot]
+        channel, priority = ledger.channel_of(value), ledger.priority_of(value)
+        planned = self._planned(frame, index)
+        way, due_ms = self.overflow(user, asked.category, channel, priority, planned, slot in frame.digests, now)
+        match way:
+            case "delay":
+                limiter.reserve(user.signed_hash, now.mono)
+                for cap in self.caps_of(asked.category, channel):
+                    cap.charge(user.signed_hash, now.mono)
+                self._defer(frame, slot, index, "limit", due_ms)
+            case "digest":
+                self._joins_digest(entry, asked.category, "overflow", now)
+            case "inapp":
+                self._move_to_inbox(frame, slot)
+                return self._decides(entry, asked, now)
+            case "drop":
+                self._end(entry, ledger.RATE_LIMITED, "limit", now)
+        return False
+
+    def overflow(
+        self, user: User, category: str, channel: int, priority: int, planned: Container[int], is_digest: bool, now: Now
+    ) -> tuple[Literal["drop", "delay", "digest", "inapp"], int]:
+        """What becomes of a delivery that exceeds its limit, and until when it is delayed.
+
+        ``planned`` are the channels of its notification.
+        """
+        limiter = self.limiters[channel]
+        match limiter.overflow:
             case "delay":
                 wait_s = limiter.next_at(user.signed_hash, now.mono) - now.mono
                 if wait_s <= self.settings.schedules.horizon:
-                    limiter.reserve(user.signed_hash, now.mono)
-                    for cap in self._caps_of(asked.category, ledger.channel_of(frame.slots[slot])):
-                        cap.charge(user.signed_hash, now.mono)
-                    self._defer(frame, slot, index, "limit", math.ceil(now.wall_us / 1000 + wait_s * 1000))
-                    return False
+                    return "delay", math.ceil(now.wall_us / 1000 + wait_s * 1000)
             case "digest":
-                if self._joins_digest(entry, asked.category, "overflow", now):
-                    return False
+                if not is_digest and self.digest_of(category, channel, priority, "overflow") is not None:
+                    return "digest", 0
             case "inapp":
-                if self._move_to_inbox(entry):
-                    return self._decides(entry, asked, now)
-        self._end(entry, ledger.RATE_LIMITED, "limit", now)
-        return False
+                if not is_digest and self.inapp not in planned:
+                    return "inapp", 0
+        return "drop", 0
 
-    def _move_to_inbox(self, entry: Entry) -> bool:
-        """Plan the delivery in-app instead; False if that is planned already."""
-        frame, slot, index, *_ = entry
+    def _planned(self, frame: Frame, index: int) -> list[int]:
+        """The channels of a notification."""
         first = sum(frame.widths[:index])
-        words = frame.slots[first : first + frame.widths[index]]
-        if slot in frame.digests or any(ledger.channel_of(word) == self.inapp for word in words):
-            return False
+        return [ledger.channel_of(word) for word in frame.slots[first : first + frame.widths[index]]]
+
+    def _move_to_inbox(self, frame: Frame, slot: int) -> None:
+        """Plan the delivery in-app instead."""
         value = frame.slots[slot]
         channels = self.counters.channels
         channels[ledger.channel_of(value)].planned -= 1
@@ -423,13 +482,12 @@ class Core:
             frame.new.has_inbox = True
         else:
             self.changes.moved.append(frame.seq)
-        return True
 
     def _joins_digest(self, entry: Entry, category: str, when: Literal["always", "overflow"], now: Now) -> bool:
         """Whether the delivery waits for others now; the leading one of a window goes on."""
         frame, slot, index, user, _ = entry
         value = frame.slots[slot]
-        name = self._digest_of(category, ledger.channel_of(value), ledger.priority_of(value), when)
+        name = self.digest_of(category, ledger.channel_of(value), ledger.priority_of(value), when)
         if name is None:
             return False
         channel = self.channel_names[ledger.channel_of(value)]
@@ -452,29 +510,29 @@ class Core:
         self._set_deferred(frame, slot, "digest", digest.due_ms)
         return True
 
-    def _digest_of(self, category: str, channel: int, priority: int, when: Literal["always", "overflow"]) -> str | None:
+    def digest_of(self, category: str, channel: int, priority: int, when: Literal["always", "overflow"]) -> str | None:
         if priority == CRITICAL:
             return None
         return self.digests.covering(category, self.channel_names[channel], when)
 
-    def _quiet_until_ms(self, user: User, asked: Asked, channel: int, priority: int, now: Now) -> int | None:
+    def quiet_until_ms(self, user: User, asked: Asked, channel: int, priority: int, now: Now) -> int | None:
         """When the user's quiet hours end, if they are to be respected and it is quiet."""
         quiet = user.choices.quiet
-        if quiet is None or not self._is_quieted(asked.override, channel, priority):
+        if quiet is None or not self.is_quieted(asked.override, channel, priority):
             return None
         return quiet.release_ms(now.wall_us // 1000)
 
-    def _is_quieted(self, override: bool, channel: int, priority: int) -> bool:
+    def is_quieted(self, override: bool, channel: int, priority: int) -> bool:
         return not override and priority != CRITICAL and self.channel_names[channel] not in NEVER_QUIET
 
     def _needs_a_look(self, rule: Rule, channel: int, choices: Choices) -> bool:
         """Whether such a delivery is decided by more than what its decision knows."""
         limiter = self.limiters.get(channel)
         return (
-            (choices.quiet is not None and self._is_quieted(rule.override, channel, rule.priority))
-            or self._digest_of(rule.category, channel, rule.priority, "always") is not None
+            (choices.quiet is not None and self.is_quieted(rule.override, channel, rule.priority))
+            or self.digest_of(rule.category, channel, rule.priority, "always") is not None
             or (limiter is not None and limiter.overflow != "drop")
-            or bool(self._caps_of(rule.category, channel))
+            or bool(self.caps_of(rule.category, channel))
         )
 
     def _end(self, entry: Entry, outcome: int, reason: str, now: Now) -> None:
@@ -493,9 +551,8 @@ class Core:
 
     def _defer(self, frame: Frame, slot: int, index: int, reason: str, due_ms: int) -> None:
         """Until then it is on disk only; it does not outlive its expiry there."""
-        expires_ms = frame.expiry.get(index) if frame.expiry else None
-        if expires_ms is not None and slot not in frame.digests:
-            due_ms = min(due_ms, expires_ms)
+        if slot not in frame.digests:
+            due_ms = waits_until_ms(due_ms, frame.expiry.get(index) if frame.expiry else None)
         self._set_deferred(frame, slot, reason, due_ms)
         self.deferrals.add(Timer(ledger.lane_of_word(frame.slots[slot]), due_ms, frame.seq, slot))
 
@@ -846,6 +903,22 @@ class Core:
         self._let_go(frame)
         return count, found
 
+    def sweep(self, now: Now) -> bool:
+        """End what is open of a cancelled broadcast, a frame at a time; whether there may be more. Like ``refill``."""
+        seq = self.broadcasts.sweep(now)
+        if seq is None:
+            return False
+        frame = self._known(seq)
+        if frame is not None:
+            slot = 0
+            for index, width in enumerate(frame.widths):
+                for place in range(slot, slot + width):
+                    if ledger.outcome_of(frame.slots[place]) in ledger.OPEN:
+                        self._cancel(frame, place, index, now)
+                slot += width
+            self._let_go(frame)
+        return True
+
     def _cancel(self, frame: Frame, slot: int, index: int, now: Now) -> bool:
         value = frame.slots[slot]
         outcome, lane = ledger.outcome_of(value), ledger.lane_of_word(value)
@@ -1152,6 +1225,7 @@ class Core:
             frame.new = None
             if not frame.active:
                 self.frames.pop(frame.seq, None)
+        self.broadcasts.committed(self.changes.broadcasts)
         self.changes = Changes()
         self.contents.committed()
         self.deferrals.committed()
@@ -1188,7 +1262,11 @@ def _expires_ms(frame: Frame, index: int, slot: int) -> int | None:
 
 def _expired(frame: Frame, index: int, slot: int, now: Now) -> bool:
     expires_ms = _expires_ms(frame, index, slot)
-    return expires_ms is not None and expires_ms * 1000 <= now.wall_us
+    return expires_ms is not None and has_expired(expires_ms, now)
+
+
+def has_expired(expires_ms: int, now: Now) -> bool:
+    return expires_ms * 1000 <= now.wall_us
 
 
 def _waits_in_digest(value: int) -> bool:

@@ -42,6 +42,8 @@ class DigestSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"window is {self.window}; it must be above 0 and at most 31d")
         if not 2 <= self.items_max <= 1_000:
             raise ValueError(f"items_max is {self.items_max}; it must be between 2 and 1000")
+        if self.leading and self.when == "overflow":
+            raise ValueError('leading: what exceeds a limit is never sent at once; leave it out with when = "overflow"')
 
     def covers(self, category: str, channel: str) -> bool:
         return (not self.categories or category in self.categories) and (not self.channels or channel in self.channels)
@@ -117,6 +119,19 @@ class Digests:
         digest = self._open.get(window) or self._store.open_window(window)
         return None if digest is None or len(digest.places) >= digest.items_max else digest
 
+    def leads(self, name: str, digest: Digest | None) -> bool:
+        """Whether an item is to be sent at once: it opens its window."""
+        settings = self._settings[name]
+        return digest is None and settings.leading and settings.when == "always"
+
+    def due_ms(self, name: str, digest: Digest | None, expires_ms: int | None, now_ms: int) -> int:
+        """When the window closes that an item joins, or, without one, opens."""
+        if digest is None or digest.due_ms is None:
+            due_ms = now_ms + max(1, int(self._settings[name].window * 1000))
+        else:
+            due_ms = now_ms if len(digest.places) + 1 >= digest.items_max else digest.due_ms
+        return due_ms if expires_ms is None else min(due_ms, max(now_ms, expires_ms - EXPIRY_MARGIN_MS))
+
     def join(
         self,
         digest: Digest | None,
@@ -130,23 +145,18 @@ class Digests:
         expiry in ms).
         """
         place, lane, expires_ms = item
-        settings = self._settings[fresh[3 + 1]]
-        leads = False
+        identifier, user_id, channel, category, name, key = fresh
+        leads = self.leads(name, digest)
+        due_ms = self.due_ms(name, digest, None if leads else expires_ms, now_ms)
         if digest is None:
-            identifier, user_id, channel, category, name, key = fresh
-            due_ms = now_ms + max(1, int(settings.window * 1000))
+            settings = self._settings[name]
             digest = Digest(
                 identifier, user_id, channel, category, name, settings.template, key, lane, now_ms, due_ms, [],
                 settings.items_max,
             )  # fmt: skip
-            leads = settings.leading
         if not leads:
             digest.places.append(place)
-            assert digest.due_ms is not None
-            if expires_ms is not None:
-                digest.due_ms = min(digest.due_ms, max(now_ms, expires_ms - EXPIRY_MARGIN_MS))
-            if len(digest.places) >= digest.items_max:
-                digest.due_ms = now_ms
+            digest.due_ms = due_ms
         self._open[digest.window] = digest
         self.save(digest)
         return digest, leads

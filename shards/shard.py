@@ -31,7 +31,7 @@ from shards.operations import Operations
 from shards.schema import DamagedError
 from shards.settings import ShardSettings
 from shards.stream import Stream
-from shards.wire import Ask, Data, Metrics, Outbox, OutboxItem, Ping, Verdict
+from shards.wire import Ask, Data, Metrics, Outbox, OutboxItem, Ping, Turn, Verdict
 
 log = logs.logger()
 
@@ -84,6 +84,7 @@ class Shard:
             self.core = Core(settings, journal.channel_names, journal, counters, random.random)
             self.limits = LimitStore(journal.path, journal.database, self.core.limits)
             self.limits.load(moment)
+            journal.put_config(settings.version, self.core.routing.describe())
             self.operations = Operations(self.core, journal, self.inbox)
             self.stream = Stream(self.core, self.inbox, self.operations, settings.bounds.users)
             self.intake = Intake(self.state.last, (self.state.epoch, self.state.gen), self.state.base)
@@ -112,6 +113,7 @@ class Shard:
         """From the journal back to where the shard was: its position, its lanes, what waits for a retry."""
         core = self.core
         core.last = self.state.last
+        core.broadcasts.recover()
         first, mask = self.journal.open_mask()
         if mask:
             for channel in range(len(core.channel_names)):
@@ -155,6 +157,7 @@ class Shard:
         self.settings = self.maintenance.settings = settings
         self.core.configure(settings)
         self.limits.keep(self.core.limits, moment)
+        self.journal.put_config(settings.version, self.core.routing.describe())
 
     # --- the steps of a turn -----------------------------------------------------------------------------------
 
@@ -283,6 +286,11 @@ class Shard:
         core.committed()
         return published
 
+    def turn(self, moment: Now, busy: bool) -> Turn | None:
+        """The page of a broadcast that the router is to be asked for."""
+        wanted = self.core.broadcasts.turn(moment, self.intake.epoch, busy)
+        return Turn(self.settings.shard, *wanted) if wanted else None
+
     # --- the collector -----------------------------------------------------------------------------------------
 
     def outbox(self, moment: Now) -> Outbox | None:
@@ -340,6 +348,7 @@ class Shard:
             "pending": self.journal.pending(),
             "dead_letters": {reason: count for reason, count in core.counters.dead_letters.items() if count},
             "channels": channels,
+            "broadcasts": core.broadcasts.documents(),
             "frames": self.intake.last,
             "lanes_on_disk": len(core.behind),
             "suspects": len(core.suspects),

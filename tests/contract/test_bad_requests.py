@@ -16,6 +16,7 @@ from tests.support.service import RunningDispatcher
 VALID: dict[str, dict[str, Any]] = {
     "submit": {"notifications": []},
     "status": {"id": "x"},
+    "cancel": {"id": "x"},
     "user.put": {"user_id": "u", "user": {}},
     "user.get": {"user_id": "u"},
     "user.delete": {"user_id": "u"},

@@ -16,6 +16,8 @@ ROOT = Path(__file__).parents[2]
 
 # Given the time, a random generator and the bytes, these decide; they fetch nothing themselves.
 PURE = (
+    "broadcast",
+    "broadcasts",
     "caps",
     "changes",
     "conditions",
@@ -66,6 +68,8 @@ IMPURE_LIBRARIES = {
     "zmq",
 }
 OF_ONE_SHARD = {
+    "broadcast",
+    "broadcasts",
     "contents",
     "core",
     "dead_letters",
@@ -82,6 +86,7 @@ OF_ONE_SHARD = {
     "shard",
     "stream",
     "suspects",
+    "topics",
     "worker",
 }
 

@@ -71,13 +71,14 @@ def test_every_charge_is_noted() -> None:
 def test_idle_keys_make_room_for_new_ones_and_live_ones_do_not() -> None:
     tested = cap(keys_max=2)
     tested.charge(KEY, 0.0)
+    tested.charge(OTHER, 0.0)
     tested.charge(OTHER, 5.0)
     assert not tested.has_room(THIRD, 9.0)
     assert tested.remaining(THIRD, 9.0) == 0
     assert tested.next_at(THIRD, 9.0) == math.inf
     tested.charge(THIRD, 9.0)
     assert len(tested) == 2, "an exempt one passes all the same, and is not remembered"
-    assert tested.charges == [KEY, OTHER]
+    assert tested.charges == [KEY, OTHER, OTHER]
     assert tested.has_room(THIRD, 10.0)
     assert tested.remaining(OTHER, 10.0) == 2
 

@@ -22,8 +22,8 @@ from dispatcher.cli import main
 from tests.support.service import ROOT, RunningDispatcher, free_endpoints
 
 COMMANDS = (
-    "serve", "simulate", "send", "status", "stats", "user", "inbox", "dead", "config", "keys", "check", "backup",
-    "completion",
+    "serve", "simulate", "send", "explain", "status", "cancel", "stats", "user", "inbox", "dead", "config", "keys",
+    "check", "backup", "completion",
 )  # fmt: skip
 GROUPS = {
     "user": ("put", "get", "delete", "import"),
@@ -32,7 +32,8 @@ GROUPS = {
     "keys": ("new",),
 }
 ASKING = (
-    ["send", "user-1", "--title", "x"], ["status", "some-id"], ["stats"],
+    ["send", "user-1", "--title", "x"], ["explain", "user-1", "--title", "x"], ["status", "some-id"],
+    ["cancel", "some-id"], ["stats"],
     ["user", "get", "ada"], ["user", "delete", "ada"], ["user", "put", "ada", "--off", "sms"],
     ["inbox", "ada"], ["inbox", "ada", "--mark", "read", "some-id"],
     ["dead", "list"], ["dead", "show", "some-id"], ["dead", "replay"], ["dead", "purge", "--all"],

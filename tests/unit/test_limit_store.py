@@ -279,6 +279,32 @@ def test_other_terms_keep_what_was_spent_as_far_as_they_go(database: sqlite3.Con
     assert opened(database, moment(2), fast, one).limits.rates["email"].next_at(KEY, 0.002) == pytest.approx(6.001)
 
 
+def test_a_lower_cap_looks_at_the_newest_deliveries(database: sqlite3.Connection) -> None:
+    store = opened(database, moment(0))
+    for ms in (0, 5_000, 9_000):
+        store.limits.caps["few"].charge(KEY, ms / 1000)
+        store.save(moment(ms))
+    two = {"few": CapSettings(limit=2, window=Seconds(20.0))}
+    for after_stop in (opened(database, moment(9_000), RATES, two), opened(database, moment(9_000))):
+        after_stop.keep(Limits(RATES, two, KEYS_MAX), moment(9_000))
+        cap = after_stop.limits.caps["few"]
+        assert cap.next_at(KEY, 9.0) == 25.0
+        cap.charge(KEY, 25.0)
+        assert cap.next_at(KEY, 25.0) == 29.0
+
+
+def test_times_stay_in_order_where_the_clock_was_set_back_on_the_way(database: sqlite3.Connection) -> None:
+    two = {"few": CapSettings(limit=2, window=Seconds(20.0))}
+    store = opened(database, moment(0), {}, two)
+    for now in (moment(0), moment(1_000, wall_ms=-15_000)):
+        store.limits.caps["few"].charge(KEY, now.mono)
+        store.save(now)
+    cap = opened(database, moment(2_000, wall_ms=-15_000), {}, two).limits.caps["few"]
+    assert not cap.has_room(KEY, 21.5)
+    assert cap.remaining(KEY, 21.5) == 0
+    assert cap.remaining(KEY, 22.0) == 2
+
+
 def test_a_reload_of_the_configuration_keeps_what_was_spent_by_name(database: sqlite3.Connection) -> None:
     store = opened(database, moment(0))
     for name in ("email", "sms"):
@@ -309,3 +335,37 @@ def test_a_damaged_row_is_told(database: sqlite3.Connection) -> None:
     database.execute("UPDATE limits SET at_ms = at_ms + 1")
     with pytest.raises(DamagedError, match="limits"):
         opened(database, moment(0))
+
+
+def test_a_limit_that_comes_back_is_stored_again(database: sqlite3.Connection) -> None:
+    store = opened(database, moment(0))
+    assert store.limits.rates["email"].allow(KEY, 0.0)
+    store.save(moment(0))
+    store.keep(Limits({}, CAPS, KEYS_MAX), moment(0))
+    store.save(moment(0))
+    store.keep(Limits(RATES, CAPS, KEYS_MAX), moment(0))
+    for _ in range(2):
+        assert store.limits.rates["email"].allow(KEY, 0.0)
+        store.save(moment(0))
+    assert opened(database, moment(0)).limits.rates["email"].remaining(KEY, 0.0) == 1
+
+
+def test_a_reload_that_changes_no_terms_keeps_all_that_is_reserved(database: sqlite3.Connection) -> None:
+    store = opened(database, moment(0))
+    for _ in range(30):
+        store.limits.rates["sms"].reserve(KEY, 0.0)
+    store.keep(Limits({"sms": RateLimit("3/second", exempt=("critical",))}, CAPS, KEYS_MAX), moment(0))
+    assert store.limits.rates["sms"].next_at(KEY, 0.0) == pytest.approx(28 / 3)
+    assert store.limits.rates["sms"].exempt == {"critical"}
+
+
+def test_a_state_is_finished_under_steady_load(database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limit_store, "CHARGES_MAX", 20)
+    monkeypatch.setattr(limit_store, "PART_TIMES", 2)
+    store = opened(database, moment(0))
+    for turn in range(200):
+        for key in range(20):
+            assert store.limits.rates["email"].allow(key, 0.0, exempt=True)
+        store.save(moment(turn))
+        (rows,) = database.execute("SELECT count(*) FROM limits").fetchone()
+        assert rows <= 45
