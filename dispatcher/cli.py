@@ -31,6 +31,7 @@ from dispatcher.commands.options import (
     json_option,
     loaded_settings,
 )
+from dispatcher.commands.topics import topic
 from dispatcher.commands.users import user
 from dispatcher.terminal import json_text
 
@@ -157,5 +158,7 @@ def simulate(as_json: bool, **options: Any) -> None:
     sys.exit(0 if summary["conserved"] and not summary["pending"] else 1)
 
 
-for command in (send, explain, status, cancel, stats, user, inbox, dead, config, keys, check, backup, completion):
+for command in (
+    send, explain, status, cancel, stats, user, topic, inbox, dead, config, keys, check, backup, completion,
+):  # fmt: skip
     main.add_command(command)

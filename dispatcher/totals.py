@@ -59,7 +59,7 @@ def _shard(shard: dict[str, Any]) -> dict[str, Any]:
         **{key: value for key, value in shard.items() if key not in ("channels", "broadcasts")},
         **{
             key: sum(channel[key] for channel in shard["channels"].values())
-            for key in ("queued", "in_flight", "retrying")
+            for key in ("queued", "in_flight", "retrying", "deferred")
         },
     }
 
@@ -68,7 +68,7 @@ def _channel(parts: list[dict[str, Any]]) -> dict[str, Any]:
     outcomes: Counter[str] = Counter()
     for part in parts:
         outcomes.update(part["outcomes"])
-    keys = ("planned", "attempts", "failed_attempts", "queued", "in_flight", "retrying")
+    keys = ("planned", "attempts", "failed_attempts", "queued", "in_flight", "retrying", "deferred")
     return {
         **{key: sum(part[key] for part in parts) for key in keys},
         "outcomes": {OUTCOMES[final]: outcomes[OUTCOMES[final]] for final in FINAL},

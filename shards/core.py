@@ -979,6 +979,8 @@ class Core:
                     entry[0].active -= 1
                     self._let_go(entry[0])
                     continue
+                if self._sleeps(entry, now):
+                    continue
                 if (entry[0].seq, entry[1]) in self.suspects:
                     self.suspects.wait(channel, entry)
                     continue
@@ -990,6 +992,23 @@ class Core:
             for (_, priority), run in runs.items():
                 self.queues[channel].push(run, priority, now.mono)
                 self.queued[ledger.lane_of(channel, priority)] += len(run)
+
+    def _sleeps(self, entry: Entry, now: Now) -> bool:
+        """Whether a retry has come due in its user's quiet hours; it is then due at their end."""
+        frame, slot, index, user, _ = entry
+        if user.choices.quiet is None:
+            return False
+        value = frame.slots[slot]
+        channel, priority = ledger.channel_of(value), ledger.priority_of(value)
+        asked = self.routing.asked(self.contents.notification(frame.seq, index))
+        until_ms = self.quiet_until_ms(user, asked, channel, priority, now)
+        if until_ms is None:
+            return False
+        _, error_class, message = frame.notes.get(slot, (None, "", ""))
+        frame.notes[slot] = (until_ms, error_class, message)
+        self._log(frame, slot)
+        self.retrying[channel].push(now.mono + until_ms / 1000 - now.wall_us / 1e6, entry)
+        return True
 
     def _reload(self, seq: int, slot: int) -> Entry | None:
         """A waiting delivery of which only the place was kept; None if it has ended in the meantime."""

@@ -156,6 +156,7 @@ class Shard:
         """Between two turns: go by other settings. What was spent of a limit stays spent."""
         self.settings = self.maintenance.settings = settings
         self.core.configure(settings)
+        self.journal.put_config(settings.version, self.core.routing.describe())
         self.limits.keep(self.core.limits, moment)
         self.journal.put_config(settings.version, self.core.routing.describe())
 

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.broadcast import Broadcast
 from shards.broadcasts import Broadcasts, Room
 from shards.changes import Changes
 from shards.contents import Content, Contents
@@ -21,6 +20,7 @@ from shards.people import People
 from shards.preferences import Preferences, UserDocument
 from shards.rules import Category, PlacedRule, Routing
 from shards.wire import CHANNELS, Data
+from tests.support.topics import NoTopics
 
 NUMBERS = {name: number for number, name in enumerate(CHANNELS)}
 QUIET = UserDocument(preferences=Preferences(channels={"email": False}))
@@ -58,31 +58,6 @@ class Native:
 
     def seq_of(self, generation: str, old: int) -> int | None:
         return old
-
-
-class NoTopics:
-    """Nobody is subscribed to anything."""
-
-    def users(self, topic: str) -> int:
-        return 0
-
-    def near(self, topic: str, count: int) -> list[str]:
-        return []
-
-    def page(self, topic: str, after: str, count: int) -> list[str]:
-        return []
-
-    def open_broadcasts(self) -> list[Broadcast]:
-        return []
-
-    def finished_broadcasts(self, count: int) -> list[Broadcast]:
-        return []
-
-    def broadcast(self, id_: str) -> Broadcast | None:
-        return None
-
-    def last_open_page(self, id_: str, before: int) -> int | None:
-        return None
 
 
 class Side:
