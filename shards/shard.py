@@ -158,7 +158,6 @@ class Shard:
         self.core.configure(settings)
         self.journal.put_config(settings.version, self.core.routing.describe())
         self.limits.keep(self.core.limits, moment)
-        self.journal.put_config(settings.version, self.core.routing.describe())
 
     # --- the steps of a turn -----------------------------------------------------------------------------------
 

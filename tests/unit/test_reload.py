@@ -47,7 +47,6 @@ def test_what_may_change(table: str, value: Any) -> None:
     [
         ("dispatcher", {"drain": "1s"}, "dispatcher.drain"),
         ("dispatcher", {"shards": 7}, "dispatcher.shards"),
-        ("curve", {"server_key": "a.public"}, "curve.server_key"),
         ("limits", {"batch": 1}, "limits.batch"),
         ("bounds", {"users": 1}, "bounds.users"),
         ("channels", EMAIL, "channels.email"),
