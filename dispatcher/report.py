@@ -142,6 +142,7 @@ def stats(answer: dict[str, Any]) -> str:
             ),
             channel["queued"] + channel["in_flight"],
             channel["retrying"],
+            channel["deferred"],
             channel["failed_attempts"],
             channel["latency_ms"]["p50"],
             channel["latency_ms"]["p99"],
@@ -151,7 +152,7 @@ def stats(answer: dict[str, Any]) -> str:
     ]
     headers = (
         "channel", "planned", "delivered", "suppressed", "limited", "expired", "dead",
-        "queued", "retrying", "failed tries", "p50 ms", "p99 ms",
+        "queued", "retrying", "deferred", "failed tries", "p50 ms", "p99 ms",
     )  # fmt: skip
     processes = [
         (f"shard {shard['shard']}", shard["pid"], shard["cpu_s"], shard["rss_mb"], shard["pending"], shard["uptime_s"])

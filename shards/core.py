@@ -24,6 +24,7 @@ from typing import Literal, NamedTuple, Protocol
 import msgspec
 
 from shards import ledger, validation
+from shards.broadcasts import Broadcasts, Room, Stored
 from shards.caps import Cap
 from shards.changes import Changes, Now, Place, decode_notes
 from shards.channels.base import RETRIED, Failure
@@ -47,6 +48,7 @@ from shards.rules import Asked, Routing, Rule
 from shards.settings import ShardSettings
 from shards.suspects import CRASHES_MAX, Suspects
 from shards.wire import (
+    EXPANSION,
     INGEST,
     PRIORITIES,
     UNROUTABLE,
@@ -86,6 +88,9 @@ class StoredFrame(NamedTuple):
 
 class Journal(Origins, Protocol):
     """What the core reads back; it never writes by itself."""
+
+    @property
+    def topics(self) -> Stored: ...
 
     def load_user(self, user_id: str) -> UserDocument | None: ...
 
@@ -167,8 +172,23 @@ class Core:
         self.changes = Changes()
         self.dead_letters = DeadLetters(self.ids, channel_names, counters.dead_letters, lambda: self.changes)
         self.last = 0  # the last frame that was received
+        self.broadcasts = Broadcasts(
+            journal.topics,
+            self.routing,
+            Room(self.queued, self.behind),
+            self.dead_letters,
+            lambda: self.changes,
+            settings.bounds.broadcasts,
+            settings.priorities.aging,
+        )
         self.judge = Judge(
-            self.ids, self.routing, self.people, self.idempotency, self.contents, settings.schedules.horizon
+            self.ids,
+            self.routing,
+            self.people,
+            self.idempotency,
+            self.contents,
+            self.broadcasts,
+            settings.schedules.horizon,
         )
         self._journal = journal
         self._random = random
@@ -182,6 +202,8 @@ class Core:
             self._keep_raw(data, seq, data.error or Error("bad_encoding", "not decodable"), None, now)
             return None
         self.last = seq
+        if data.source == EXPANSION:
+            data = self.broadcasts.expand(data, seq, now)
         frame = Frame(seq, data.at_us, array("I"), b"")
         self._changed(frame)
         judged = self.judge.judge(data, seq, now.wall_us // 1000)
@@ -199,12 +221,17 @@ class Core:
         )
         self._admit(frame, judged, now)
         frame.new.has_inbox = frame.new.has_inbox or bool(frame.mask & self._inapp_mask)
+        if data.source == EXPANSION:
+            self.broadcasts.planned(len(frame.slots))
         counters = self.counters
-        counters.duplicates += len(judged.duplicates)
-        counters.rejected += len(judged.rejected)
-        counters.accepted += len(judged.decisions) - len(judged.duplicates) - len(judged.rejected)
+        accepted, duplicates, rejected = judged.counts()
+        counters.accepted += accepted
+        counters.duplicates += duplicates
+        counters.rejected += rejected
         if data.source == INGEST:  # nobody waits for the answer: the error is kept as a dead letter
             for rejection in judged.rejected:
+                if rejection.index in judged.topics:
+                    continue  # the router hears it of all shards, and says it once
                 user_id, raw = judged.raw[rejection.index]
                 self.dead_letters.bury_rejected(seq, rejection.index, rejection.error, user_id, raw, now)
         return verdict
@@ -212,6 +239,9 @@ class Core:
     def refuse(self, data: Data, seq: int, now: Now) -> Verdict:
         """Take a frame that cannot be judged: all of it is rejected, and kept as a dead letter."""
         error = Error("internal", "the dispatcher cannot judge this; it is kept as a dead letter")
+        if data.source == EXPANSION:
+            self.broadcasts.refuse(data, error, seq, now)
+            return self.receive(data, seq, now) or Verdict()
         verdict = Verdict([], [Rejection(at, error) for at in range(validation.positions(data.body, data.fanned))])
         self._keep_raw(data, seq, error, pack(verdict), now)
         self.counters.rejected += len(verdict.rejected)
@@ -864,6 +894,22 @@ class Core:
         self._let_go(frame)
         return count, found
 
+    def sweep(self, now: Now) -> bool:
+        """End what is open of a cancelled broadcast, a frame at a time; whether there may be more. Like ``refill``."""
+        seq = self.broadcasts.sweep(now)
+        if seq is None:
+            return False
+        frame = self._known(seq)
+        if frame is not None:
+            slot = 0
+            for index, width in enumerate(frame.widths):
+                for place in range(slot, slot + width):
+                    if ledger.outcome_of(frame.slots[place]) in ledger.OPEN:
+                        self._cancel(frame, place, index, now)
+                slot += width
+            self._let_go(frame)
+        return True
+
     def _cancel(self, frame: Frame, slot: int, index: int, now: Now) -> bool:
         value = frame.slots[slot]
         outcome, lane = ledger.outcome_of(value), ledger.lane_of_word(value)
@@ -924,6 +970,8 @@ class Core:
                     entry[0].active -= 1
                     self._let_go(entry[0])
                     continue
+                if self._sleeps(entry, now):
+                    continue
                 if (entry[0].seq, entry[1]) in self.suspects:
                     self.suspects.wait(channel, entry)
                     continue
@@ -935,6 +983,23 @@ class Core:
             for (_, priority), run in runs.items():
                 self.queues[channel].push(run, priority, now.mono)
                 self.queued[ledger.lane_of(channel, priority)] += len(run)
+
+    def _sleeps(self, entry: Entry, now: Now) -> bool:
+        """Whether a retry has come due in its user's quiet hours; it is then due at their end."""
+        frame, slot, index, user, _ = entry
+        if user.choices.quiet is None:
+            return False
+        value = frame.slots[slot]
+        channel, priority = ledger.channel_of(value), ledger.priority_of(value)
+        asked = self.routing.asked(self.contents.notification(frame.seq, index))
+        until_ms = self.quiet_until_ms(user, asked, channel, priority, now)
+        if until_ms is None:
+            return False
+        _, error_class, message = frame.notes.get(slot, (None, "", ""))
+        frame.notes[slot] = (until_ms, error_class, message)
+        self._log(frame, slot)
+        self.retrying[channel].push(now.mono + until_ms / 1000 - now.wall_us / 1e6, entry)
+        return True
 
     def _reload(self, seq: int, slot: int) -> Entry | None:
         """A waiting delivery of which only the place was kept; None if it has ended in the meantime."""
@@ -1170,6 +1235,7 @@ class Core:
             frame.new = None
             if not frame.active:
                 self.frames.pop(frame.seq, None)
+        self.broadcasts.committed(self.changes.broadcasts)
         self.changes = Changes()
         self.contents.committed()
         self.deferrals.committed()

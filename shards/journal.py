@@ -25,8 +25,9 @@ from shards.ledger import LANE_BITS, OPEN, outcome_of, words
 from shards.marks import Mark
 from shards.preferences import UserDocument
 from shards.schema import DamagedError, JournalError, checksum
+from shards.topics import Topics
 from shards.validation import instant_ms
-from shards.wire import DeadAdded, DeadLetter, DeadRemoved, OutboxItem, pack
+from shards.wire import EVERY_USER, DeadAdded, DeadLetter, DeadRemoved, OutboxItem, pack
 from shards.witness import Statement, Witness, boot_now
 
 log = logs.logger()
@@ -97,6 +98,7 @@ class SqliteJournal:
         except BaseException:
             self.close()
             raise
+        self.topics = Topics(path, self.database)
         self._users_stored = self._any("users")
         self._digests_stored = self._any("digests")
         found = self.database.execute("SELECT max(seq + count - 1) FROM origins").fetchone()
@@ -210,6 +212,8 @@ class SqliteJournal:
             self._add_dead(changes.dead)
         if changes.moved:
             self._mark_inbox(changes.moved)
+        if changes.broadcasts:
+            self.topics.save(changes.broadcasts.values(), changes.pages)
         if changes.acquitted:
             many("DELETE FROM suspects WHERE seq = ? AND slot = ?", changes.acquitted)
 
@@ -332,14 +336,15 @@ class SqliteJournal:
 
     def put_user(self, user_id: str, document: UserDocument | None) -> bool:
         """Store a document, or delete it; whether there was one."""
-        before = self.load_user(user_id) is not None
+        before = self.load_user(user_id)
+        self.topics.change(user_id, topics_of(before), topics_of(document))
         if document is None:
             self.database.execute("DELETE FROM users WHERE user_id = ?", (user_id,))
         else:
             row = (user_id, pack(document))
             self.database.execute("INSERT OR REPLACE INTO users VALUES (?, ?, ?)", (*row, checksum(*row)))
             self._users_stored = True
-        return before
+        return before is not None
 
     def put_config(self, version: int, rules: list[tuple[str, int | None, str | None]]) -> None:
         """What the numbers of rules mean in frames that are judged by this version of the configuration."""
@@ -608,6 +613,11 @@ class SqliteJournal:
         used = self.database.execute("PRAGMA page_count").fetchone()[0]
         free = self.database.execute("PRAGMA freelist_count").fetchone()[0]
         return int(used - free) * schema.PAGE_BYTES
+
+
+def topics_of(document: UserDocument | None) -> tuple[str, ...]:
+    """What reaches a user, by what is stored of them."""
+    return () if document is None else (EVERY_USER, *document.preferences.topics)
 
 
 def witness_path(path: Path) -> Path:

@@ -10,6 +10,7 @@ from shards.settings import ShardSettings
 
 EVERY_S = 1.0  # also the grain of the metrics
 FRAMES = 256
+BROADCASTS = 16
 EXPIRY_FRAMES = 64
 SCRUB_EVERY_S = 0.1
 SCRUB_BYTES = 2**20  # read and checked each time: more would be felt by whoever waits for a receipt
@@ -47,6 +48,7 @@ class Maintenance:
         self.next_at = moment.mono + EVERY_S
         self._expire_keys(moment)
         self._prune(moment)
+        self._forget_broadcasts(moment)
 
     def scrub(self, moment: Now) -> None:
         self.scrub_at = moment.mono + SCRUB_EVERY_S
@@ -74,6 +76,13 @@ class Maintenance:
             if not rows:
                 return
             self.window_start = rows[-1][0] + 1
+
+    def _forget_broadcasts(self, moment: Now) -> None:
+        """Those that ended longer ago than what is final is kept: a key is not known any more then."""
+        before_ms = moment.wall_us // 1000 - int(self._settings.retention.finished * 1000)
+        if old := self._journal.topics.old_broadcasts(before_ms, BROADCASTS):
+            self._journal.begin()
+            self._journal.topics.forget(old)
 
     def _prune(self, moment: Now) -> None:
         """Delete final frames that are older than their retention, or the oldest final ones of a full journal."""

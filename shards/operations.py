@@ -5,12 +5,14 @@ Those that change something write within the turn's transaction; the answer leav
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import msgspec
 import orjson
 
 from shards import history, ledger, validation
+from shards.broadcast import OPEN
 from shards.changes import Now, decode_notes
 from shards.core import Core, StoredFrame
 from shards.explaining import Explainer
@@ -18,7 +20,7 @@ from shards.history import Delivery, Routed
 from shards.inbox import PLACE_SHIFT, Inbox
 from shards.journal import SqliteJournal
 from shards.people import User
-from shards.preferences import UserDocument, parse_document
+from shards.preferences import UserDocument, check_size, parse_document, problem_of_topic
 from shards.wire import (
     PAGE_BYTES_MAX,
     PRIORITIES,
@@ -26,6 +28,7 @@ from shards.wire import (
     Request,
     RequestError,
     hash_user,
+    is_broadcast,
 )
 
 INBOX_PAGE = 50
@@ -46,7 +49,7 @@ class Operations:
             case "status":
                 return self._status(request)
             case "explain":
-                return {"decisions": self._explainer.explain(request.notification or {}, now)}
+                return self._explain(request, now)
             case "cancel":
                 return self._cancel(request, now)
             case "user.put":
@@ -55,6 +58,8 @@ class Operations:
                 return {"user": _plain(self._document(request.user_id))}
             case "user.delete":
                 return self._user_delete(request)
+            case "topic.subscribe" | "topic.unsubscribe":
+                return self._subscribe(request, request.op == "topic.subscribe")
             case "inbox.list":
                 return self._inbox_list(request)
             case "inbox.mark":
@@ -65,9 +70,18 @@ class Operations:
                 return self._dead_purge(request)
         raise RequestError("unknown_op", f"a shard does not know {request.op!r}", "op")
 
+    def _explain(self, request: Request, now: Now) -> dict[str, Any]:
+        notification = request.notification or {}
+        others = (notification.get("user_id"), notification.get("recipients"))
+        if isinstance(notification.get("topic"), str) and others == (None, None):
+            return self._explainer.explain_topic(notification, request.id, now)
+        return {"decisions": self._explainer.explain(notification, now)}
+
     # --- status ------------------------------------------------------------------------------------------------
 
     def _status(self, request: Request) -> dict[str, Any]:
+        if request.id is not None and is_broadcast(request.id):
+            return {"broadcast": self._broadcast(request.id)}
         seq, index = self._place(request)
         row = self._journal.frame(seq)
         if row is None or index >= len(row.widths) or not row.widths[index]:
@@ -100,7 +114,39 @@ class Operations:
             for slot in range(first, first + row.widths[index])
         ]
 
+    def _broadcast(self, id_: str) -> dict[str, Any] | None:
+        """This shard's part of a broadcast; None if it has none."""
+        broadcast = self._core.broadcasts.find(id_)
+        if broadcast is None:
+            return None
+        outcomes: Counter[str] = Counter()
+        for seq in self._journal.topics.pages(id_):
+            frame, row = self._core.frames.get(seq), self._journal.frame(seq)
+            words = frame.slots if frame else ledger.words(row.slots) if row else ()  # some may be pruned
+            for value, count in Counter(words).items():
+                outcomes[ledger.OUTCOMES[ledger.outcome_of(value)]] += count
+        return {**broadcast.document(), "outcomes": outcomes}
+
+    def _cancel_broadcast(self, id_: str) -> dict[str, Any]:
+        """What is pending now is counted here, and ended in the turns that follow."""
+        core = self._core
+        broadcast = core.broadcasts.find(id_)
+        if broadcast is None:
+            return {"cancelled": 0, "was_open": None}
+        if broadcast.state == "cancelled":
+            return {"cancelled": 0, "was_open": False}
+        count, was_open = 0, broadcast.state in OPEN
+        for seq, still_open in self._journal.topics.open_pages(id_):
+            frame = core.frames.get(seq)
+            count += frame.open - len(frame.flying) if frame else still_open
+            was_open = was_open or (frame.open if frame else still_open) > 0
+        if was_open:
+            core.broadcasts.cancel(broadcast, core.last)
+        return {"cancelled": count, "was_open": was_open}
+
     def _cancel(self, request: Request, now: Now) -> dict[str, Any]:
+        if request.id is not None and is_broadcast(request.id):
+            return self._cancel_broadcast(request.id)
         seq, index = self._place(request)
         count, was_open = self._core.cancel(seq, index, now)
         if not was_open:
@@ -171,6 +217,26 @@ class Operations:
         self._journal.put_user(request.user_id or "", None)
         self._core.people.forget(request.user_id or "")
         return {"user": _plain(document)}
+
+    # --- topics ------------------------------------------------------------------------------------------------
+
+    def _subscribe(self, request: Request, wanted: bool) -> dict[str, Any]:
+        """What the user's document says of a topic; one is made where there is none."""
+        user_id, topic = request.user_id or "", request.topic or ""
+        validation.check_user_id(user_id)
+        if problem := problem_of_topic(topic):
+            raise RequestError("bad_value", problem, "topic")
+        document = self._journal.load_user(user_id) or UserDocument()
+        topics = document.preferences.topics
+        if wanted != (topic in topics):
+            topics = (*topics, topic) if wanted else tuple(one for one in topics if one != topic)
+            preferences = msgspec.structs.replace(document.preferences, topics=topics)
+            document = msgspec.structs.replace(document, preferences=preferences)
+            check_size(document)
+            self._journal.begin()
+            self._journal.put_user(user_id, document)
+            self._core.people.forget(user_id)
+        return {"subscribed": wanted}
 
     # --- inbox -------------------------------------------------------------------------------------------------
 

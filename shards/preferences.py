@@ -10,11 +10,9 @@ import msgspec
 from shards.contacts import SHOWN, Contacts, PushContact, WebhookContact, check_contacts
 from shards.nearest import unknown
 from shards.quiet import QuietHours, check_zone, day_numbers, time_of_day, zones
-from shards.wire import RequestError
+from shards.wire import EVERY_USER, TOPIC_BYTES_MAX, RequestError
 
 DOCUMENT_BYTES_MAX = 65_536
-TOPIC_BYTES_MAX = 256
-EVERY_USER = "*"  # the topic of all who have a document
 LOCALE = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*")  # the shape of a BCP 47 tag
 LOCALE_LENGTH_MAX = 35  # what RFC 5646 section 4.4.1 asks software to have room for
 
@@ -123,10 +121,15 @@ def parse_document(document: object) -> UserDocument:
             known = TABLES[re.sub(r"\[[^\]]*\]", "", field)].__struct_fields__
             raise RequestError("unknown_key", unknown("key", found[1], known), f"{field}.{found[1][:80]}") from None
         raise RequestError("bad_value", f"{text[0].lower()}{text[1:]}", field) from None
-    if len(msgspec.msgpack.encode(parsed)) > DOCUMENT_BYTES_MAX:
-        raise RequestError("too_large", f"the document is over {DOCUMENT_BYTES_MAX} bytes", "user")
+    check_size(parsed)
     _check(parsed)
     return parsed
+
+
+def check_size(document: UserDocument) -> None:
+    """Raises ``RequestError`` if it is too large to be stored."""
+    if len(msgspec.msgpack.encode(document)) > DOCUMENT_BYTES_MAX:
+        raise RequestError("too_large", f"the document is over {DOCUMENT_BYTES_MAX} bytes", "user")
 
 
 def _check(document: UserDocument) -> None:
@@ -139,7 +142,7 @@ def _check(document: UserDocument) -> None:
     if document.preferences.quiet_hours is not None:
         _check_quiet_hours(document.preferences.quiet_hours, "user.preferences.quiet_hours")
     for at, topic in enumerate(document.preferences.topics):
-        if problem := _problem_of_topic(topic, document.preferences.topics[:at]):
+        if problem := problem_of_topic(topic, document.preferences.topics[:at]):
             raise RequestError("bad_value", problem, f"user.preferences.topics[{at}]")
 
 
@@ -165,7 +168,8 @@ def _check_quiet_hours(window: QuietWindow, at: str) -> None:
         raise RequestError("bad_value", str(error), field) from None
 
 
-def _problem_of_topic(topic: str, before: tuple[str, ...]) -> str | None:
+def problem_of_topic(topic: str, before: tuple[str, ...] = ()) -> str | None:
+    """Why a topic cannot be subscribed to, beside those ``before``; None if it can."""
     if not topic or len(topic.encode()) > TOPIC_BYTES_MAX:
         return f"a topic is a name of 1 to {TOPIC_BYTES_MAX} bytes"
     if "\0" in topic:

@@ -93,6 +93,7 @@ class Bounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retrying: Count = 50_000  # per channel; more waits in its lane
     users: Count = 100_000  # cached preferences
     limiter_keys: Count = 1_000_000  # per limit; a new user beyond as many active ones is rate_limited
+    broadcasts: Count = 1_000  # to topics, not expanded yet; more are overloaded
     turn_notifications: Count = 8_192  # judged and journaled in one transaction
 
 

@@ -31,7 +31,7 @@ from shards.operations import Operations
 from shards.schema import DamagedError
 from shards.settings import ShardSettings
 from shards.stream import Stream
-from shards.wire import Ask, Data, Metrics, Outbox, OutboxItem, Ping, Verdict
+from shards.wire import Ask, Data, Metrics, Outbox, OutboxItem, Ping, Turn, Verdict
 
 log = logs.logger()
 
@@ -113,6 +113,7 @@ class Shard:
         """From the journal back to where the shard was: its position, its lanes, what waits for a retry."""
         core = self.core
         core.last = self.state.last
+        core.broadcasts.recover()
         first, mask = self.journal.open_mask()
         if mask:
             for channel in range(len(core.channel_names)):
@@ -278,6 +279,11 @@ class Shard:
         core.committed()
         return published
 
+    def turn(self, moment: Now, busy: bool) -> Turn | None:
+        """The page of a broadcast that the router is to be asked for."""
+        wanted = self.core.broadcasts.turn(moment, self.intake.epoch, busy)
+        return Turn(self.settings.shard, *wanted) if wanted else None
+
     # --- the collector -----------------------------------------------------------------------------------------
 
     def outbox(self, moment: Now) -> Outbox | None:
@@ -335,6 +341,7 @@ class Shard:
             "pending": self.journal.pending(),
             "dead_letters": {reason: count for reason, count in core.counters.dead_letters.items() if count},
             "channels": channels,
+            "broadcasts": core.broadcasts.documents(),
             "frames": self.intake.last,
             "lanes_on_disk": len(core.behind),
             "suspects": len(core.suspects),

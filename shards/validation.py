@@ -40,6 +40,8 @@ _named_msgpack = msgspec.msgpack.Decoder(tuple[list[str], msgspec.Raw])
 _named_json = msgspec.json.Decoder(tuple[list[str], msgspec.Raw])
 _user_msgpack = msgspec.msgpack.Decoder(UserRoute)
 _user_json = msgspec.json.Decoder(UserRoute)
+_route_msgpack = msgspec.msgpack.Decoder(Route)
+_route_json = msgspec.json.Decoder(Route)
 _any_msgpack = msgspec.msgpack.Decoder()
 
 Item = tuple[str, Notification]  # (user id, content), the order of positions after fan-out
@@ -93,12 +95,13 @@ def positions(body: bytes, fanned: bool) -> int:
 class RejectedItem:
     """An entry that could not be decoded, for one of its recipients, with the error that its producer gets."""
 
-    __slots__ = ("error", "raw", "user_id")
+    __slots__ = ("error", "raw", "to_topic", "user_id")
 
-    def __init__(self, raw: bytes, user_id: str, error: Error) -> None:
+    def __init__(self, raw: bytes, user_id: str, error: Error, to_topic: bool = False) -> None:
         self.raw = raw
         self.user_id = user_id
         self.error = error
+        self.to_topic = to_topic
 
 
 def user_of(raw: msgspec.Raw) -> str:
@@ -117,7 +120,8 @@ def _rejected(raw: msgspec.Raw, fanned: bool, error: Exception) -> list[Rejected
     names, entry = fanned_out
     kept = bytes(memoryview(entry)[:FANNED_KEPT])
     found = decode_error(entry, error)
-    return [RejectedItem(kept, name, found) for name in names]
+    route = (_route_json if is_json(entry) else _route_msgpack).decode(entry)  # as the router did
+    return [RejectedItem(kept, name, found, route.topic is not None) for name in names]
 
 
 def _fanned_out(raw: msgspec.Raw) -> tuple[list[str], msgspec.Raw] | None:

@@ -202,6 +202,7 @@ class Worker:
         moment = now()
         core = shard.core
         self._lagging = core.refill(moment) | core.release(moment)
+        self._lagging = core.sweep(moment) or self._lagging
         messages = self._receive() if self.data in ready else []
         verdicts, resend = shard.take(messages, moment)
         replies = self._answer(shard, moment) if self.control in ready else []
@@ -224,6 +225,8 @@ class Worker:
             shard.start(moment)
             if core.changes:
                 self._lagging = True  # something expired: store it
+            if turn := shard.turn(moment, busy=self._lagging):
+                self._send(self.upstream, turn)
         outbox = shard.outbox(moment)
         if outbox and self._send(self.collector, outbox):
             shard.outbox_sent(outbox, moment)

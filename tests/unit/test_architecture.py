@@ -16,11 +16,13 @@ ROOT = Path(__file__).parents[2]
 
 # Given the time, a random generator and the bytes, these decide; they fetch nothing themselves.
 PURE = (
+    "broadcast",
+    "broadcasts",
     "caps",
     "changes",
     "conditions",
-    "content_keys",
     "contacts",
+    "content_keys",
     "contents",
     "core",
     "counters",
@@ -28,7 +30,10 @@ PURE = (
     "dedupe",
     "deferrals",
     "digests",
+    "explaining",
+    "findings",
     "frames",
+    "history",
     "identifiers",
     "intake",
     "judging",
@@ -37,8 +42,8 @@ PURE = (
     "ledger",
     "limiter",
     "limits",
-    "pace",
     "nearest",
+    "pace",
     "people",
     "preferences",
     "quiet",
@@ -66,11 +71,15 @@ IMPURE_LIBRARIES = {
     "zmq",
 }
 OF_ONE_SHARD = {
+    "broadcast",
+    "broadcasts",
     "contents",
     "core",
     "dead_letters",
     "dedupe",
     "deferrals",
+    "explaining",
+    "history",
     "inbox",
     "intake",
     "judging",
@@ -82,6 +91,7 @@ OF_ONE_SHARD = {
     "shard",
     "stream",
     "suspects",
+    "topics",
     "worker",
 }
 

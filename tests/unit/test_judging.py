@@ -9,7 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shards.broadcast import Broadcast
+from shards.broadcasts import Broadcasts, Room
+from shards.changes import Changes
 from shards.contents import Content, Contents
+from shards.dead_letters import DeadLetters
 from shards.dedupe import IdempotencySet
 from shards.identifiers import Identifiers
 from shards.judging import Judge, Judged
@@ -56,6 +60,31 @@ class Native:
         return old
 
 
+class NoTopics:
+    """Nobody is subscribed to anything."""
+
+    def users(self, topic: str) -> int:
+        return 0
+
+    def near(self, topic: str, count: int) -> list[str]:
+        return []
+
+    def page(self, topic: str, after: str, count: int) -> list[str]:
+        return []
+
+    def open_broadcasts(self) -> list[Broadcast]:
+        return []
+
+    def finished_broadcasts(self, count: int) -> list[Broadcast]:
+        return []
+
+    def broadcast(self, id_: str) -> Broadcast | None:
+        return None
+
+    def last_open_page(self, id_: str, before: int) -> int | None:
+        return None
+
+
 class Side:
     """A fresh judge; ``bodies`` stand for its journal."""
 
@@ -66,7 +95,11 @@ class Side:
             routing, list(CHANNELS), frozenset({0, 1, 3}), {}, {"quiet": QUIET}.get, users_max=2
         )  # webhook, push and system are not configured
         self.keys = IdempotencySet(5)
-        self.judge = Judge(Identifiers(Native()), routing, self.people, self.keys, Contents(self.bodies.get), 60.0)
+        letters = DeadLetters(Identifiers(Native()), list(CHANNELS), {}, Changes)
+        broadcasts = Broadcasts(NoTopics(), routing, Room([], {}), letters, Changes, 2, 30.0)
+        self.judge = Judge(
+            Identifiers(Native()), routing, self.people, self.keys, Contents(self.bodies.get), broadcasts, 60.0
+        )
 
     def columns(self, body: bytes, seq: int) -> Judged | None:
         judged = self.judge._judge_columns(Content(body, False, None), seq)
