@@ -49,7 +49,7 @@ class Operations:
             case "status":
                 return self._status(request)
             case "explain":
-                return {"decisions": self._explainer.explain(request.notification or {}, now)}
+                return self._explain(request, now)
             case "cancel":
                 return self._cancel(request, now)
             case "user.put":
@@ -69,6 +69,13 @@ class Operations:
             case "dead.purge":
                 return self._dead_purge(request)
         raise RequestError("unknown_op", f"a shard does not know {request.op!r}", "op")
+
+    def _explain(self, request: Request, now: Now) -> dict[str, Any]:
+        notification = request.notification or {}
+        others = (notification.get("user_id"), notification.get("recipients"))
+        if isinstance(notification.get("topic"), str) and others == (None, None):
+            return self._explainer.explain_topic(notification, request.id, now)
+        return {"decisions": self._explainer.explain(notification, now)}
 
     # --- status ------------------------------------------------------------------------------------------------
 
