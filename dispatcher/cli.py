@@ -81,6 +81,7 @@ def serve(shards: int | None, config: Path | None, data_dir: str | None, durabil
     It runs until SIGTERM or Ctrl-C; then it drains, and exits with 0. A second signal kills it at once.
     """
     from dispatcher.errors import BrokenError, StartError
+    from dispatcher.settings import environment, load_with_sources
     from dispatcher.supervisor import Supervisor
     from shards import logs
 
@@ -91,11 +92,26 @@ def serve(shards: int | None, config: Path | None, data_dir: str | None, durabil
         service = settings.dispatcher
         click.echo(f"ready: ingest {service.ingest}  submit {service.submit}  stream {service.stream}")
 
-    supervisor = Supervisor(settings, announce)
+    given = {"shards": shards, "data_dir": data_dir, "durability": durability}
+    supervisor = Supervisor(
+        settings,
+        announce,
+        lambda: load_with_sources(
+            config, environment(), {"dispatcher": {key: value for key, value in given.items() if value is not None}}
+        ),
+    )
+    on_terminal = os.isatty(0)
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         supervisor.stop()
 
+    def hang_up(_signal: int, _frame: FrameType | None) -> None:
+        if on_terminal and not os.isatty(0):  # it is gone, and with it whoever started this
+            supervisor.stop()
+        else:
+            supervisor.reload()
+
+    signal.signal(signal.SIGHUP, hang_up)
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     try:

@@ -189,23 +189,27 @@ class Conditions:
 
     def hold(self, at: int) -> bool:
         """Whether the condition of the rule at this place is true of what ``tell`` was given."""
+        found, problem = self.answer(at)
+        if problem:
+            if not self.failures[at]:
+                self.untold.append((at, problem))
+            self.failures[at] += 1
+        return found
+
+    def answer(self, at: int) -> tuple[bool, str]:
+        """The same with why it could not be answered, and nothing counted."""
         program = self._programs[at]
         if program is None:
-            return True
-        problem = self._unanswerable
-        if not problem:
-            try:
-                found = program.execute(self._context)
-            except BaseException as error:  # noqa: BLE001 - as above
-                problem = _said(error)
-            else:
-                if isinstance(found, bool):
-                    return found
-                problem = f"it gives a value of type {type(found).__name__}, and not true or false"
-        if not self.failures[at]:
-            self.untold.append((at, problem))
-        self.failures[at] += 1
-        return False
+            return True, ""
+        if self._unanswerable:
+            return False, self._unanswerable
+        try:
+            found = program.execute(self._context)
+        except BaseException as error:  # noqa: BLE001 - as above
+            return False, _said(error)
+        if isinstance(found, bool):
+            return found, ""
+        return False, f"it gives a value of type {type(found).__name__}, and not true or false"
 
 
 @functools.lru_cache(maxsize=1_024)

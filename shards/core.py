@@ -132,34 +132,19 @@ class Core:
         counters: Counters,
         random: Callable[[], float],
     ) -> None:
-        self.settings = settings
         self.ids = Identifiers(journal)
         self.channel_names = channel_names
         self.counters = counters
         self.idempotency = IdempotencySet(settings.secret)
-        numbers = {name: number for number, name in enumerate(channel_names)}
-        self.inapp = numbers[INAPP]
-        self.routing = Routing(settings.categories, numbers, settings.rules)
-        self.limits = Limits(settings.rate_limits, settings.caps, settings.bounds.limiter_keys)
-        self.limiters = {numbers[name]: limiter for name, limiter in self.limits.rates.items()}
+        self.inapp = channel_names.index(INAPP)
         self.paces = {
-            numbers[name]: Pace(channel.rate, channel.burst, settings.shard, settings.shards)
+            channel_names.index(name): Pace(channel.rate, channel.burst, settings.shard, settings.shards)
             for name, channel in settings.channels.items()
             if channel.rate
         }
         self.digests = Digests(settings.digests, journal)
         self.deferrals = Deferrals(journal.first_dues(), journal.deferred())
         self.windows = Dues(journal.first_windows())
-        self.people = People(
-            self.routing,
-            channel_names,
-            frozenset(numbers[name] for name in settings.channels) | {self.inapp},
-            self.limiters,
-            journal.load_user,
-            settings.bounds.users,
-            settings.preferences.timezone,
-            needs_a_look=self._needs_a_look,
-        )
         self.contents = Contents(journal.content)
         self.queues = [NotificationQueue[Run](settings.priorities.aging) for _ in channel_names]
         self.queued = [0] * (len(channel_names) * LANES)  # deliveries in each lane
@@ -174,13 +159,40 @@ class Core:
         self.last = 0  # the last frame that was received
         self.broadcasts = Broadcasts(
             journal.topics,
-            self.routing,
             Room(self.queued, self.behind),
             self.dead_letters,
             lambda: self.changes,
             settings.bounds.broadcasts,
-            settings.priorities.aging,
         )
+        self._journal = journal
+        self._random = random
+        self._inapp_mask = sum(ledger.lane_bit(ledger.lane_of(self.inapp, priority)) for priority in range(LANES))
+        self.configure(settings)
+
+    def configure(self, settings: ShardSettings) -> None:
+        """Go by these settings from now on. Bounds and channels are as before; what is queued or under way stays so.
+
+        What was spent of the limits is for the owner to carry over.
+        """
+        self.settings = settings
+        numbers = {name: number for number, name in enumerate(self.channel_names)}
+        self.routing = Routing(settings.categories, numbers, settings.rules)
+        self.limits = Limits(settings.rate_limits, settings.caps, settings.bounds.limiter_keys)
+        self.limiters = {numbers[name]: limiter for name, limiter in self.limits.rates.items()}
+        self.digests.configure(settings.digests)
+        for queue in self.queues:
+            queue.set_aging(settings.priorities.aging)
+        self.people = People(
+            self.routing,
+            self.channel_names,
+            frozenset(numbers[name] for name in settings.channels) | {self.inapp},
+            self.limiters,
+            self._journal.load_user,
+            settings.bounds.users,
+            settings.preferences.timezone,
+            needs_a_look=self._needs_a_look,
+        )
+        self.broadcasts.configure(self.routing, settings.priorities.aging)
         self.judge = Judge(
             self.ids,
             self.routing,
@@ -190,9 +202,6 @@ class Core:
             self.broadcasts,
             settings.schedules.horizon,
         )
-        self._journal = journal
-        self._random = random
-        self._inapp_mask = sum(ledger.lane_bit(ledger.lane_of(self.inapp, priority)) for priority in range(LANES))
 
     # --- receive -----------------------------------------------------------------------------------------------
 

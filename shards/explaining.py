@@ -25,7 +25,7 @@ from shards.changes import Now
 from shards.core import Core, has_expired
 from shards.deferrals import waits_until_ms
 from shards.people import User
-from shards.rules import Rule
+from shards.rules import Look, Rule
 from shards.wire import PRIORITIES, Error, Notification, RequestError, hash_user, pack
 
 STEPS = (
@@ -34,6 +34,7 @@ STEPS = (
 )  # fmt: skip
 DEFERRED = ledger.OUTCOMES[ledger.DEFERRED]
 LIMITED = ledger.OUTCOMES[ledger.RATE_LIMITED]
+LOOKS_MAX = 50  # rules that are told of, of those that did not match
 ENDS = frozenset({"block", "defer"})
 # The step that gives an open or final delivery this reason.
 STEP_OF_REASON = {
@@ -130,8 +131,9 @@ class Explainer:
             yield rejected(item.error)
             return
         user_id, notification = item
+        looks: list[Look] = []
         try:
-            user, decision, _, key = self._core.judge.check(user_id, notification, now.wall_us // 1000)
+            user, decision, _, key = self._core.judge.check(user_id, notification, now.wall_us // 1000, looks)
         except RequestError as error:
             yield rejected(error.error)
             return
@@ -141,7 +143,7 @@ class Explainer:
         yield duplicate
         if duplicate.result == "block":
             return
-        yield self._rule(case)
+        yield from self._rules(case, looks)
         yield self._priority(case)
         for step in (_expiry, _schedule):
             finding = step(case)
@@ -175,25 +177,43 @@ class Explainer:
     def _duplicate(self, case: Case, key: str | None) -> Finding:
         if key is None:
             return Finding("duplicate", "skip", "no_key")
+        detail = {"key": key} if is_given(case.notification) else {"content_key": case.rule.content_key}
         found = self._core.judge.original(case.user, case.notification, key)
         if found is None:
-            return Finding("duplicate", "pass", detail={"key": key})
-        return Finding("duplicate", "block", "duplicate", {"key": key, "id": found.id, "mismatch": found.mismatch})
+            return Finding("duplicate", "pass", detail=detail)
+        return Finding("duplicate", "block", "duplicate", {**detail, "id": found.id, "mismatch": found.mismatch})
 
-    def _rule(self, case: Case) -> Finding:
-        rule, notification = case.rule, case.notification
+    def _rules(self, case: Case, looks: list[Look]) -> Iterator[Finding]:
+        """The configured rules that were looked at in vain, then where the channels come from."""
+        rules, rule = self._core.routing.rules, case.rule
+        for look in looks[:LOOKS_MAX]:
+            if look.number == rule.number:
+                break
+            reason = "nothing_to_decide" if look.matched else "unanswerable" if look.problem else "not_true"
+            vain = self._of_rule(look.number) | {"when": rules[look.number - 1].when}
+            yield Finding("rule", "skip", reason, vain | ({"problem": look.problem} if look.problem else {}))
+        if case.notification.channels is not None:
+            source = "notification"
+        elif rule.number and rules[rule.number - 1].channels is not None:
+            source = "rule"
+        else:
+            source = "category" if rule.explicit else "default_routing"
         detail = {
             "category": rule.category,
             "channels": [self._core.channel_names[channel] for channel in rule.channels],
             "override_preferences": rule.override,
+            "config_version": self._core.settings.version,
         }
-        if notification.channels is not None:
-            return Finding("rule", "pass", "notification", detail)
-        return Finding("rule", "pass", "category" if rule.explicit else "default_routing", detail)
+        yield Finding("rule", "pass", source, (self._of_rule(rule.number) if rule.number else {}) | detail)
+
+    def _of_rule(self, number: int) -> dict[str, Any]:
+        rule = self._core.routing.rules[number - 1]
+        return {"rule": rule.name, "number": number, "line": rule.line}
 
     def _priority(self, case: Case) -> Finding:
-        reason = "category" if case.notification.priority is None else "notification"
-        return Finding("priority", "pass", reason, {"priority": PRIORITIES[case.rule.priority]})
+        ruled = self._core.routing.rules[case.rule.number - 1].priority if case.rule.number else None
+        source = "notification" if case.notification.priority is not None else "rule" if ruled else "category"
+        return Finding("priority", "pass", source, {"priority": PRIORITIES[case.rule.priority]})
 
     # --- the steps of a delivery -------------------------------------------------------------------------------
 
@@ -309,6 +329,11 @@ class Explainer:
             return
         detail |= instant("until", waits_until_ms(until_ms, case.expires_ms))
         yield Finding("quiet_hours", "defer", "quiet_hours", detail, outcome=DEFERRED)
+
+
+def is_given(notification: Notification) -> bool:
+    """Whether the producer gave a key."""
+    return notification.idempotency_key is not None or notification.id is not None
 
 
 def _expiry(case: Case) -> Finding:

@@ -53,17 +53,28 @@ class Delivery(NamedTuple):
         }
 
 
-def decided(notification: Notification, accepted_ms: int, deliveries: Sequence[Delivery]) -> Iterator[Finding]:
+class Routed(NamedTuple):
+    """By which configured rule (0: none) of which version of the configuration (0: not known)."""
+
+    config_version: int
+    rule: int
+    name: str | None
+    line: int | None
+
+
+def decided(
+    notification: Notification, accepted_ms: int, routed: Routed, deliveries: Sequence[Delivery]
+) -> Iterator[Finding]:
     """Of a notification that was accepted."""
     yield Finding("accept", "pass", detail=instant("accepted_at", accepted_ms))
     key = notification.id if notification.idempotency_key is None else notification.idempotency_key
     if key is not None:
         yield Finding("duplicate", "pass", detail={"key": key})
-    reason = "category" if notification.channels is None else "notification"
-    channels = [delivery.channel for delivery in deliveries]
-    yield Finding("rule", "pass", reason, {"category": notification.category, "channels": channels})
-    reason = "category" if notification.priority is None else "notification"
-    yield Finding("priority", "pass", reason, {"priority": PRIORITIES[ledger.priority_of(deliveries[0].word)]})
+    otherwise = None if routed.rule else "category"  # which of the two a rule decided is not stored
+    source = otherwise if notification.channels is None else "notification"
+    yield Finding("rule", "pass", source, _routing(notification, routed))
+    source = otherwise if notification.priority is None else "notification"
+    yield Finding("priority", "pass", source, {"priority": PRIORITIES[ledger.priority_of(deliveries[0].word)]})
     tried = any(ledger.attempts_of(delivery.word) for delivery in deliveries)
     stopped = {STEP_OF_REASON.get(delivery.reason or "") for delivery in deliveries}
     for name, step in (("expires_at", "expiry"), ("send_at", "schedule")):
@@ -72,6 +83,15 @@ def decided(notification: Notification, accepted_ms: int, deliveries: Sequence[D
             yield Finding(step, "pass", detail=instant(name, validation.instant_ms(name, given)))
     for delivery in deliveries:
         yield from _of_delivery(delivery)
+
+
+def _routing(notification: Notification, routed: Routed) -> dict[str, Any]:
+    detail: dict[str, Any] = {"category": notification.category}
+    if routed.rule:
+        detail |= {"rule": routed.name, "number": routed.rule, "line": routed.line}
+    if routed.config_version:
+        detail["config_version"] = routed.config_version
+    return detail
 
 
 def _of_delivery(delivery: Delivery) -> Iterator[Finding]:

@@ -353,6 +353,15 @@ class SqliteJournal:
             self.begin()
             self.database.execute("INSERT INTO configs VALUES (?, ?, ?)", (*row, checksum(*row)))
 
+    def routed_by(self, seq: int, index: int) -> tuple[int, int, str | None, int | None]:
+        """What routed a notification: the version of the configuration (0 if unknown) and the number of the rule (0
+        if none) with its name and its line there."""
+        *_, version, numbers = self._row("frames", seq) or (0, None)
+        number = array("H", numbers)[index] if numbers else 0
+        config = self._row("configs", version) if number else None
+        name, line, _ = msgspec.msgpack.decode(config[1])[number - 1] if config else (None, None, None)
+        return version, number, name, line
+
     def trim_outbox(self, upto: int) -> None:
         self.database.execute("DELETE FROM outbox WHERE n <= ?", (upto,))
 

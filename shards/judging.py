@@ -20,7 +20,7 @@ from shards.dedupe import NO_DIGEST, IdempotencySet
 from shards.identifiers import Identifiers
 from shards.people import NO_DECISION, Decision, Decisions, People, User
 from shards.preferences import ALLOW_ALL
-from shards.rules import Routing, Rule
+from shards.rules import Look, Routing, Rule
 from shards.wire import (
     EXPANSION,
     Data,
@@ -244,7 +244,7 @@ class Judge:
         self._drop(judged, digests)
 
     def check(
-        self, user_id: str, notification: Notification, now_ms: int
+        self, user_id: str, notification: Notification, now_ms: int, looks: list[Look] | None = None
     ) -> tuple[User, Decision, str | None, str | None]:
         """Everything that makes a notification acceptable; raises ``RequestError``.
 
@@ -253,17 +253,19 @@ class Judge:
         """
         validation.check_address(notification)
         user = self._people.user(user_id)
-        rule, key = self._check_content(notification, user, now_ms)
+        rule, key = self._check_content(notification, user, now_ms, looks)
         distinct = key
         if key is None and rule.content_key and notification.topic is None:
             distinct = content_key(rule.content_key, user_id, notification)
         return user, user.decisions[rule], key, distinct
 
-    def _check_content(self, notification: Notification, user: User, now_ms: int) -> tuple[Rule, str | None]:
+    def _check_content(
+        self, notification: Notification, user: User, now_ms: int, looks: list[Look] | None = None
+    ) -> tuple[Rule, str | None]:
         """The rule and the producer's key; raises ``RequestError``."""
         if notification.payload is not None:
             validation.check_document("payload", notification.payload)
-        rule = self._routing.resolve(notification, user.user_id, now_ms, user.choices.locale or "", user.zone)
+        rule = self._routing.resolve(notification, user.user_id, now_ms, user.choices.locale or "", user.zone, looks)
         if not validation.has_content(notification):
             raise RequestError(
                 "bad_value", "nothing to say: give at least one of title, body, template, payload.message", "title"

@@ -6,7 +6,7 @@ Those that change something write within the turn's transaction; the answer leav
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import orjson
@@ -15,8 +15,8 @@ from shards import history, ledger, validation
 from shards.broadcast import OPEN
 from shards.changes import Now, decode_notes
 from shards.core import Core, StoredFrame
-from shards.explaining import Explainer, rejected
-from shards.history import Delivery
+from shards.explaining import Explainer
+from shards.history import Delivery, Routed
 from shards.inbox import PLACE_SHIFT, Inbox
 from shards.journal import SqliteJournal
 from shards.people import User
@@ -24,8 +24,6 @@ from shards.preferences import UserDocument, check_size, parse_document, problem
 from shards.wire import (
     PAGE_BYTES_MAX,
     PRIORITIES,
-    Code,
-    Error,
     Notification,
     Request,
     RequestError,
@@ -77,29 +75,20 @@ class Operations:
     def _status(self, request: Request) -> dict[str, Any]:
         if request.id is not None and is_broadcast(request.id):
             return {"broadcast": self._broadcast(request.id)}
-        if request.id is not None and (error := self._refusal(request.id)) is not None:
-            return {"id": request.id, "deliveries": [], "decisions": [rejected(error).document()]}
         seq, index = self._place(request)
         row = self._journal.frame(seq)
         if row is None or index >= len(row.widths) or not row.widths[index]:
             raise RequestError("not_found", "no such notification; it may be older than retention", "id")
         user_id, notification = self._item(seq, index)
         deliveries = self._deliveries(row, index)
+        routed = Routed(*self._journal.routed_by(seq, index))
         return {
             "id": self._core.ids.make(hash_user(user_id), seq, index),
             "deliveries": [delivery.document() for delivery in deliveries],
             "decisions": [
-                finding.document() for finding in history.decided(notification, row.at_us // 1000, deliveries)
+                finding.document() for finding in history.decided(notification, row.at_us // 1000, routed, deliveries)
             ],
         }
-
-    def _refusal(self, identifier: str) -> Error | None:
-        """Why what came by ``ingest`` was rejected: its dead letter alone has its id."""
-        _, seq, index = self._core.ids.find(identifier) or (0, 0, 0)
-        letter = self._journal.letter(seq, -1 - index)
-        if letter is None or letter.id != identifier:
-            return None
-        return Error(cast(Code, letter.error_class), letter.last_error)
 
     def _deliveries(self, row: StoredFrame, index: int) -> list[Delivery]:
         frame = self._core.frames.get(row.seq)

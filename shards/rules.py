@@ -143,6 +143,14 @@ class Stored(NamedTuple):
     explicit: bool
 
 
+class Look(NamedTuple):
+    """At a configured rule, by its number: whether it matched, and why that could not be answered."""
+
+    number: int
+    matched: bool
+    problem: str
+
+
 Own = tuple[str, str | int | None, tuple[str, ...] | None, int]  # category, priority, channels, and the rule's number
 
 
@@ -178,11 +186,18 @@ class Routing:
         }
 
     def resolve(
-        self, notification: Notification, user_id: str = "", now_ms: int = 0, locale: str = "", zone: str = "UTC"
+        self,
+        notification: Notification,
+        user_id: str = "",
+        now_ms: int = 0,
+        locale: str = "",
+        zone: str = "UTC",
+        looks: list[Look] | None = None,
     ) -> Rule:
         """The rule of a notification; ``RequestError`` names what is unknown, and the nearest that is known.
 
-        The rest is for conditions: the user, the wall clock, the user's locale and the name of their time zone.
+        The rest is for conditions: the user, the wall clock, the user's locale and the name of their time zone. With
+        ``looks``, which learns what was looked at, nothing is counted.
         """
         if notification.channels is None:
             plain = self.plain.get((notification.category, notification.priority))
@@ -203,7 +218,7 @@ class Routing:
         number = 0
         if self._rules_of[notification.category] and (channels is None or notification.priority is None):
             priority = PRIORITIES[PRIORITY_NUMBERS[_first(notification.priority, category.priority)]]
-            number = self._match(notification, priority, user_id, locale, zone, now_ms)
+            number = self._match(notification, priority, user_id, locale, zone, now_ms, looks)
         key = (notification.category, notification.priority, channels, number)
         rule = self._made.get(key)
         if rule is None:
@@ -238,7 +253,14 @@ class Routing:
             raise RequestError("bad_value", "channels names a channel twice; name each once", "channels")
 
     def _match(
-        self, notification: Notification, priority: str, user_id: str, locale: str, zone: str, now_ms: int
+        self,
+        notification: Notification,
+        priority: str,
+        user_id: str,
+        locale: str,
+        zone: str,
+        now_ms: int,
+        looks: list[Look] | None,
     ) -> int:
         """The number of the rule that matches first; 0 if none does, or if it is left nothing to decide."""
         told = False
@@ -247,7 +269,12 @@ class Routing:
             if rule.when is not None and not told:
                 self.conditions.tell(notification, priority, user_id, locale, zone, now_ms)
                 told = True
-            if self.conditions.hold(at):
+            if looks is None:
+                holds = self.conditions.hold(at)
+            else:
+                holds, problem = self.conditions.answer(at)
+                looks.append(Look(at + 1, holds, problem))
+            if holds:
                 decides = (notification.channels is None and rule.channels is not None) or (
                     notification.priority is None and rule.priority is not None
                 )
