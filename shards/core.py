@@ -324,8 +324,8 @@ class Core:
 
         It is decided from its stored word: it may have been planned by an older configuration.
 
-        The order: cancelled, expired, allowed, reachable, digest, cap, limit, quiet hours. What was charged to a limit is not
-        charged again, and what has left a digest does not join one.
+        The order: cancelled, expired, allowed, reachable, digest, cap, limit, quiet hours. What was charged to a limit
+        is not charged again, and what has left a digest does not join one.
         """
         frame, slot, index, user, _ = entry
         value = frame.slots[slot]
