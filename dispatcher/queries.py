@@ -7,16 +7,16 @@ from typing import Any, Literal
 
 import msgspec
 
+from dispatcher import explanations
 from dispatcher.broadcasts import merge_cancelled, merge_status
 from dispatcher.totals import merge_stats
 from shards.process import usage
-from shards.wire import Error, Query, Reply, Request, RequestError, Route, hash_user, is_broadcast, parse_id
+from shards.wire import Error, Query, Reply, Request, RequestError, hash_user, is_broadcast, parse_id
 
 Target = int | Literal["collector"]
 COLLECTOR = -1  # the ``shard`` of a reply from the collector
 LISTED = ("backup.begin", "backup.end")  # every shard's answer, as it is
 SUMMED = ("dead.replay", "dead.purge")  # every shard does its part, and answers how much that was
-EXPLAINED_MAX = 20  # recipients of a notification that is explained; more are only counted
 
 
 class Waiting:
@@ -61,7 +61,7 @@ class Queries:
         self._last += 1
         waiting = self._waiting[self._last] = Waiting(envelope, as_json, request, deadline, targets)
         if request.op == "explain":
-            request = _shortened(request)
+            request = explanations.asked(request)
         if request.op in SUMMED and request.limit is not None:
             waiting.targets, waiting.rest = {0}, list(range(1, self._shards))
             targets = {0}
@@ -80,8 +80,10 @@ class Queries:
                 return {hash_user(request.user_id or "") % self._shards}
             case "status" | "cancel" | "user.put" | "user.get" | "user.delete" | "inbox.list" | "inbox.mark":
                 return {hash_user(request.user_id or "") % self._shards}
+            case "explain" if explanations.topic_of(request) is not None:
+                return set(range(self._shards))
             case "explain":
-                return {hash_user(name) % self._shards for name in _addressed(request)} or {0}
+                return {hash_user(name) % self._shards for name in explanations.addressed(request)} or {0}
             case "dead.list":
                 return {"collector"}
             case "stats":
@@ -129,7 +131,7 @@ class Queries:
         if waiting.request.op in LISTED:
             return {"shards": [reply.result for reply in sorted(waiting.answers, key=lambda one: one.shard)]}
         if waiting.request.op == "explain":
-            return _explained(waiting)
+            return explanations.merged(waiting.request, [reply.result for reply in waiting.answers])
         result: dict[str, Any] = waiting.answers[0].result
         return result
 
@@ -142,34 +144,6 @@ class Queries:
             names = ", ".join(sorted(_name(target) for target in waiting.targets))
             error = Error("unavailable", f"no answer from {names} in time; send again")
             self._answer(waiting.envelope, waiting.as_json, waiting.request.seq, error)
-
-
-def _addressed(request: Request) -> list[str]:
-    """The users whom a notification names, as far as they are explained; none if it is not one that names any."""
-    try:
-        given = msgspec.convert(request.notification, Route)
-    except msgspec.ValidationError:
-        return []
-    recipients = [given.user_id] if given.user_id is not None else given.recipients or []
-    return list(dict.fromkeys(recipients))[:EXPLAINED_MAX]
-
-
-def _shortened(request: Request) -> Request:
-    notification = request.notification or {}
-    if not notification.get("recipients") or notification.get("user_id") is not None:
-        return request
-    names = _addressed(request) or notification["recipients"]
-    return msgspec.structs.replace(request, notification={**notification, "recipients": names})
-
-
-def _explained(waiting: Waiting) -> dict[str, Any]:
-    """The decisions of all shards, recipient by recipient."""
-    order = {name: number for number, name in enumerate(_addressed(waiting.request))}
-    decisions = [decision for reply in waiting.answers for decision in reply.result["decisions"]]
-    decisions.sort(key=lambda decision: order.get(decision.get("user_id"), 0))
-    named = (waiting.request.notification or {}).get("recipients")
-    more = len(set(named)) - len(order) if isinstance(named, list) and len(order) == EXPLAINED_MAX else 0
-    return {"decisions": decisions} | ({"more": more} if more else {})
 
 
 def _sum(replies: list[Reply]) -> int:

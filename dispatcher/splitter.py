@@ -259,7 +259,12 @@ def _recipients(route: Route, room: int) -> tuple[list[str], bool]:
 def _broadcast_id(topic: str, raw: msgspec.Raw, as_json: bool) -> str | None:
     """Of one with a key: the same for all its repetitions, so that every shard knows it by the same id."""
     keyed = (_keyed_json if as_json else _keyed_msgpack).decode(raw)
-    key = keyed.id if keyed.idempotency_key is None else keyed.idempotency_key
+    return broadcast_id(topic, keyed.idempotency_key, keyed.id)
+
+
+def broadcast_id(topic: str, idempotency_key: object, own_id: object) -> str | None:
+    """None of a notification that has neither."""
+    key = own_id if idempotency_key is None else idempotency_key
     if not isinstance(key, str):
         return None
     named = hashlib.blake2b(b"\0".join((topic.encode(), key.encode())), digest_size=BROADCAST_DIGEST_BYTES)

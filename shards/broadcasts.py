@@ -70,7 +70,10 @@ class Room(NamedTuple):
 
 
 class Broadcasts:
-    """``open_max`` bounds those that are not expanded; ``patience_s`` is how long others may hold them all up."""
+    """``open_max`` bounds those that are not expanded; ``patience_s`` is how long others may hold them all up.
+
+    ``configure`` comes first.
+    """
 
     def __init__(
         self,
@@ -93,6 +96,7 @@ class Broadcasts:
         self._paged_at = 0.0
 
     def configure(self, routing: Routing, patience_s: float) -> None:
+        """Go by these from now on."""
         self._routing = routing
         self._patience_s = patience_s
 
@@ -113,9 +117,8 @@ class Broadcasts:
     def find(self, id_: str) -> Broadcast | None:
         return self._open.get(id_) or self._stored.broadcast(id_)
 
-    def accept(self, id_: str, notification: Notification, now_ms: int) -> None:
-        """Keep a notification that is valid apart from its topic; ``RequestError`` if it cannot be kept."""
-        topic = notification.topic or ""
+    def check(self, topic: str) -> int:
+        """How many users of this shard would get what is sent to a topic; ``RequestError`` if it cannot be sent."""
         if topic != EVERY_USER:
             if problem := problem_of_topic(topic):
                 raise RequestError("bad_value", problem, "topic")
@@ -129,9 +132,14 @@ class Broadcasts:
                 "topic",
                 RETRY_AFTER_MS,
             )
+        return self._stored.users(topic)
+
+    def accept(self, id_: str, notification: Notification, now_ms: int) -> None:
+        """Keep a notification that is valid apart from its topic; ``RequestError`` if it cannot be kept."""
+        topic = notification.topic or ""
+        users = self.check(topic)
         due_ms = now_ms if notification.send_at is None else instant_ms("send_at", notification.send_at)
         expires_ms = None if notification.expires_at is None else instant_ms("expires_at", notification.expires_at)
-        users = self._stored.users(topic)
         self._add(Broadcast(id_, topic, notification.category, pack(notification), now_ms, due_ms, expires_ms, users))
         self._changes().broadcasts[id_] = self._open[id_]
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from shards.units import Seconds
-from shards.wire import Notification
+from shards.wire import Notification, pack
 
 SHOWN = 10  # items at each end that the template gets
 EXPIRY_MARGIN_MS = 1_000  # a window closes so long before one of its items would expire
@@ -66,12 +66,16 @@ class Digest(msgspec.Struct, array_like=True):
     items_max: int
     carrier: int | None = None
     expires_ms: int | None = None  # when all of its items have expired
-    withdrawn: list[int] = []  # cancelled while it was being sent
+    withdrawn: list[int] = []  # items that were cancelled while it was being sent
 
     @property
     def window(self) -> str:
         """What its items have in common; no part of it can have a NUL but the last."""
         return window_of(self.user_id, self.channel, self.category, self.name, self.key)
+
+    def row(self) -> tuple[str, str, int, int | None, int | None, bytes]:
+        """As the journal keeps it."""
+        return self.id, self.window, self.lane, self.due_ms, self.carrier, pack(self)
 
 
 def window_of(user_id: str, channel: str, category: str, name: str, key: str) -> str:
@@ -117,7 +121,8 @@ class Digests:
         """The window that an item would join."""
         window = window_of(user_id, channel, category, name, key)
         digest = self._open.get(window) or self._store.open_window(window)
-        return None if digest is None or len(digest.places) >= digest.items_max else digest
+        digest = self.newest(digest) if digest else None  # it may have closed in this turn
+        return None if digest is None or digest.due_ms is None or len(digest.places) >= digest.items_max else digest
 
     def leads(self, name: str, digest: Digest | None) -> bool:
         """Whether an item is to be sent at once: it opens its window."""
@@ -181,6 +186,14 @@ class Digests:
 
     def save(self, digest: Digest) -> None:
         self.changed[digest.id] = digest
+
+    def newest(self, digest: Digest) -> Digest | None:
+        """What this turn has made of one that the journal gave; None if it is no more."""
+        return self.changed.get(digest.id, digest)
+
+    def opened(self, lane: int) -> list[Digest]:
+        """The windows of a lane that this turn has opened or changed."""
+        return [one for one in self.changed.values() if one and one.lane == lane and one.due_ms is not None]
 
     def holding(self, user_id: str, channel: str, place: int) -> Digest | None:
         """The digest of the user on the channel that has an item."""

@@ -2,82 +2,27 @@
 
 The parts that decide are asked the questions that they answer without a charge. A decision that ends a delivery, or
 has it wait, is the last one of its channel before the outcome.
-
-    result   pass     the step lets it through, and ``detail`` says by how much
-             skip     the step does not concern it; ``reason`` says why
-             block    it ends here
-             defer    it waits until a time
-             move     it goes on in-app, and is decided anew there
-             rejected, of ``accept``: it is not acceptable; ``reason`` is the error's code
-             an outcome, of ``outcome``: what would follow
 """
 
 from __future__ import annotations
 
-import datetime
 import math
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeGuard
 
 from shards import ledger, validation
+from shards.broadcasts import UnknownTopicError
 from shards.changes import Now
 from shards.core import Core, has_expired
 from shards.deferrals import waits_until_ms
+from shards.findings import DEFERRED, ENDS, LIMITED, STEP_OF_REASON, Finding, instant, rejected
+from shards.judging import NOBODY
 from shards.people import User
 from shards.rules import Look, Rule
-from shards.wire import PRIORITIES, Error, Notification, RequestError, hash_user, pack
+from shards.wire import PRIORITIES, Notification, RequestError, hash_user, pack
 
-STEPS = (
-    "accept", "duplicate", "rule", "priority", "expiry", "schedule", "preference", "channel", "contact", "digest",
-    "cap", "limit", "quiet_hours", "template", "outcome",
-)  # fmt: skip
-DEFERRED = ledger.OUTCOMES[ledger.DEFERRED]
-LIMITED = ledger.OUTCOMES[ledger.RATE_LIMITED]
 LOOKS_MAX = 50  # rules that are told of, of those that did not match
-ENDS = frozenset({"block", "defer"})
-# The step that gives an open or final delivery this reason.
-STEP_OF_REASON = {
-    "expires_at": "expiry",
-    "send_at": "schedule",
-    "preference": "preference",
-    "channel_not_configured": "channel",
-    "no_contact": "contact",
-    "digest": "digest",
-    "cap": "cap",
-    "limit": "limit",
-    "overflow": "limit",
-    "quiet_hours": "quiet_hours",
-}
-
-
-class Finding(NamedTuple):
-    """One decision; ``channel`` is None of those that concern the whole notification.
-
-    ``outcome`` is what the delivery has then, where the decision ends it or has it wait.
-    """
-
-    step: str
-    result: str
-    reason: str | None = None
-    detail: dict[str, Any] | None = None
-    channel: str | None = None
-    outcome: str = ""
-
-    def document(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "channel": self.channel,
-            "result": self.result,
-            "reason": self.reason,
-            "detail": self.detail or {},
-        }
-
-
-def instant(name: str, at_ms: int) -> dict[str, Any]:
-    """A time for programs, in milliseconds, and beside it for people."""
-    at = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC) + datetime.timedelta(milliseconds=at_ms)
-    return {name: at_ms, f"{name}_rfc3339": at.isoformat(timespec="milliseconds").replace("+00:00", "Z")}
 
 
 class Case(NamedTuple):
@@ -115,7 +60,8 @@ class Explainer:
         this shard's, each with decisions of their own, which name them."""
         core = self._core
         recipients = document.get("recipients")
-        if recipients is None or document.get("user_id") is not None or not _are_texts(recipients):
+        others = (document.get("user_id"), document.get("topic"))
+        if not _are_texts(recipients) or others != (None, None):
             (item,) = validation.decode_items(pack([document]), False)
             return [finding.document() for finding in self._item(item, now)]
         shard, shards = core.settings.shard, core.settings.shards
@@ -125,6 +71,40 @@ class Explainer:
             for item in validation.decode_items(pack([(mine, document)]), True)
             for finding in self._item(item, now)
         ]
+
+    def explain_topic(self, document: dict[str, Any], id_: str | None, now: Now) -> dict[str, Any]:
+        """Decisions on what goes to a topic, under ``id_`` if it has a key, before its users are known.
+
+        With how many of these the shard has, and names that are near to one that it does not know.
+        """
+        (item,) = validation.decode_items(pack([document]), False)
+        if isinstance(item, validation.RejectedItem):
+            return {"decisions": [rejected(item.error).document()], "users": 0, "near": []}
+        try:
+            findings, users = self._to_topic(item[1], id_, now)
+        except RequestError as refused:
+            near = refused.near if isinstance(refused, UnknownTopicError) else []
+            return {"decisions": [rejected(refused.error).document()], "users": 0, "near": near}
+        return {"decisions": [finding.document() for finding in findings], "users": users, "near": []}
+
+    def _to_topic(self, notification: Notification, id_: str | None, now: Now) -> tuple[list[Finding], int]:
+        judge = self._core.judge
+        accepted = Finding("accept", "pass", detail={"topic": notification.topic})
+        if id_ is not None and (known := judge.original_broadcast(0, id_, notification)):
+            detail = {"id": known.id, "mismatch": known.mismatch}
+            return [accepted, Finding("duplicate", "block", "duplicate", detail)], 0
+        looks: list[Look] = []
+        rule, key = judge.check_content(notification, NOBODY, now.wall_us // 1000, looks)
+        users = self._core.broadcasts.check(notification.topic or "")
+        case = Case(NOBODY, notification, rule, now, set(), Counter())
+        findings = [
+            accepted,
+            Finding("duplicate", "pass", detail={"key": key}) if key else Finding("duplicate", "skip", "no_key"),
+            *self._rules(case, looks),
+            self._priority(case),
+            _expiry(case),
+        ]
+        return findings if findings[-1].result in ENDS else [*findings, _schedule(case)], users
 
     def _item(self, item: validation.Item | validation.RejectedItem, now: Now) -> Iterator[Finding]:
         if isinstance(item, validation.RejectedItem):
@@ -363,9 +343,5 @@ def _outcome(finding: Finding) -> Finding:
     return Finding("outcome", finding.outcome, finding.reason, until, finding.channel)
 
 
-def rejected(error: Error) -> Finding:
-    return Finding("accept", "rejected", error.code, {"message": error.message, "field": error.field})
-
-
-def _are_texts(value: object) -> bool:
+def _are_texts(value: object) -> TypeGuard[list[str]]:
     return isinstance(value, list) and all(isinstance(one, str) for one in value) and bool(value)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from shards import ledger, validation
 from shards.changes import Note
-from shards.explaining import STEP_OF_REASON, Finding, instant
+from shards.findings import STEP_OF_REASON, Finding, instant
 from shards.wire import PRIORITIES, DeadLetter, Notification
 
 _WAITS = (ledger.RETRYING, ledger.DEFERRED)

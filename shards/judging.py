@@ -231,12 +231,11 @@ class Judge:
     ) -> None:
         """It is accepted once, under an id that is the same for all repetitions of its key; nothing is planned yet."""
         try:
-            known = self._broadcasts.find(id_)
-            if known is not None:
-                mismatch = _said(known.notification()) != _said(notification)
-                judged.duplicates.append(Duplicate(index, id_, mismatch))
+            duplicate = self.original_broadcast(index, id_, notification)
+            if duplicate is not None:
+                judged.duplicates.append(duplicate)
             else:
-                self._check_content(notification, NOBODY, now_ms)
+                self.check_content(notification, NOBODY, now_ms)
                 self._broadcasts.accept(id_, notification, now_ms)
         except RequestError as refused:
             near = refused.near if isinstance(refused, UnknownTopicError) else []
@@ -253,13 +252,13 @@ class Judge:
         """
         validation.check_address(notification)
         user = self._people.user(user_id)
-        rule, key = self._check_content(notification, user, now_ms, looks)
+        rule, key = self.check_content(notification, user, now_ms, looks)
         distinct = key
         if key is None and rule.content_key and notification.topic is None:
             distinct = content_key(rule.content_key, user_id, notification)
         return user, user.decisions[rule], key, distinct
 
-    def _check_content(
+    def check_content(
         self, notification: Notification, user: User, now_ms: int, looks: list[Look] | None = None
     ) -> tuple[Rule, str | None]:
         """The rule and the producer's key; raises ``RequestError``."""
@@ -300,6 +299,11 @@ class Judge:
         if original is None:
             return None
         return self._duplicate(0, notification, None, user, digest, original, self._contents.get(original))
+
+    def original_broadcast(self, index: int, id_: str, notification: Notification) -> Duplicate | None:
+        """The verdict on a notification to a topic whose id is known; None if it is new."""
+        known = self._broadcasts.find(id_)
+        return None if known is None else Duplicate(index, id_, _said(known.notification()) != _said(notification))
 
     def _duplicate(
         self,

@@ -49,7 +49,7 @@ class Operations:
             case "status":
                 return self._status(request)
             case "explain":
-                return {"decisions": self._explainer.explain(request.notification or {}, now)}
+                return self._explain(request, now)
             case "cancel":
                 return self._cancel(request, now)
             case "user.put":
@@ -69,6 +69,13 @@ class Operations:
             case "dead.purge":
                 return self._dead_purge(request)
         raise RequestError("unknown_op", f"a shard does not know {request.op!r}", "op")
+
+    def _explain(self, request: Request, now: Now) -> dict[str, Any]:
+        notification = request.notification or {}
+        others = (notification.get("user_id"), notification.get("recipients"))
+        if isinstance(notification.get("topic"), str) and others == (None, None):
+            return self._explainer.explain_topic(notification, request.id, now)
+        return {"decisions": self._explainer.explain(notification, now)}
 
     # --- status ------------------------------------------------------------------------------------------------
 
@@ -271,6 +278,7 @@ class Operations:
         if user_id != user.user_id:
             return None
         at_us, words = found
+        notification = self._core.inapp_said(place) or notification
         state = self._inbox.state(user.signed_hash, place)
         priority = next(ledger.priority_of(word) for word in words if ledger.channel_of(word) == self._core.inapp)
         return self.item_document(user, number, place, notification, priority, at_us, state)
@@ -288,6 +296,7 @@ class Operations:
             "priority": PRIORITIES[priority],
             "title": notification.title,
             "body": notification.body,
+            "template": notification.template,
             "payload": notification.payload,
             "metadata": notification.metadata,
             "idempotency_key": notification.idempotency_key or notification.id,

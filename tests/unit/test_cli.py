@@ -29,7 +29,7 @@ GROUPS = {
     "user": ("put", "get", "delete", "import"),
     "topic": ("subscribe", "unsubscribe"),
     "dead": ("list", "show", "replay", "purge"),
-    "config": ("check", "show"),
+    "config": ("check", "show", "reload"),
     "keys": ("new",),
 }
 ASKING = (
@@ -120,7 +120,7 @@ def test_the_module_runs_as_a_program() -> None:
         (["dead", "purge"], "no filter is given; name one (see --help), or say --all"),
         (["dead", "purge", "--limit", "5"], "no filter is given"),
         (["dead", "purge", "--yes"], "no filter is given"),
-        (["user", "put"], "give a USER_ID or a --topic"),
+        (["user", "put"], "Missing argument 'USER_ID'"),
         (["user", "put", "ada"], "give one of --document and the options"),
         (["user", "import"], "Missing argument 'FILE'"),
         (["user", "import", "absent.jsonl"], "No such file or directory"),

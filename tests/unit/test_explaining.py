@@ -16,14 +16,15 @@ from shards.core import Core, StoredFrame
 from shards.counters import ChannelCounters, Counters
 from shards.deferrals import Timer
 from shards.digests import Digest, DigestSettings
-from shards.explaining import STEP_OF_REASON, STEPS, Explainer, instant
+from shards.explaining import Explainer
+from shards.findings import CALENDAR_END_MS, STEP_OF_REASON, STEPS, instant
 from shards.limiter import RateLimit
 from shards.preferences import UserDocument, parse_document
 from shards.retry import RetryPolicy
 from shards.rules import Category, PlacedRule
 from shards.settings import Bounds, ChannelSettings, Idempotency, Priorities, Retention, ShardSettings
 from shards.units import Seconds
-from shards.wire import CHANNELS, SUBMIT, Data, Verdict, pack
+from shards.wire import CHANNELS, SUBMIT, Data, Notification, Verdict, pack
 from tests.support.topics import NoTopics
 
 NOW_MS = 1_700_000_000_000  # 2023-11-14 22:13:20 UTC, a Tuesday
@@ -80,13 +81,23 @@ QUIET: dict[str, Any] = {
 Outcomes = dict[str, tuple[str, str, int | None]]  # by channel: outcome, reason, and until when it is deferred
 
 
+class OneTopic(NoTopics):
+    """Three users are subscribed to releases."""
+
+    def users(self, topic: str) -> int:
+        return 3 if topic == "releases" else 0
+
+    def near(self, topic: str, count: int) -> list[str]:
+        return ["releases"]
+
+
 class Memory:
     """Nothing is on disk but the users."""
 
     def __init__(self, documents: dict[str, UserDocument]) -> None:
         self.load_user = documents.get
         self.windows: dict[str, Digest] = {}
-        self.topics = NoTopics()
+        self.topics = OneTopic()
 
     def frame(self, seq: int) -> StoredFrame | None:
         return None
@@ -438,6 +449,41 @@ def test_recipients_that_are_none_are_a_rejection(recipients: Any) -> None:
     (decision,) = Side({}).explain({"recipients": recipients, "title": "t"})
     assert (decision["step"], decision["result"], decision["reason"]) == ("accept", "rejected", "bad_value")
     assert decision["detail"]["field"].startswith("recipients")
+
+
+def test_of_a_topic_are_explained_the_routing_and_how_many_it_reaches() -> None:
+    side = Side({})
+    news = {"topic": "releases", "title": "t", "category": "alert", "id": "k"}
+    told = side.explainer.explain_topic(news, "b-1", NOW)
+    assert told["users"] == 3
+    decisions = told["decisions"]
+    assert [one["step"] for one in decisions] == ["accept", "duplicate", "rule", "priority", "expiry", "schedule"]
+    assert decisions[2]["detail"]["channels"] == ["email", "webhook"]
+    side.core.broadcasts.accept("b-1", Notification(topic="releases", title="t", category="alert", id="k"), NOW_MS)
+    decisions = side.explainer.explain_topic(news, "b-1", NOW)["decisions"]
+    assert decisions[-1] | {"detail": {}} == {
+        "step": "duplicate", "channel": None, "result": "block", "reason": "duplicate", "detail": {},
+    }  # fmt: skip
+    assert decisions[-1]["detail"] == {"id": "b-1", "mismatch": False}
+    assert side.explainer.explain_topic(news | {"title": "u"}, "b-1", NOW)["decisions"][-1]["detail"]["mismatch"]
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [({"topic": "release"}, "unknown_topic"), ({"titel": "t"}, "unknown_key"), ({"category": "x"}, "unknown_category")],
+)
+def test_what_cannot_go_to_a_topic_is_rejected(change: dict[str, Any], code: str) -> None:
+    told = Side({}).explainer.explain_topic({"topic": "releases", "title": "t", **change}, None, NOW)
+    (decision,) = told["decisions"]
+    assert (decision["step"], decision["result"], decision["reason"], told["users"]) == ("accept", "rejected", code, 0)
+    assert told["near"] == (["releases"] if code == "unknown_topic" else [])
+
+
+def test_a_time_beyond_the_calendar_is_told_as_a_number() -> None:
+    found = of_step(Side({}).explain({"user_id": "ann", "title": "t", "expires_at": 2**53 - 1}), "expiry")
+    assert found["detail"] == {"expires_at": 2**53 - 1}
+    assert instant("at", CALENDAR_END_MS - 1)["at_rfc3339"] == "9999-12-31T23:59:59.999Z"
+    assert instant("at", CALENDAR_END_MS) == {"at": CALENDAR_END_MS}
 
 
 def test_the_vocabulary_is_closed() -> None:
