@@ -56,7 +56,48 @@ def simulation(summary: dict[str, Any]) -> str:
     return fields(rows + dead)
 
 
+def broadcast(whole: dict[str, Any]) -> str:
+    """How far a notification to a topic has come."""
+    return fields(
+        [
+            ("id", whole["id"]),
+            ("topic", whole["topic"]),
+            ("category", whole["category"]),
+            ("state", whole["state"]),
+            ("users", f"{whole['users_done']:,} of {whole['users']:,}"),
+            ("deliveries", f"{whole['planned']:,}"),
+            *((f"  {name}", f"{count:,}") for name, count in sorted(whole["outcomes"].items())),
+            ("accepted", second(whole["created_at"])),
+            ("due", second(whole["send_at"])),
+            ("started", second(whole["started_at"])),
+            ("finished", second(whole["finished_at"])),
+            ("error", whole["error"]),
+        ]
+    )
+
+
+def broadcasts(found: list[dict[str, Any]]) -> str:
+    """A line for each."""
+    rows = [
+        (
+            one["id"],
+            one["topic"],
+            one["state"],
+            f"{one['users_done'] / max(1, one['users']):.0%}",
+            one["users_done"],
+            one["users"],
+            one["planned"],
+            second(one["started_at"] or one["send_at"]),
+        )
+        for one in found
+    ]
+    headers = ("broadcast", "topic", "state", "done", "users", "of", "planned", "started or due")
+    return table(headers, rows, flexible=("topic",))
+
+
 def status(answer: dict[str, Any]) -> str:
+    if "broadcast" in answer:
+        return broadcast(answer["broadcast"])
     rows = [
         (
             delivery["channel"],
@@ -183,6 +224,7 @@ def stats(answer: dict[str, Any]) -> str:
         (
             head,
             table(headers, channels) if channels else "nothing was planned yet",
+            *([broadcasts(answer["broadcasts"])] if answer["broadcasts"] else []),
             table(("process", "pid", "CPU s", "memory MB", "pending", "up s"), processes),
         )
     )

@@ -23,12 +23,13 @@ from dispatcher.gate import Gate
 from dispatcher.link import Link, Released, SupersededError
 from dispatcher.queries import Queries
 from dispatcher.receipts import Receipt, frame_ids
+from dispatcher.reloads import Reloaded, Reloads
 from dispatcher.repair import repair
 from dispatcher.requests import as_list, decode_request, seq_of
 from dispatcher.settings import MESSAGE_BYTES_HARD_MAX, is_local
 from dispatcher.splitter import Frame, Gatherer, Limits, Part, Split, split
 from shards import logs
-from shards.process import WRONG_CONFIGURATION, Stop, begin_child, fail, say_ready
+from shards.process import WRONG_CONFIGURATION, Stop, begin_child, fail, say, say_ready
 from shards.wire import (
     EXPANSION,
     INGEST,
@@ -131,6 +132,7 @@ class Router:
         self._prefixes: set[bytes] = set()
         self._open_sockets()
         self.queries = Queries(settings.shards, settings.requests, self._send_query, self._answer)
+        self.reloads = Reloads(settings.epoch, settings.requests, lambda number: say(f"reload {number}"), self._answer)
 
     def _open_sockets(self) -> None:
         settings = self.settings
@@ -209,6 +211,8 @@ class Router:
     def _turn(self) -> None:
         ready = dict(self.poller.poll(POLL_MS))
         now = time.monotonic()
+        if told := self.stop.other_settings():
+            self.reloads.done(msgspec.json.decode(told, type=Reloaded))
         if self.gate and self.gate.socket in ready:
             self.gate.answer()
         if self.reports in ready:
@@ -341,6 +345,9 @@ class Router:
                     **({"seq": request.seq} if request.seq is not None else {}),
                 },
             )
+            return
+        if request.op == "config.reload":
+            self.reloads.add(envelope, as_json, request, now)
             return
         self.queries.ask(envelope, as_json, request, now + self.settings.receipt_timeout_s)
 
@@ -552,6 +559,7 @@ class Router:
             for n in [n for n, one in waiting.items() if not any(map(_waits, one.owner))]:
                 del waiting[n]
         self.queries.expire(now)
+        self.reloads.expire(now)
         self.reserve.check()
 
     def _try_send(self, shard: int, message: msgspec.Struct) -> None:

@@ -29,6 +29,7 @@ def merge_stats(
         dead_letters.update(shard["dead_letters"])
     planned = sum(channel["planned"] for channel in channels.values())
     pending = sum(shard["pending"] for shard in shards)
+    versions = {shard["config_version"] for shard in shards}
     return {
         **{key: sum(shard[key] for shard in shards) for key in ("accepted", "duplicates", "rejected")},
         "planned": planned,
@@ -43,6 +44,7 @@ def merge_stats(
             [shard["channels"][name]["latency"] for shard in shards for name in shard["channels"]]
         ),
         "idempotency_window_s": min((shard["idempotency_window_s"] for shard in shards), default=None),
+        "config_version": versions.pop() if len(versions) == 1 else None,
         "channels": channels,
         "broadcasts": merge_broadcasts([shard["broadcasts"] for shard in shards]),
         "shards": [_shard(shard) for shard in shards],

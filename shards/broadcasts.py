@@ -75,26 +75,26 @@ class Broadcasts:
     def __init__(
         self,
         stored: Stored,
-        routing: Routing,
         room: Room,
         dead_letters: DeadLetters,
         changes: Callable[[], Changes],
         open_max: int,
-        patience_s: float,
     ) -> None:
         self._stored = stored
-        self._routing = routing
         self._room = room
         self._dead_letters = dead_letters
         self._changes = changes
         self._open_max = open_max
-        self._patience_s = patience_s
         self._open: dict[str, Broadcast] = {}
         self._sweeping: dict[str, Broadcast] = {}  # cancelled, with deliveries that may be open
         self._due: dict[str, tuple[Notification, bytes]] = {}  # in turn: what it says, and that as an entry has it
         self._scheduled: DueHeap[str] = DueHeap()  # by wall time, in seconds
         self._asked: tuple[tuple[int, int], float] | None = None  # of which router, and when to ask again
         self._paged_at = 0.0
+
+    def configure(self, routing: Routing, patience_s: float) -> None:
+        self._routing = routing
+        self._patience_s = patience_s
 
     def recover(self) -> None:
         """Those that were open when the shard stopped."""

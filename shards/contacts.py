@@ -73,10 +73,11 @@ def _check_email(address: str, field: str) -> None:
 
 @functools.lru_cache(maxsize=4_096)  # most users have their mailbox at few domains, and a look takes long
 def _problem_of_email(address: str) -> str | None:
-    from email_validator import EmailNotValidError, validate_email
+    from email_validator import SPECIAL_USE_DOMAIN_NAMES, EmailNotValidError, validate_email
 
+    SPECIAL_USE_DOMAIN_NAMES.clear()  # mail within an organisation goes to .local and .test, and to bare names
     try:
-        validate_email(address, check_deliverability=False)
+        validate_email(address, check_deliverability=False, globally_deliverable=False)
     except EmailNotValidError as error:
         return str(error)
     return None

@@ -132,34 +132,19 @@ class Core:
         counters: Counters,
         random: Callable[[], float],
     ) -> None:
-        self.settings = settings
         self.ids = Identifiers(journal)
         self.channel_names = channel_names
         self.counters = counters
         self.idempotency = IdempotencySet(settings.secret)
-        numbers = {name: number for number, name in enumerate(channel_names)}
-        self.inapp = numbers[INAPP]
-        self.routing = Routing(settings.categories, numbers, settings.rules)
-        self.limits = Limits(settings.rate_limits, settings.caps, settings.bounds.limiter_keys)
-        self.limiters = {numbers[name]: limiter for name, limiter in self.limits.rates.items()}
+        self.inapp = channel_names.index(INAPP)
         self.paces = {
-            numbers[name]: Pace(channel.rate, channel.burst, settings.shard, settings.shards)
+            channel_names.index(name): Pace(channel.rate, channel.burst, settings.shard, settings.shards)
             for name, channel in settings.channels.items()
             if channel.rate
         }
         self.digests = Digests(settings.digests, journal)
         self.deferrals = Deferrals(journal.first_dues(), journal.deferred())
         self.windows = Dues(journal.first_windows())
-        self.people = People(
-            self.routing,
-            channel_names,
-            frozenset(numbers[name] for name in settings.channels) | {self.inapp},
-            self.limiters,
-            journal.load_user,
-            settings.bounds.users,
-            settings.preferences.timezone,
-            needs_a_look=self._needs_a_look,
-        )
         self.contents = Contents(journal.content)
         self.queues = [NotificationQueue[Run](settings.priorities.aging) for _ in channel_names]
         self.queued = [0] * (len(channel_names) * LANES)  # deliveries in each lane
@@ -174,13 +159,40 @@ class Core:
         self.last = 0  # the last frame that was received
         self.broadcasts = Broadcasts(
             journal.topics,
-            self.routing,
             Room(self.queued, self.behind),
             self.dead_letters,
             lambda: self.changes,
             settings.bounds.broadcasts,
-            settings.priorities.aging,
         )
+        self._journal = journal
+        self._random = random
+        self._inapp_mask = sum(ledger.lane_bit(ledger.lane_of(self.inapp, priority)) for priority in range(LANES))
+        self.configure(settings)
+
+    def configure(self, settings: ShardSettings) -> None:
+        """Go by these settings from now on. Bounds and channels are as before; what is queued or under way stays so.
+
+        What was spent of the limits is for the owner to carry over.
+        """
+        self.settings = settings
+        numbers = {name: number for number, name in enumerate(self.channel_names)}
+        self.routing = Routing(settings.categories, numbers, settings.rules)
+        self.limits = Limits(settings.rate_limits, settings.caps, settings.bounds.limiter_keys)
+        self.limiters = {numbers[name]: limiter for name, limiter in self.limits.rates.items()}
+        self.digests.configure(settings.digests)
+        for queue in self.queues:
+            queue.set_aging(settings.priorities.aging)
+        self.people = People(
+            self.routing,
+            self.channel_names,
+            frozenset(numbers[name] for name in settings.channels) | {self.inapp},
+            self.limiters,
+            self._journal.load_user,
+            settings.bounds.users,
+            settings.preferences.timezone,
+            needs_a_look=self._needs_a_look,
+        )
+        self.broadcasts.configure(self.routing, settings.priorities.aging)
         self.judge = Judge(
             self.ids,
             self.routing,
@@ -190,9 +202,6 @@ class Core:
             self.broadcasts,
             settings.schedules.horizon,
         )
-        self._journal = journal
-        self._random = random
-        self._inapp_mask = sum(ledger.lane_bit(ledger.lane_of(self.inapp, priority)) for priority in range(LANES))
 
     # --- receive -----------------------------------------------------------------------------------------------
 
@@ -362,13 +371,15 @@ class Core:
 
         It is decided from its stored word: it may have been planned by an older configuration.
 
-        The order: expired, allowed, reachable, digest, cap, limit, quiet hours. What was charged to a limit is not
+        The order: cancelled, expired, allowed, reachable, digest, cap, limit, quiet hours. What was charged is not
         charged again, and what has left a digest does not join one.
         """
         frame, slot, index, user, _ = entry
         value = frame.slots[slot]
         channel, priority = ledger.channel_of(value), ledger.priority_of(value)
         digest = frame.digests.get(slot)
+        if self._is_cancelled(entry, now):
+            return False
         if _expired(frame, index, slot, now):
             self._end(entry, ledger.EXPIRED, "expires_at", now)
             return False
@@ -441,13 +452,13 @@ class Core:
         ``planned`` are the channels of its notification.
         """
         limiter = self.limiters[channel]
-        match limiter.overflow:
+        match "delay" if is_digest and limiter.overflow == "digest" else limiter.overflow:
             case "delay":
                 wait_s = limiter.next_at(user.signed_hash, now.mono) - now.mono
                 if wait_s <= self.settings.schedules.horizon:
                     return "delay", math.ceil(now.wall_us / 1000 + wait_s * 1000)
             case "digest":
-                if not is_digest and self.digest_of(category, channel, priority, "overflow") is not None:
+                if self.digest_of(category, channel, priority, "overflow") is not None:
                     return "digest", 0
             case "inapp":
                 if not is_digest and self.inapp not in planned:
@@ -679,8 +690,7 @@ class Core:
             if self._has_room(lane):
                 timers = self._journal.timers(lane, now_ms, RELEASED_MAX + 1)
                 more = more or len(timers) > RELEASED_MAX
-                self.deferrals.remove(timers[:RELEASED_MAX])
-                self.deferrals.dues.replace(lane, self._journal.due_after(lane, timers[:RELEASED_MAX]))
+                self.deferrals.take(lane, timers[:RELEASED_MAX], self._journal.due_after(lane, timers[:RELEASED_MAX]))
                 for timer in timers[:RELEASED_MAX]:
                     self._release(timer, now)
         for lane in self.windows.lanes(now_ms):
@@ -689,7 +699,9 @@ class Core:
                 more = more or len(digests) > WINDOWS_MAX
                 last_ms = digests[-1].due_ms if len(digests) > WINDOWS_MAX else None
                 self.windows.replace(lane, last_ms or self._journal.window_due_after(lane, now_ms))
-                for digest in digests[:WINDOWS_MAX]:
+                for digest in self.digests.opened(lane):
+                    self.windows.add(lane, digest.due_ms or 0)
+                for digest in filter(None, map(self.digests.newest, digests[:WINDOWS_MAX])):
                     self._close_window(digest, now)
         return more
 
@@ -721,6 +733,7 @@ class Core:
         """A deferred delivery is pending again."""
         plan = frame.slots[slot] & ledger.KEEP
         frame.slots[slot] = plan | ledger.REASON[reason] << ledger.REASON_SHIFT
+        frame.notes.pop(slot, None)
         frame.mask |= ledger.lane_bit(ledger.lane_of_word(plan))
         self._changed(frame)
 
@@ -864,13 +877,23 @@ class Core:
             )
         return self.digest_said(digest)
 
+    def inapp_said(self, place: int) -> Notification | None:
+        """The digest that stands in an inbox at its carrier's place; None where there is none."""
+        for digest in self.digests.of_frame(place >> PLACE_SHIFT):
+            if digest.carrier == place and digest.channel == INAPP:
+                return self.digest_said(digest)
+        return None
+
     def digest_said(self, digest: Digest) -> Notification:
-        """Composed of what is left of its items. ``LookupError`` if that is pruned."""
+        """Composed of its items; of a dead letter's, some may be pruned. ``LookupError`` if all are."""
         user_hash = hash_user(digest.user_id)
         items = []
         for place in digest.places:
             seq, index = place >> PLACE_SHIFT, place & PLACE_MASK
-            items.append((self.ids.make(user_hash, seq, index), self.contents.notification(seq, index)))
+            with contextlib.suppress(LookupError):
+                items.append((self.ids.make(user_hash, seq, index), self.contents.notification(seq, index)))
+        if not items:
+            raise LookupError(digest.id)
         return composed(digest, items)
 
     # --- cancel ------------------------------------------------------------------------------------------------
@@ -881,7 +904,7 @@ class Core:
         One that is under way is not counted; it ends instead of a retry. A digest that is being sent is one.
         """
         frame = self._known(seq)
-        if frame is None:
+        if frame is None or index >= len(frame.widths):
             return 0, False
         first = sum(frame.widths[:index])
         count, found = 0, False
@@ -915,8 +938,7 @@ class Core:
         outcome, lane = ledger.outcome_of(value), ledger.lane_of_word(value)
         entry = self._entry(frame, slot, index)[0]
         place = frame.seq << PLACE_SHIFT | index
-        if slot in frame.flying:
-            self._note_reason(frame, slot, "cancelled")
+        if slot in frame.digests and len(frame.digests[slot].places) > 1:
             return False
         if slot in frame.digests or _waits_in_digest(value):
             digest = frame.digests.get(slot) or self._digest_with(entry, place)
@@ -926,6 +948,9 @@ class Core:
                 return False
             if digest is not None:
                 self.digests.leave(digest, place)
+        elif slot in frame.flying:
+            self._note_reason(frame, slot, "cancelled")
+            return False
         elif outcome == ledger.DEFERRED and slot in frame.notes:
             self.deferrals.remove([Timer(lane, frame.notes[slot][0] or 0, frame.seq, slot)])
         # in memory it stays where it is, and is left out when its turn comes
@@ -966,7 +991,7 @@ class Core:
                     self._give_up(entry, "channel_not_configured", "misconfigured", text, attempts, now)
                     self._acquit(channel, entry[0], entry[1])
                     continue
-                if entry[0].gone and ledger.outcome_of(entry[0].slots[entry[1]]) == ledger.CANCELLED:
+                if self._is_cancelled(entry, now):
                     entry[0].active -= 1
                     self._let_go(entry[0])
                     continue
@@ -999,6 +1024,16 @@ class Core:
         frame.notes[slot] = (until_ms, error_class, message)
         self._log(frame, slot)
         self.retrying[channel].push(now.mono + until_ms / 1000 - now.wall_us / 1e6, entry)
+        return True
+
+    def _is_cancelled(self, entry: Entry, now: Now) -> bool:
+        """Whether it is; one that was under way when it was cancelled, and when the shard died, ends here."""
+        frame, slot, *_ = entry
+        value = frame.slots[slot]
+        if ledger.reason_of(value) != ledger.REASON["cancelled"]:
+            return False
+        if ledger.outcome_of(value) in ledger.OPEN:
+            self._end(entry, ledger.CANCELLED, "cancelled", now)
         return True
 
     def _reload(self, seq: int, slot: int) -> Entry | None:

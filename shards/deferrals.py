@@ -66,5 +66,13 @@ class Deferrals:
         for timer in timers:
             self.counts[timer.lane] -= 1
 
+    def take(self, lane: int, timers: list[Timer], left_ms: int | None) -> None:
+        """The first ones of a lane are looked at now. ``left_ms`` is when the journal's others are due."""
+        self.remove(timers)
+        self.dues.replace(lane, left_ms)
+        for timer in self.added:  # in this turn: the journal does not have them yet
+            if timer.lane == lane:
+                self.dues.add(lane, timer.due_ms)
+
     def committed(self) -> None:
         self.added, self.removed = [], []

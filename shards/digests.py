@@ -66,7 +66,7 @@ class Digest(msgspec.Struct, array_like=True):
     items_max: int
     carrier: int | None = None
     expires_ms: int | None = None  # when all of its items have expired
-    withdrawn: list[int] = []  # cancelled while it was being sent
+    withdrawn: list[int] = []  # items that were cancelled while it was being sent
 
     @property
     def window(self) -> str:
@@ -117,7 +117,8 @@ class Digests:
         """The window that an item would join."""
         window = window_of(user_id, channel, category, name, key)
         digest = self._open.get(window) or self._store.open_window(window)
-        return None if digest is None or len(digest.places) >= digest.items_max else digest
+        digest = self.newest(digest) if digest else None  # it may have closed in this turn
+        return None if digest is None or digest.due_ms is None or len(digest.places) >= digest.items_max else digest
 
     def leads(self, name: str, digest: Digest | None) -> bool:
         """Whether an item is to be sent at once: it opens its window."""
@@ -181,6 +182,14 @@ class Digests:
 
     def save(self, digest: Digest) -> None:
         self.changed[digest.id] = digest
+
+    def newest(self, digest: Digest) -> Digest | None:
+        """What this turn has made of one that the journal gave; None if it is no more."""
+        return self.changed.get(digest.id, digest)
+
+    def opened(self, lane: int) -> list[Digest]:
+        """The windows of a lane that this turn has opened or changed."""
+        return [one for one in self.changed.values() if one and one.lane == lane and one.due_ms is not None]
 
     def holding(self, user_id: str, channel: str, place: int) -> Digest | None:
         """The digest of the user on the channel that has an item."""

@@ -182,7 +182,7 @@ class Judge:
                     topics.add(index)
                 continue
             user_id, notification = item
-            if notification.topic is not None and data.source != EXPANSION:
+            if notification.topic is not None and notification.user_id is None and data.source != EXPANSION:
                 topics.add(index)
                 self._judge_topic(judged, digests, index, user_id, notification, now_ms)
                 continue

@@ -278,6 +278,7 @@ class Operations:
         if user_id != user.user_id:
             return None
         at_us, words = found
+        notification = self._core.inapp_said(place) or notification
         state = self._inbox.state(user.signed_hash, place)
         priority = next(ledger.priority_of(word) for word in words if ledger.channel_of(word) == self._core.inapp)
         return self.item_document(user, number, place, notification, priority, at_us, state)
@@ -295,6 +296,7 @@ class Operations:
             "priority": PRIORITIES[priority],
             "title": notification.title,
             "body": notification.body,
+            "template": notification.template,
             "payload": notification.payload,
             "metadata": notification.metadata,
             "idempotency_key": notification.idempotency_key or notification.id,

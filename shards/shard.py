@@ -152,6 +152,13 @@ class Shard:
         self.marks.close()
         self.journal.close()
 
+    def reconfigure(self, settings: ShardSettings, moment: Now) -> None:
+        """Between two turns: go by other settings. What was spent of a limit stays spent."""
+        self.settings = self.maintenance.settings = settings
+        self.core.configure(settings)
+        self.journal.put_config(settings.version, self.core.routing.describe())
+        self.limits.keep(self.core.limits, moment)
+
     # --- the steps of a turn -----------------------------------------------------------------------------------
 
     def take(self, messages: list[Data | Ping | Ask], moment: Now) -> tuple[list[tuple[int, Verdict | None]], bool]:

@@ -48,8 +48,11 @@ class Stream:
         documents = []
         for topic, user, frame, index, slot in wanted:
             number = self._numbers[user] = self._numbers[user] + 1
-            notification = self._core.contents.notification(frame.seq, index)
             place = frame.seq << PLACE_SHIFT | index
+            digest = frame.digests.get(slot)
+            notification = (
+                self._core.digest_said(digest) if digest else self._core.contents.notification(frame.seq, index)
+            )
             priority = ledger.priority_of(frame.slots[slot])
             item = self._operations.item_document(user, number, place, notification, priority, frame.at_us, UNSEEN)
             documents.append((topic, orjson.dumps(item)))

@@ -90,7 +90,8 @@ class Target:
         self.add("ledger", (seq, still_open, mask, part.updated_ms, 0, part.slots.tobytes(), notes))
         for slot, (due_ms, _, _) in part.notes.items():
             value = part.slots[slot]
-            if due_ms is not None and ledger.outcome_of(value) == ledger.DEFERRED:
+            in_digest = ledger.reason_of(value) == ledger.REASON["digest"]
+            if due_ms is not None and ledger.outcome_of(value) == ledger.DEFERRED and not in_digest:
                 self.add("timers", (ledger.lane_of_word(value), due_ms, seq, slot))
         self._add_origin(seq, *origin)
 

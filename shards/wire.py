@@ -180,6 +180,7 @@ OPERATIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "dead.purge": ((), (*_DEAD_FILTERS, "limit")),
     "backup.begin": (("id",), ()),
     "backup.end": (("id",), ()),
+    "config.reload": ((), ()),
     "stats": ((), ()),
     "ping": ((), ()),
 }
@@ -191,7 +192,6 @@ UNSUPPORTED = frozenset(
         "template.put",
         "channel.pause",
         "channel.resume",
-        "config.reload",
     }
 )
 

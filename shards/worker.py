@@ -18,7 +18,7 @@ import zmq
 
 from shards import disk, logs
 from shards.changes import Now
-from shards.process import WRONG_CONFIGURATION, Stop, begin_child, fail, say_ready, usage
+from shards.process import WRONG_CONFIGURATION, Stop, begin_child, fail, say, say_ready, usage
 from shards.rescue import rescue
 from shards.schema import DamagedError, JournalError
 from shards.settings import ShardSettings
@@ -174,6 +174,8 @@ class Worker:
     def run(self) -> None:
         deadline = None
         while True:
+            if other := self.stop.other_settings():
+                self._reconfigure(msgspec.json.decode(other, type=ShardSettings, dec_hook=decode_hook))
             self._turn()
             if self.stop.requested:
                 deadline = deadline or time.monotonic() + self.settings.drain
@@ -182,6 +184,12 @@ class Worker:
         if self.shard:
             self.shard.close()
         self.context.destroy(linger=0)
+
+    def _reconfigure(self, settings: ShardSettings) -> None:
+        self.settings = settings
+        if self.shard:  # else it will be opened with them
+            self.shard.reconfigure(settings, now())
+        say(f"reloaded {settings.version}")
 
     def _turn(self) -> None:
         if self.shard is None:

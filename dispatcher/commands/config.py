@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from dispatcher.commands.options import config_option, json_option, loaded_settings, refuse_settings
+from dispatcher.commands.service import Service, asks
 from dispatcher.terminal import json_text, plain
 
 SECRET = re.compile(r"(^|_)(password|secret|token)$")  # a key so named; the path of a file with one is none
@@ -56,6 +57,16 @@ def show(config: Path | None, as_json: bool) -> None:
         click.echo(json_text({"settings": document, "sources": sources}))
     else:
         click.echo("\n".join(_toml(document, source)).strip())
+
+
+@config.command("reload")
+@asks
+def reload_(service: Service) -> None:
+    """Have a running dispatcher read its configuration again, and go by it.
+
+    It reads the file that it was started with. A wrong one, or a change that takes a restart, changes nothing.
+    """
+    service.show(service.ask("config.reload"), lambda answer: f"version {answer['version']}")
 
 
 def _without_secrets(value: Any, name: str = "") -> Any:

@@ -86,15 +86,19 @@ def _described(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.command()
-@click.argument("user_id")
+@click.argument("user_id", required=False)
+@click.option("--topic", help="In place of USER_ID: all who are subscribed to it; '*' is every user with a document.")
 @_described
 @asks
-def send(service: Service, user_id: str, notification: dict[str, Any]) -> None:
-    """Send one notification to USER_ID and print its id.
+def send(service: Service, user_id: str | None, topic: str | None, notification: dict[str, Any]) -> None:
+    """Send one notification to USER_ID, or to all of a topic, and print its id.
 
     Without --key it gets a random one.
     """
-    given = {"user_id": user_id, "idempotency_key": str(uuid.uuid4()), **notification}
+    if (user_id is None) == (topic is None):
+        raise click.UsageError("give a USER_ID or a --topic")
+    address = {"user_id": user_id} if topic is None else {"topic": topic}
+    given = {**address, "idempotency_key": str(uuid.uuid4()), **notification}
     answer = service.ask("submit", notifications=[given])
     if answer["rejected"]:
         refusal = answer["rejected"][0]["error"]

@@ -192,6 +192,29 @@ def test_many_users_from_standard_input(service: RunningDispatcher, user: str) -
         assert service.request("user.get", user_id=f"{user}-{n}")["user"] == {"locale": locale}
 
 
+def test_an_import_shows_its_progress_on_a_terminal(service: RunningDispatcher, user: str, tmp_path: Path) -> None:
+    path = tmp_path / "users.jsonl"
+    path.write_text(f'{{"user_id": "{user}"}}\nnonsense\n')
+    controller, terminal = pty.openpty()
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-m", "dispatcher", "user", "import", str(path)],
+            env=environment(DISPATCHER_SUBMIT=service.submit),
+            stdout=subprocess.PIPE,
+            stderr=terminal,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+        shown = os.read(controller, 65_536).decode()
+    finally:
+        os.close(controller)
+        os.close(terminal)
+    assert (ended.returncode, ended.stdout) == (1, "1 stored, 1 bad lines\n")
+    assert re.search(r"\r\x1b\[K1 stored, 1 bad lines, [\d,]+/s", shown)
+    assert shown.endswith("\r\x1b[K")
+
+
 def test_errors_are_counted_beyond_those_that_are_told(service: RunningDispatcher) -> None:
     result = answer(service, "user", "import", "-", "--format", "jsonl", stdin="x\n" * 1_500, expect=1)
     assert (result["failed"], len(result["errors"]), result["errors"][-1]["line"]) == (1_500, 1_000, 1_000)

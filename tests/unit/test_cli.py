@@ -22,11 +22,12 @@ from dispatcher.cli import main
 from tests.support.service import ROOT, RunningDispatcher, free_endpoints
 
 COMMANDS = (
-    "serve", "simulate", "send", "explain", "status", "cancel", "stats", "user", "inbox", "dead", "config", "keys",
-    "check", "backup", "completion",
+    "serve", "simulate", "send", "explain", "status", "cancel", "stats", "user", "topic", "inbox", "dead", "config",
+    "keys", "check", "backup", "completion",
 )  # fmt: skip
 GROUPS = {
     "user": ("put", "get", "delete", "import"),
+    "topic": ("subscribe", "unsubscribe"),
     "dead": ("list", "show", "replay", "purge"),
     "config": ("check", "show"),
     "keys": ("new",),
@@ -35,6 +36,7 @@ ASKING = (
     ["send", "user-1", "--title", "x"], ["explain", "user-1", "--title", "x"], ["status", "some-id"],
     ["cancel", "some-id"], ["stats"],
     ["user", "get", "ada"], ["user", "delete", "ada"], ["user", "put", "ada", "--off", "sms"],
+    ["topic", "subscribe", "news", "ada"], ["topic", "unsubscribe", "news", "ada"], ["send", "--topic", "*"],
     ["inbox", "ada"], ["inbox", "ada", "--mark", "read", "some-id"],
     ["dead", "list"], ["dead", "show", "some-id"], ["dead", "replay"], ["dead", "purge", "--all"],
 )  # fmt: skip

@@ -25,7 +25,7 @@ from shards.rules import Category, PlacedRule
 from shards.settings import Bounds, ChannelSettings, Idempotency, Priorities, Retention, ShardSettings
 from shards.units import Seconds
 from shards.wire import CHANNELS, SUBMIT, Data, Notification, Verdict, pack
-from tests.unit.test_judging import NoTopics
+from tests.support.topics import NoTopics
 
 NOW_MS = 1_700_000_000_000  # 2023-11-14 22:13:20 UTC, a Tuesday
 MORNING_MS = NOW_MS + 35_200_000  # 08:00 on Wednesday

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.broadcast import Broadcast
 from shards.broadcasts import Broadcasts, Room
 from shards.changes import Changes
 from shards.contents import Content, Contents
@@ -21,6 +20,7 @@ from shards.people import People
 from shards.preferences import Preferences, UserDocument
 from shards.rules import Category, PlacedRule, Routing
 from shards.wire import CHANNELS, Data
+from tests.support.topics import NoTopics
 
 NUMBERS = {name: number for number, name in enumerate(CHANNELS)}
 QUIET = UserDocument(preferences=Preferences(channels={"email": False}))
@@ -60,31 +60,6 @@ class Native:
         return old
 
 
-class NoTopics:
-    """Nobody is subscribed to anything."""
-
-    def users(self, topic: str) -> int:
-        return 0
-
-    def near(self, topic: str, count: int) -> list[str]:
-        return []
-
-    def page(self, topic: str, after: str, count: int) -> list[str]:
-        return []
-
-    def open_broadcasts(self) -> list[Broadcast]:
-        return []
-
-    def finished_broadcasts(self, count: int) -> list[Broadcast]:
-        return []
-
-    def broadcast(self, id_: str) -> Broadcast | None:
-        return None
-
-    def last_open_page(self, id_: str, before: int) -> int | None:
-        return None
-
-
 class Side:
     """A fresh judge; ``bodies`` stand for its journal."""
 
@@ -96,7 +71,8 @@ class Side:
         )  # webhook, push and system are not configured
         self.keys = IdempotencySet(5)
         letters = DeadLetters(Identifiers(Native()), list(CHANNELS), {}, Changes)
-        broadcasts = Broadcasts(NoTopics(), routing, Room([], {}), letters, Changes, 2, 30.0)
+        broadcasts = Broadcasts(NoTopics(), Room([], {}), letters, Changes, 2)
+        broadcasts.configure(routing, 30.0)
         self.judge = Judge(
             Identifiers(Native()), routing, self.people, self.keys, Contents(self.bodies.get), broadcasts, 60.0
         )
