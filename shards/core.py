@@ -1109,10 +1109,10 @@ class Core:
             if len(run) > count:
                 rest, run = run, run.split(count)
                 queue.put_back(rest, priority)
-            count -= len(run)
             self.queued[ledger.lane_of(channel, priority)] -= len(run)
             if run.frame.expiry or run.frame.gone or run.frame.digests:
                 run = self._drop_ended(run, now)
+            count -= len(run)
             if len(run):
                 runs.append(run)
         return runs
