@@ -15,7 +15,7 @@ from tests.support.service import ROOT
 SMALL: dict[str, list[str]] = {
     "queue": ["--items", "100000", "--rounds", "3"],
     "wire": ["--items", "20000"],
-    "limiter": ["--items", "100000"],
+    "limiter": ["--items", "100000", "--keys", "10000", "--rounds", "1"],
     "dedupe": ["--entries", "100000", "--rounds", "1"],
     "journal": ["--items", "10000", "--rounds", "1"],
     "latency": ["--rate", "1000", "--duration-s", "1"],

@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from dispatcher.data_directory import write_durably
 from dispatcher.settings import ENVIRONMENT_PREFIX
 from shards import logs
 from shards.logs import LogSettings
-from shards.process import handover
+from shards.process import handover, settings_file
 
 READY_S = 60.0  # from its start, or from its last word, to `ready`
 BACKOFF_BASE_S = 0.1
@@ -36,10 +37,13 @@ class Child:
         self.code = 0  # of the last process that ended
         self.why = ""  # it ended, or could not be started
         self.restart_at = 0.0
+        self.starts = 0
+        self.version = 0  # of the configuration that it last said to have changed to
+        self.asked = 0  # the number of the reload that it last asked for
+        self.log_settings = log_settings
         self._module = module
         self._settings = settings
         self._directory = directory
-        self._log_settings = log_settings
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
         self._heard = 0.0
@@ -60,13 +64,15 @@ class Child:
             log.error("cannot be started", child=self.name, error=str(error), again_in_s=wait_s)
             return False
         self._refused = 0
+        self.starts += 1
+        self.version = 0
         self._started = self._heard = now
         self.ready = False
         self._line, self._last_word = b"", ""
         return True
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        handed = handover(self.name, self._log_settings, self._settings())
+        handed = handover(self.name, self.log_settings, self._settings())
         with os.fdopen(os.memfd_create("settings"), "w+b") as stdin:  # not a pipe: writing it waits for nobody
             stdin.write(handed)
             stdin.seek(0)
@@ -119,6 +125,10 @@ class Child:
                 log.warning("may have died of a delivery", child=self.name)
             case ["failed", why]:
                 self._last_word = why
+            case ["reloaded", version]:
+                self.version = int(version)
+            case ["reload", number]:
+                self.asked = int(number)
             case _:
                 log.debug("said", child=self.name, line=line)
 
@@ -144,6 +154,13 @@ class Child:
         """When the next ``start`` is due, now that the process has ended."""
         self.failures = 1 if now - self._started > STABLE_S else self.failures + 1
         self.restart_at = now + backoff_s(self.failures)
+
+    def change(self, settings: bytes | None = None) -> None:
+        """Have it go by other settings, by default those of a start; it must be ready, or it dies of it."""
+        assert self._process is not None
+        given = self._settings() if settings is None else settings
+        write_durably(self._directory / settings_file(self.name), handover(self.name, self.log_settings, given))
+        self._process.send_signal(signal.SIGHUP)
 
     def terminate(self) -> None:
         """Ask it to end; a stopped process would not hear it."""

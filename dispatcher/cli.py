@@ -21,7 +21,7 @@ from dispatcher.commands.config import config
 from dispatcher.commands.dead import dead
 from dispatcher.commands.inbox import inbox
 from dispatcher.commands.keys import keys
-from dispatcher.commands.notifications import send, stats, status
+from dispatcher.commands.notifications import cancel, explain, send, stats, status
 from dispatcher.commands.options import (
     INTERRUPTED,
     WRONG_USAGE,
@@ -31,6 +31,7 @@ from dispatcher.commands.options import (
     json_option,
     loaded_settings,
 )
+from dispatcher.commands.topics import topic
 from dispatcher.commands.users import user
 from dispatcher.terminal import json_text
 
@@ -80,6 +81,7 @@ def serve(shards: int | None, config: Path | None, data_dir: str | None, durabil
     It runs until SIGTERM or Ctrl-C; then it drains, and exits with 0. A second signal kills it at once.
     """
     from dispatcher.errors import BrokenError, StartError
+    from dispatcher.settings import environment, load_with_sources
     from dispatcher.supervisor import Supervisor
     from shards import logs
 
@@ -90,11 +92,26 @@ def serve(shards: int | None, config: Path | None, data_dir: str | None, durabil
         service = settings.dispatcher
         click.echo(f"ready: ingest {service.ingest}  submit {service.submit}  stream {service.stream}")
 
-    supervisor = Supervisor(settings, announce)
+    given = {"shards": shards, "data_dir": data_dir, "durability": durability}
+    supervisor = Supervisor(
+        settings,
+        announce,
+        lambda: load_with_sources(
+            config, environment(), {"dispatcher": {key: value for key, value in given.items() if value is not None}}
+        ),
+    )
+    on_terminal = os.isatty(0)
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         supervisor.stop()
 
+    def hang_up(_signal: int, _frame: FrameType | None) -> None:
+        if on_terminal and not os.isatty(0):  # it is gone, and with it whoever started this
+            supervisor.stop()
+        else:
+            supervisor.reload()
+
+    signal.signal(signal.SIGHUP, hang_up)
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     try:
@@ -141,5 +158,7 @@ def simulate(as_json: bool, **options: Any) -> None:
     sys.exit(0 if summary["conserved"] and not summary["pending"] else 1)
 
 
-for command in (send, status, stats, user, inbox, dead, config, keys, check, backup, completion):
+for command in (
+    send, explain, status, cancel, stats, user, topic, inbox, dead, config, keys, check, backup, completion,
+):  # fmt: skip
     main.add_command(command)

@@ -52,7 +52,7 @@ def read_answer(message: bytes) -> tuple[Error | None, dict[str, Any]]:
 
 
 POLL_MS = 100  # a signal that comes just before a poll is seen after it
-PIPELINE_MAX = 256  # requests under way at once, far below what the dispatcher allows all its clients together
+PIPELINE_MAX = 1_000  # requests under way at once, far below what the dispatcher allows all its clients together
 
 
 class Client:
@@ -98,8 +98,9 @@ class Client:
         waiting: dict[int, int] = {}
         for place, fields in enumerate(requests):
             waiting[self._send(op, fields)] = place
-            while len(waiting) >= PIPELINE_MAX:
-                yield from self._answered(waiting)
+            if len(waiting) >= PIPELINE_MAX:
+                while len(waiting) > PIPELINE_MAX // 2:  # one at a time would wake every process for each request
+                    yield from self._answered(waiting)
         while waiting:
             yield from self._answered(waiting)
 

@@ -243,6 +243,7 @@ class Collector:
 
     def run(self) -> None:
         while not self.stop.requested:
+            self.stop.other_settings()  # no more than the log's level can change
             if self.incoming.poll(POLL_MS):
                 self._turn()
             if time.monotonic() >= self._next_step:

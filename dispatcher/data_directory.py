@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
+import xxhash
 
 from dispatcher import reshard
 from dispatcher.errors import BrokenError, StartError
@@ -28,6 +29,8 @@ class Identity(msgspec.Struct):
     shards: Annotated[int, msgspec.Meta(ge=1)]
     secret: int
     directory: str = reshard.HERE  # of the journals, in the data directory
+    version: int = 0  # of the configuration; never used for another one
+    configuration: str = ""  # a digest of what the version stands for
 
 
 class DataDirectory:
@@ -44,7 +47,7 @@ class DataDirectory:
         if path.is_symlink():
             raise StartError(f"{path} is a symbolic link; name the directory itself as data_dir")
         os.umask(0o077)
-        with _explained(path, "data_dir must be a directory of this user, who can write to it"):
+        with explained(path, "data_dir must be a directory of this user, who can write to it"):
             make_private(path)
             make_private(path / "run")
             descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -60,7 +63,7 @@ class DataDirectory:
     def identity(self, wanted: int | None, is_stopping: Callable[[], bool]) -> Identity:
         """Of this installation, which gets as many shards as are ``wanted``, unless it is told to stop meanwhile."""
         path = self.path / "identity.json"
-        with _explained(path, "make it readable for this user"):
+        with explained(path, "make it readable for this user"):
             if not path.exists():
                 identity = Identity(wanted or DEFAULT_SHARDS, secrets.randbits(63))
                 write_durably(path, msgspec.json.encode(identity))
@@ -72,7 +75,7 @@ class DataDirectory:
                     f"{path} is damaged ({error}); restore it from a backup: it has the number of shards, "
                     "and the secret without which no repetition is known as one"
                 ) from None
-        with _explained(self.path, "see that this user can delete what is in it"):
+        with explained(self.path, "see that this user can delete what is in it"):
             reshard.remove_leftovers(self.path, identity.directory)
         if wanted is None or wanted == identity.shards:
             return identity
@@ -84,17 +87,25 @@ class DataDirectory:
             name = reshard.make_anew(self.path, old.directory, old.shards, shards, is_stopping)
         except reshard.InterruptedReshardError:
             return old
-        identity = Identity(shards, old.secret, name)
-        with _explained(self.path, "see that this user can write to it"):
+        identity = msgspec.structs.replace(old, shards=shards, directory=name)
+        with explained(self.path, "see that this user can write to it"):
             write_durably(self.path / "identity.json", msgspec.json.encode(identity))
             reshard.remove_leftovers(self.path, name)
         return identity
+
+    def number_configuration(self, identity: Identity, document: bytes) -> None:
+        """Give the configuration a version: the next one, where it is not that of the last time. Raises ``OSError``."""
+        digest = xxhash.xxh3_128_hexdigest(document)
+        if digest != identity.configuration:
+            numbered = msgspec.structs.replace(identity, version=identity.version + 1, configuration=digest)
+            write_durably(self.path / "identity.json", msgspec.json.encode(numbered))
+            identity.version, identity.configuration = numbered.version, numbered.configuration
 
     def next_epoch(self) -> int:
         """A router's epoch is never used again: it is on disk before the router starts."""
         path = self.path / "epoch"
         if self._epoch is None:
-            with _explained(path, "make it readable for this user"):
+            with explained(path, "make it readable for this user"):
                 self._epoch = _stored_epoch(path)
         epoch = max(self._epoch + 1, time.time_ns() // 1000)
         write_durably(path, str(epoch).encode())
@@ -116,7 +127,7 @@ def _stored_epoch(path: Path) -> int:
 
 
 @contextlib.contextmanager
-def _explained(path: Path, remedy: str) -> Iterator[None]:
+def explained(path: Path, remedy: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 
@@ -19,6 +20,7 @@ def line_of(text: str, keys: Sequence[str]) -> int | None:
 def _settings(text: str) -> Iterator[tuple[int, tuple[str, ...]]]:
     """Every table and every key with the line where it begins. A statement is as many lines as parse on their own."""
     table: tuple[str, ...] = ()
+    tables: Counter[tuple[str, ...]] = Counter()  # of each array of tables, how many came so far
     statement, first = "", 1
     for number, line in enumerate(text.split("\n"), 1):
         if not statement:
@@ -28,7 +30,12 @@ def _settings(text: str) -> Iterator[tuple[int, tuple[str, ...]]]:
             document = tomllib.loads(statement)
         except tomllib.TOMLDecodeError:
             continue
-        if statement.lstrip().startswith("["):
+        if statement.lstrip().startswith("[["):
+            ((*name, _),) = _paths(document)
+            table = (*name, str(tables[*name]))
+            tables[*name] += 1
+            yield first, table
+        elif statement.lstrip().startswith("["):
             (table,) = _paths(document)
             yield first, table
         else:
@@ -37,9 +44,9 @@ def _settings(text: str) -> Iterator[tuple[int, tuple[str, ...]]]:
 
 
 def _paths(value: object) -> Iterator[tuple[str, ...]]:
-    """The keys of the leaves of a document; an array of tables is its last one."""
-    if isinstance(value, list) and value and isinstance(value[-1], dict):
-        value = value[-1]
+    """The keys of the leaves of a document; in an array of tables a number is one."""
+    if isinstance(value, list) and value and all(isinstance(inner, dict) for inner in value):
+        value = {str(at): inner for at, inner in enumerate(value)}
     if isinstance(value, dict) and value:
         for key, inner in value.items():
             yield from ((key, *path) for path in _paths(inner))

@@ -7,9 +7,11 @@ from typing import Any, Literal
 
 import msgspec
 
+from dispatcher import explanations
+from dispatcher.broadcasts import merge_cancelled, merge_status
 from dispatcher.totals import merge_stats
 from shards.process import usage
-from shards.wire import Error, Query, Reply, Request, RequestError, hash_user, parse_id
+from shards.wire import Error, Query, Reply, Request, RequestError, hash_user, is_broadcast, parse_id
 
 Target = int | Literal["collector"]
 COLLECTOR = -1  # the ``shard`` of a reply from the collector
@@ -58,6 +60,8 @@ class Queries:
         targets = self._targets(request)
         self._last += 1
         waiting = self._waiting[self._last] = Waiting(envelope, as_json, request, deadline, targets)
+        if request.op == "explain":
+            request = explanations.asked(request)
         if request.op in SUMMED and request.limit is not None:
             waiting.targets, waiting.rest = {0}, list(range(1, self._shards))
             targets = {0}
@@ -68,10 +72,18 @@ class Queries:
 
     def _targets(self, request: Request) -> set[Target]:
         match request.op:
-            case "status" | "cancel" if request.id is not None:
+            case "status" | "cancel" if request.id is not None and not is_broadcast(request.id):
                 return {parse_id(request.id)[1] % self._shards}
+            case "status" | "cancel" if request.id is not None:
+                return set(range(self._shards))
+            case "topic.subscribe" | "topic.unsubscribe":
+                return {hash_user(request.user_id or "") % self._shards}
             case "status" | "cancel" | "user.put" | "user.get" | "user.delete" | "inbox.list" | "inbox.mark":
                 return {hash_user(request.user_id or "") % self._shards}
+            case "explain" if explanations.topic_of(request) is not None:
+                return set(range(self._shards))
+            case "explain":
+                return {hash_user(name) % self._shards for name in explanations.addressed(request)} or {0}
             case "dead.list":
                 return {"collector"}
             case "stats":
@@ -110,10 +122,16 @@ class Queries:
             return {**merge_stats(answers, collector, usage()), "reasons": reasons}
         if errors:
             return next(iter(errors.values()))
+        if waiting.request.op == "status" and is_broadcast(waiting.request.id or ""):
+            return merge_status([reply.result["broadcast"] for reply in waiting.answers if reply.result["broadcast"]])
+        if waiting.request.op == "cancel" and is_broadcast(waiting.request.id or ""):
+            return merge_cancelled([reply.result for reply in waiting.answers])
         if waiting.request.op in SUMMED:
             return {"count": _sum(waiting.answers)}
         if waiting.request.op in LISTED:
             return {"shards": [reply.result for reply in sorted(waiting.answers, key=lambda one: one.shard)]}
+        if waiting.request.op == "explain":
+            return explanations.merged(waiting.request, [reply.result for reply in waiting.answers])
         result: dict[str, Any] = waiting.answers[0].result
         return result
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from array import array
 from typing import Any
 
-from shards.wire import Error, Verdict
+from shards.nearest import unknown
+from shards.wire import Duplicate, Error, Rejection, Verdict
 
 _SUFFIXES = [f"-{index:x}" for index in range(20_000)]
 
@@ -25,13 +26,39 @@ def frame_ids(generation: str, hashes: array[int], seq: int, first: int) -> list
     ]
 
 
+class ToTopic:
+    """What all shards say of one notification to a topic. It is unknown if nobody in any shard is subscribed to it."""
+
+    __slots__ = ("duplicates", "id", "raw", "rejections", "topic")
+
+    def __init__(self, topic: str, id_: str, raw: bytes) -> None:
+        self.topic = topic
+        self.id = id_
+        self.raw = raw
+        self.duplicates: list[Duplicate] = []
+        self.rejections: list[Rejection] = []
+
+    def error(self, shards: int) -> Error | None:
+        """Why it is rejected; where one shard could not take it, sending it again completes what others have."""
+        for rejection in self.rejections:
+            if rejection.error.code != "unknown_topic":
+                return rejection.error
+        if len(self.rejections) < shards:
+            return None
+        near = {name for rejection in self.rejections for name in rejection.near}
+        return Error("unknown_topic", unknown("topic", self.topic, near), "topic")
+
+
 class Receipt:
     """Gathers the verdicts of one submit. Positions are those after fan-out; ``shape`` maps them back.
 
     ``shape`` is None where every notification has one recipient, else ``(index, recipient or None)`` by position.
     """
 
-    __slots__ = ("as_json", "deadline", "duplicates", "envelope", "ids", "rejected", "seq", "shape", "sizes", "waiting")
+    __slots__ = (
+        "as_json", "deadline", "duplicates", "envelope", "ids", "rejected", "seq", "shape", "shards", "sizes", "topics",
+        "waiting",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -42,6 +69,8 @@ class Receipt:
         deadline: float,
         shape: list[tuple[int, int | None]] | None,
         sizes: list[int | None] | None,
+        topics: dict[int, ToTopic] | None = None,
+        shards: int = 0,
     ) -> None:
         self.envelope = envelope
         self.as_json = as_json
@@ -52,6 +81,8 @@ class Receipt:
         self.rejected: list[tuple[int, Error]] = []
         self.shape = shape
         self.sizes = sizes  # by notification: None for a single recipient, else how many
+        self.topics = topics or {}  # by position; each is in the frames of all ``shards`` shards
+        self.shards = shards
         self.waiting = 0
 
     def settle(self, positions: list[int] | range, ids: list[str], first: int, verdict: Verdict | None) -> None:
@@ -67,17 +98,30 @@ class Receipt:
             for duplicate in verdict.duplicates:
                 if first <= duplicate.index < end:
                     position = positions[duplicate.index - first]
+                    if position in self.topics:
+                        self.topics[position].duplicates.append(duplicate)
+                        continue
                     mine[position] = duplicate.id
                     self.duplicates.append((position, duplicate.mismatch))
             for rejection in verdict.rejected:
                 if first <= rejection.index < end:
                     position = positions[rejection.index - first]
+                    if position in self.topics:
+                        self.topics[position].rejections.append(rejection)
+                        continue
                     mine[position] = None
                     self.rejected.append((position, rejection.error))
         self.waiting -= 1
 
     def document(self) -> dict[str, Any]:
         """The answer, once nothing is waited for."""
+        for position, to_topic in self.topics.items():
+            error = to_topic.error(self.shards)
+            self.ids[position] = to_topic.id if error is None else None
+            if error is not None:
+                self.rejected.append((position, error))
+            elif to_topic.duplicates:
+                self.duplicates.append((position, any(one.mismatch for one in to_topic.duplicates)))
         duplicates, rejected = sorted(self.duplicates), sorted(self.rejected, key=lambda pair: pair[0])
         shape = self.shape
         if shape is not None:  # what could not be routed has its positions at the end

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from dispatcher.terminal import Progress, fields, second, table
+from dispatcher.terminal import Progress, fields, plain, relative, second, shown, table
 
 PROGRESS_EVERY_S = 5.0  # where no terminal shows a line that changes
 
@@ -56,7 +56,48 @@ def simulation(summary: dict[str, Any]) -> str:
     return fields(rows + dead)
 
 
+def broadcast(whole: dict[str, Any]) -> str:
+    """How far a notification to a topic has come."""
+    return fields(
+        [
+            ("id", whole["id"]),
+            ("topic", whole["topic"]),
+            ("category", whole["category"]),
+            ("state", whole["state"]),
+            ("users", f"{whole['users_done']:,} of {whole['users']:,}"),
+            ("deliveries", f"{whole['planned']:,}"),
+            *((f"  {name}", f"{count:,}") for name, count in sorted(whole["outcomes"].items())),
+            ("accepted", second(whole["created_at"])),
+            ("due", second(whole["send_at"])),
+            ("started", second(whole["started_at"])),
+            ("finished", second(whole["finished_at"])),
+            ("error", whole["error"]),
+        ]
+    )
+
+
+def broadcasts(found: list[dict[str, Any]]) -> str:
+    """A line for each."""
+    rows = [
+        (
+            one["id"],
+            one["topic"],
+            one["state"],
+            f"{one['users_done'] / max(1, one['users']):.0%}",
+            one["users_done"],
+            one["users"],
+            one["planned"],
+            second(one["started_at"] or one["send_at"]),
+        )
+        for one in found
+    ]
+    headers = ("broadcast", "topic", "state", "done", "users", "of", "planned", "started or due")
+    return table(headers, rows, flexible=("topic",))
+
+
 def status(answer: dict[str, Any]) -> str:
+    if "broadcast" in answer:
+        return broadcast(answer["broadcast"])
     rows = [
         (
             delivery["channel"],
@@ -70,7 +111,65 @@ def status(answer: dict[str, Any]) -> str:
         for delivery in answer["deliveries"]
     ]
     headers = ("channel", "outcome", "reason", "attempts", "updated", "next attempt", "last error")
-    return f"{answer['id']}\n" + table(headers, rows, flexible=("last error",))
+    deliveries = table(headers, rows, flexible=("last error",)) + "\n" if rows else ""
+    return f"{answer['id']}\n{deliveries}\n{decisions(answer['decisions'])}"
+
+
+def explanation(answer: dict[str, Any]) -> str:
+    text = decisions(answer["decisions"])
+    return f"{text}\n\nand {answer['more']:,} recipients more" if answer.get("more") else text
+
+
+def cancelled(answer: dict[str, Any]) -> str:
+    count = answer["cancelled"]
+    if not count:
+        return "cancelled 0 deliveries; what is being attempted at this moment is not tried again"
+    return f"cancelled {count} {'delivery' if count == 1 else 'deliveries'}"
+
+
+_MARKS = {"pass": ("✓", "+"), "skip": ("-", "-"), "defer": ("…", "~"), "block": ("✗", "x"), "rejected": ("✗", "x")}
+_NO_MARK = ("→", "=")  # of an outcome
+
+
+def decisions(found: list[dict[str, Any]]) -> str:
+    """A line each, those of a channel, and of a recipient where there are several, under its name."""
+    now_ms = int(time.time() * 1000)
+    width = max(len(decision["step"]) for decision in found)
+    lines: list[str] = []
+    heading: tuple[str | None, str | None] = (None, None)
+    for decision in found:
+        user_id, channel = decision.get("user_id"), decision["channel"]
+        if user_id != heading[0]:
+            lines += ["", f"to {plain(user_id or '')}"] if lines else [f"to {plain(user_id or '')}"]
+        if channel is not None and (user_id, channel) != heading:
+            lines.append(channel)
+        heading = user_id, channel
+        facts = _facts(decision["detail"], now_ms)
+        reason = decision["reason"] if decision["reason"] not in (decision["step"], decision["result"]) else ""
+        told = ": ".join(filter(None, (reason, facts)))
+        if decision["step"] == "outcome":
+            told = " ".join(filter(None, (decision["result"].upper(), f"({told})" if told else "")))
+        mark = shown(*_MARKS.get(decision["result"], _NO_MARK))
+        indent = "  " if channel is not None else ""
+        lines.append(f"{indent}{mark} {decision['step']:<{width}}  {plain(told)}".rstrip())
+    return "\n".join(lines)
+
+
+def _facts(detail: dict[str, Any], now_ms: int) -> str:
+    """Times are there for programs and for people: shown are the local ones."""
+    facts = []
+    for name, value in detail.items():
+        if f"{name}_rfc3339" in detail:
+            facts.append(f"{name} {second(value)} ({relative(value, now_ms)})")
+        elif not name.endswith("_rfc3339") and value not in (None, "", []):
+            facts.append(f"{name} {_fact(value)}")
+    return ", ".join(facts)
+
+
+def _fact(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def stats(answer: dict[str, Any]) -> str:
@@ -84,6 +183,7 @@ def stats(answer: dict[str, Any]) -> str:
             ),
             channel["queued"] + channel["in_flight"],
             channel["retrying"],
+            channel["deferred"],
             channel["failed_attempts"],
             channel["latency_ms"]["p50"],
             channel["latency_ms"]["p99"],
@@ -93,7 +193,7 @@ def stats(answer: dict[str, Any]) -> str:
     ]
     headers = (
         "channel", "planned", "delivered", "suppressed", "limited", "expired", "dead",
-        "queued", "retrying", "failed tries", "p50 ms", "p99 ms",
+        "queued", "retrying", "deferred", "failed tries", "p50 ms", "p99 ms",
     )  # fmt: skip
     processes = [
         (f"shard {shard['shard']}", shard["pid"], shard["cpu_s"], shard["rss_mb"], shard["pending"], shard["uptime_s"])
@@ -124,6 +224,7 @@ def stats(answer: dict[str, Any]) -> str:
         (
             head,
             table(headers, channels) if channels else "nothing was planned yet",
+            *([broadcasts(answer["broadcasts"])] if answer["broadcasts"] else []),
             table(("process", "pid", "CPU s", "memory MB", "pending", "up s"), processes),
         )
     )

@@ -9,13 +9,14 @@ from typing import Any
 
 import msgspec
 
-from shards.rules import unknown
+from shards.nearest import unknown
 from shards.validation import bad_text, check_document, located, spoiled_field
 from shards.wire import OPERATIONS, UNSUPPORTED, Request, RequestError, Submit, is_json, pack
 
 PLACES_MAX = 2**62  # what a cursor counts fits SQLite's integers
 SEQ_BYTES_MAX = 255  # it is kept while a request waits, and sent back
 IDS_MAX = 1_000  # of one request
+LEVELS_MAX = 100  # of a notification that is asked about; what it may have is checked with the rest of it
 MESSAGE_SHOWN = 300  # characters; a decoder's words may quote the value
 
 
@@ -92,6 +93,8 @@ def _operation(body: bytes, as_json: bool) -> Request:
         raise RequestError("too_many", f"{len(request.ids)} ids; at most {IDS_MAX} per request", "ids")
     if request.user is not None:
         check_document("user", request.user)
+    if request.notification is not None:
+        _check_levels("notification", request.notification)
     _check_integers(request)
     return request
 
@@ -113,6 +116,17 @@ def _check_integers(value: object, field: str | None = None) -> None:
         pack(value)
     except OverflowError:
         raise RequestError("bad_value", "an integer has more than 64 bits; send it as text", field) from None
+
+
+def _check_levels(field: str, document: dict[str, Any]) -> None:
+    """What is passed on is encoded again, which takes as many levels of Python's stack."""
+    level: list[Any] = [document]
+    for _ in range(LEVELS_MAX):
+        level = [value for each in level for value in (each.values() if isinstance(each, dict) else each)]
+        level = [value for value in level if isinstance(value, dict | list)]
+        if not level:
+            return
+    raise RequestError("too_deep", f"{field} is nested deeper than {LEVELS_MAX} levels", field)
 
 
 def _is_place(cursor: str | int) -> bool:

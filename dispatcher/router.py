@@ -6,6 +6,7 @@ and answers a submit when all of its frames are.
 
 from __future__ import annotations
 
+import itertools
 import resource
 import sys
 import time
@@ -22,13 +23,15 @@ from dispatcher.gate import Gate
 from dispatcher.link import Link, Released, SupersededError
 from dispatcher.queries import Queries
 from dispatcher.receipts import Receipt, frame_ids
+from dispatcher.reloads import Reloaded, Reloads
 from dispatcher.repair import repair
 from dispatcher.requests import as_list, decode_request, seq_of
 from dispatcher.settings import MESSAGE_BYTES_HARD_MAX, is_local
-from dispatcher.splitter import Frame, Gatherer, Part, Split, split
+from dispatcher.splitter import Frame, Gatherer, Limits, Part, Split, split
 from shards import logs
-from shards.process import WRONG_CONFIGURATION, Stop, begin_child, fail, say_ready
+from shards.process import WRONG_CONFIGURATION, Stop, begin_child, fail, say, say_ready
 from shards.wire import (
+    EXPANSION,
     INGEST,
     SUBMIT,
     UNROUTABLE,
@@ -44,6 +47,7 @@ from shards.wire import (
     Stalled,
     Submit,
     Subscriptions,
+    Turn,
     Verdict,
     encode_answer,
     is_json,
@@ -104,7 +108,8 @@ class Router:
         self.settings = settings
         self.stop = stop
         self.started = time.monotonic()
-        self._limits = settings.shards, settings.batch, settings.fanout_bytes
+        names = (f"b-{settings.epoch:x}-{number:x}" for number in itertools.count(1))
+        self._limits = Limits(settings.shards, settings.batch, settings.fanout_bytes, names.__next__)
         shards = range(settings.shards)
         self.links: list[Link[list[Part]]] = [
             Link(shard, settings.epoch, settings.window_frames, settings.window_bytes) for shard in shards
@@ -127,6 +132,7 @@ class Router:
         self._prefixes: set[bytes] = set()
         self._open_sockets()
         self.queries = Queries(settings.shards, settings.requests, self._send_query, self._answer)
+        self.reloads = Reloads(settings.epoch, settings.requests, lambda number: say(f"reload {number}"), self._answer)
 
     def _open_sockets(self) -> None:
         settings = self.settings
@@ -205,6 +211,8 @@ class Router:
     def _turn(self) -> None:
         ready = dict(self.poller.poll(POLL_MS))
         now = time.monotonic()
+        if told := self.stop.other_settings():
+            self.reloads.done(msgspec.json.decode(told, type=Reloaded))
         if self.gate and self.gate.socket in ready:
             self.gate.answer()
         if self.reports in ready:
@@ -274,7 +282,7 @@ class Router:
             self._on_operation(envelope, request, as_json, now)
 
     def _on_submit(self, envelope: list[bytes], request: Submit, as_json: bool, now: float) -> None:
-        found = split(request.notifications, *self._limits)
+        found = split(request.notifications, self._limits)
         if self._unanswered >= self.settings.requests:
             raise RequestError("overloaded", "too many submits wait; send again", retry_after_ms=RETRY_AFTER_MS)
         for piece in found.pieces:
@@ -287,7 +295,17 @@ class Router:
                     retry_after_ms=RETRY_AFTER_MS,
                 )
         deadline = now + self.settings.receipt_timeout_s
-        receipt = Receipt(envelope, as_json, request.seq, found.positions, deadline, found.shape, found.sizes)
+        receipt = Receipt(
+            envelope,
+            as_json,
+            request.seq,
+            found.positions,
+            deadline,
+            found.shape,
+            found.sizes,
+            found.topics,
+            self.settings.shards,
+        )
         for at, (_, error, _) in enumerate(found.errors):
             receipt.rejected.append((found.positions - len(found.errors) + at, error))
         receipt.waiting = len(found.pieces)
@@ -327,6 +345,9 @@ class Router:
                     **({"seq": request.seq} if request.seq is not None else {}),
                 },
             )
+            return
+        if request.op == "config.reload":
+            self.reloads.add(envelope, as_json, request, now)
             return
         self.queries.ask(envelope, as_json, request, now + self.settings.receipt_timeout_s)
 
@@ -383,21 +404,31 @@ class Router:
         except RequestError as refused:
             self._bury(refused.error, body if refused.error.code != "too_large" else body[:RAW_KEPT])
             return
-        self._gather(found, as_json, INGEST, None)
+        receipt = None
+        if found.topics:  # nobody gets it, but whether a topic is known, only all shards together can say
+            receipt = Receipt([], as_json, None, found.positions, 0.0, None, None, found.topics, self.settings.shards)
+            receipt.waiting = len(found.pieces)
+        self._gather(found, as_json, INGEST, receipt)
         for _, error, raw in found.errors:
             self._bury(error, raw)
 
     def _split_repaired(self, body: bytes, as_json: bool) -> Split:
         try:
-            return split(as_list(body, as_json), *self._limits)
+            return split(as_list(body, as_json), self._limits)
         except RequestError as refused:
             repaired = repair(body) if refused.error.code == "bad_encoding" else body
             if repaired == body:
                 raise
-            return split(as_list(repaired, as_json), *self._limits)
+            return split(as_list(repaired, as_json), self._limits)
 
     def _bury(self, error: Error, raw: bytes) -> None:
         self.links[0].add(UNROUTABLE, time.time_ns() // 1000, False, raw, [], error)
+
+    def _bury_refused(self, receipt: Receipt) -> None:
+        """From ``ingest``, and no shard knows its topic."""
+        for to_topic in receipt.topics.values():
+            if error := to_topic.error(receipt.shards):
+                self._bury(error, to_topic.raw)
 
     def _throttle_ingest(self) -> None:
         """Reading pauses while a window is full; producers then block at their own high-water mark."""
@@ -461,9 +492,18 @@ class Router:
             self.queries.reply(found)
         elif isinstance(found, Stalled):
             self._stalled[found.shard] = found.reason, time.monotonic() + STALL_HOLDS_S
+        elif isinstance(found, Turn):
+            self._expand(found)
         elif isinstance(found, Publish):
             for topic, document in found.documents:
                 self.stream.send_multipart([topic, document], zmq.DONTWAIT)
+
+    def _expand(self, turn: Turn) -> None:
+        """A page of a broadcast becomes a frame like any other; where there is no room, the shard asks again."""
+        link = self.links[turn.shard]
+        body = pack((turn.id, turn.step))
+        if not self.stop.requested and link.has_room(len(body)):
+            link.add(EXPANSION, time.time_ns() // 1000, False, body, [])
 
     def _on_facts(self, report: Report) -> None:
         link = self.links[report.shard]
@@ -490,7 +530,9 @@ class Router:
             if receipt is not None:
                 ids = frame_ids(link.generation, hashes, released.seq, first)
                 receipt.settle(positions, ids, first, verdict)
-                if not receipt.waiting and receipt.envelope:
+                if not receipt.waiting and not receipt.deadline:
+                    self._bury_refused(receipt)
+                elif not receipt.waiting and receipt.envelope:
                     self._send_answer(receipt.envelope, receipt.as_json, receipt.document())
                     receipt.envelope = []
                     self._unanswered -= 1
@@ -517,6 +559,7 @@ class Router:
             for n in [n for n, one in waiting.items() if not any(map(_waits, one.owner))]:
                 del waiting[n]
         self.queries.expire(now)
+        self.reloads.expire(now)
         self.reserve.check()
 
     def _try_send(self, shard: int, message: msgspec.Struct) -> None:
@@ -543,8 +586,8 @@ class Router:
 
 
 def _waits(part: Part) -> bool:
-    """Whether somebody still waits for this part's receipt."""
-    return part.receipt is not None and bool(part.receipt.envelope)
+    """Whether somebody still waits for this part's receipt, or this router does."""
+    return part.receipt is not None and bool(part.receipt.envelope or not part.receipt.deadline)
 
 
 def main() -> None:

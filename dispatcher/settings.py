@@ -11,7 +11,7 @@ import ipaddress
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -23,8 +23,9 @@ from shards.caps import CapSettings
 from shards.digests import DigestSettings
 from shards.limiter import RateLimit
 from shards.logs import LogSettings
+from shards.nearest import unknown
 from shards.retry import RetryPolicy
-from shards.rules import DEFAULT_CATEGORIES, Category, unknown
+from shards.rules import DEFAULT_CATEGORIES, RULES_MAX, Category, PlacedRule, RuleSettings
 from shards.settings import (
     Bounds,
     ChannelSettings,
@@ -117,6 +118,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     curve: CurveSettings = CurveSettings()
     limits: Limits = Limits()
     categories: dict[str, Category] = {}
+    rules: tuple[RuleSettings, ...] = ()
     rate_limits: dict[str, RateLimit] = msgspec.field(default_factory=lambda: dict(DEFAULT_RATE_LIMITS))
     caps: dict[str, CapSettings] = {}
     digests: dict[str, DigestSettings] = {}
@@ -142,6 +144,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             for channel in category.channels:
                 if channel not in known:
                     raise ValueError(f"categories.{name}.channels: {unknown('channel', channel, known)}")
+        self._check_rules(known)
         for channel, limit in self.rate_limits.items():
             if channel not in known:
                 raise ValueError(f"rate_limits.{channel}: {unknown('channel', channel, known)}")
@@ -176,6 +179,22 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         covering = (one for one in self.digests.values() if one.when == "overflow")
         return any(not one.channels or channel in one.channels for one in covering)
 
+    def _check_rules(self, channels: Collection[str]) -> None:
+        if len(self.rules) > RULES_MAX:
+            raise ValueError(f"rules: there are {len(self.rules)}; at most {RULES_MAX}")
+        categories = {*DEFAULT_CATEGORIES, *self.categories}
+        names: set[str] = set()
+        for at, rule in enumerate(self.rules):
+            if rule.name in names:
+                raise ValueError(f"rules.{at}.name: {rule.name!r} is the name of a rule above; each has its own")
+            names.add(rule.name)
+            for name in rule.categories or ():
+                if name not in categories:
+                    raise ValueError(f"rules.{at}.categories: {unknown('category', name, categories)}")
+            for name in rule.channels or ():
+                if name not in channels:
+                    raise ValueError(f"rules.{at}.channels: {unknown('channel', name, channels)}")
+
 
 def load(path: Path | None, environment: Mapping[str, str], command_line: Mapping[str, Any]) -> Settings:
     """Compose the settings; ``command_line`` is nested like the file. Raises ``SettingsError``."""
@@ -194,13 +213,19 @@ def load_with_sources(
         if category != DEFAULT_CATEGORIES.get(name)  # a category as it is by default was not configured
     }
     limits = {**DEFAULT_RATE_LIMITS, **settings.rate_limits}
-    return msgspec.structs.replace(settings, categories=differing, rate_limits=limits), layers.origin
+    rules = tuple(
+        PlacedRule(**msgspec.structs.asdict(rule), line=layers.line(("rules", str(at), "name")))
+        for at, rule in enumerate(settings.rules)
+    )
+    return msgspec.structs.replace(settings, categories=differing, rate_limits=limits, rules=rules), layers.origin
 
 
 def to_document(settings: Settings) -> dict[str, Any]:
     """As the file would say it, the default categories among it."""
     document: dict[str, Any] = msgspec.to_builtins(settings, enc_hook=encode_hook)
     document["categories"] = msgspec.to_builtins({**DEFAULT_CATEGORIES, **settings.categories})
+    for rule in document["rules"]:
+        rule.pop("line", None)
     return document
 
 
@@ -251,6 +276,8 @@ class _Layers:
     def settings(self) -> Settings:
         """The document, checked. A key that is refused is left out to find the next, and all are told."""
         told: dict[tuple[str, ...], str] = {}
+        if unfounded := list(self._extend()):  # what such a category has is not known, so the rest would mislead
+            raise SettingsError("\n".join(self._tell(keys, what) for keys, what in unfounded))
         while True:
             try:
                 settings = msgspec.convert(self.document, Settings, dec_hook=decode_hook)
@@ -258,7 +285,7 @@ class _Layers:
                 keys, what = self._explain(str(error))
                 if any(before[: len(keys)] == keys for before in told):
                     break  # it follows from what was left out
-                told[keys] = f"{self._source(keys)}: {'.'.join(keys) or 'invalid'}: {what}"
+                told[keys] = self._tell(keys, what)
                 if not _drop(self.document, keys):
                     break
             else:
@@ -266,6 +293,34 @@ class _Layers:
                     return settings
                 break
         raise SettingsError("\n".join(told.values()))
+
+    def _tell(self, keys: Sequence[str], what: str) -> str:
+        return f"{self._source(keys)}: {'.'.join(keys) or 'invalid'}: {what}"
+
+    def _extend(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """Give each category what it takes from the one that it extends; where that cannot be: the key, and why."""
+        tables = self.document.get("categories")
+        if not isinstance(tables, dict):
+            return
+        known = {**msgspec.to_builtins(DEFAULT_CATEGORIES), **tables}
+        in_cycles: set[str] = set()
+        for name in tables:
+            chain = [name]
+            while base := _extended(known[chain[-1]]):
+                keys = ("categories", chain[-1], "extends")
+                if base in chain:
+                    if not in_cycles.intersection(chain):
+                        yield keys, f"it goes round in a circle: {' -> '.join([*chain[chain.index(base) :], base])}"
+                    in_cycles.update(chain)
+                    break
+                if base not in known:
+                    if len(chain) == 1:
+                        yield keys, unknown("category", base, known)
+                    break
+                chain.append(base)
+            else:
+                if len(chain) > 1:
+                    tables[name] = {key: value for one in reversed(chain) for key, value in known[one].items()}
 
     def _explain(self, text: str) -> tuple[tuple[str, ...], str]:
         """The decoder's words: the key in TOML's terms, and what is wrong with it, with the nearest known key."""
@@ -290,6 +345,10 @@ class _Layers:
         value: Any = self.document
         kind: Any = Settings
         for step in where:
+            if isinstance(value, list):
+                yield step
+                value, kind = value[int(step)], get_args(kind)[0]
+                continue
             if not isinstance(value, dict):
                 return
             key = step
@@ -315,8 +374,12 @@ class _Layers:
                 return name
         if self._path is None:
             return "the configuration"
-        line = line_of(self._text, keys)
+        line = self.line(keys)
         return f"{self._path}, line {line}" if line else str(self._path)
+
+    def line(self, keys: Sequence[str]) -> int | None:
+        """Where the file sets a key, if it does."""
+        return line_of(self._text, keys)
 
 
 def _read(path: Path) -> str:
@@ -338,20 +401,33 @@ def _merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:
 
 def _drop(document: Any, keys: Sequence[str]) -> bool:
     """Leave out a key; whether it was there."""
-    if not _has(document, keys):
-        return False
-    for key in keys[:-1]:
-        document = document[key]
-    del document[keys[-1]]
+    table = _at(document, keys[:-1])
+    if not isinstance(table, dict) or keys[-1] not in table:
+        return False  # a place in a list is none of these: those behind it would be told by wrong numbers
+    del table[keys[-1]]
     return True
 
 
 def _has(document: Any, keys: Sequence[str]) -> bool:
+    return bool(keys) and _at(document, keys) is not None
+
+
+def _at(document: Any, keys: Sequence[str]) -> Any:
+    """The value of a key, which is a number in a list; None if there is none."""
     for key in keys:
-        if not isinstance(document, Mapping) or key not in document:
-            return False
-        document = document[key]
-    return bool(keys)
+        if isinstance(document, Mapping):
+            document = document.get(key)
+        elif isinstance(document, list) and key.isdigit() and int(key) < len(document):
+            document = document[int(key)]
+        else:
+            return None
+    return document
+
+
+def _extended(table: Any) -> str:
+    """What a category extends; empty for nothing, and for what its decoder will refuse."""
+    base = table.get("extends") if isinstance(table, dict) else None
+    return base if isinstance(base, str) else ""
 
 
 def _keys_of(variable: str) -> tuple[str, ...]:
@@ -372,7 +448,8 @@ def _scalar(text: str) -> Any:
 def _kind_at(keys: Sequence[str]) -> Any:
     kind: Any = Settings
     for key in keys:
-        kind = get_args(kind)[-1] if get_origin(kind) is dict else _fields(kind).get(key)
+        origin = get_origin(kind)
+        kind = get_args(kind)[0 if origin is tuple else -1] if origin in (dict, tuple) else _fields(kind).get(key)
     return kind
 
 

@@ -6,20 +6,23 @@ the list of its shard. Small lists are gathered, so that a shard journals few la
 
 from __future__ import annotations
 
+import hashlib
 from array import array
+from collections.abc import Callable
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 import msgspec
 import xxhash
 
-from dispatcher.receipts import Receipt
+from dispatcher.receipts import Receipt, ToTopic
 from dispatcher.settings import POSITIONS_MAX
 from shards.validation import check_address, decode_error, located
 from shards.wire import Error, RequestError, Route, UserRoute, is_json, pack
 
 FRAME_NOTIFICATIONS = 500  # a gathered frame is sent when it has so many, and at the end of the turn
 FRAME_BYTES = 262_144
+BROADCAST_DIGEST_BYTES = 16
 WHOLE_MIN = 100  # shorter lists are gathered, even where one shard gets all of it
 
 _users_msgpack = msgspec.msgpack.Decoder(list[UserRoute])
@@ -38,6 +41,17 @@ class Listed(msgspec.Struct):
 
 _listed_msgpack = msgspec.msgpack.Decoder(Listed)
 _listed_json = msgspec.json.Decoder(Listed)
+
+
+class Keyed(msgspec.Struct):
+    """What names a notification to a topic; the shards judge whether it is a text."""
+
+    idempotency_key: Any = None
+    id: Any = None
+
+
+_keyed_msgpack = msgspec.msgpack.Decoder(Keyed)
+_keyed_json = msgspec.json.Decoder(Keyed)
 
 
 class Part(NamedTuple):
@@ -71,27 +85,41 @@ class Piece(NamedTuple):
 
 
 class Split(NamedTuple):
-    """A message by shard. ``errors`` are of what cannot be routed: ``(index, error, raw bytes)``."""
+    """A message by shard. ``errors`` are of what cannot be routed: ``(index, error, raw bytes)``.
+
+    ``topics`` has, by position, what goes to a topic: one position, in a piece of every shard.
+    """
 
     pieces: list[Piece]
     positions: int
     shape: list[tuple[int, int | None]] | None
     sizes: list[int | None] | None
     errors: list[tuple[int, Error, bytes]]
+    topics: dict[int, ToTopic]
 
 
-def split(notifications: bytes | msgspec.Raw, shards: int, batch_max: int, fanout_bytes_max: int) -> Split:
-    """Raises ``RequestError`` where the list as a whole is not acceptable.
+class Limits(NamedTuple):
+    """``batch_max`` counts each recipient, ``fanout_bytes_max`` a notification's bytes once for each of its recipients.
 
-    ``batch_max`` counts each recipient, ``fanout_bytes_max`` a notification's bytes once for each of its recipients.
+    ``name_broadcast`` gives an id that no other broadcast has.
     """
+
+    shards: int
+    batch_max: int
+    fanout_bytes_max: int
+    name_broadcast: Callable[[], str]
+
+
+def split(notifications: bytes | msgspec.Raw, limits: Limits) -> Split:
+    """Raises ``RequestError`` where the list as a whole is not acceptable."""
+    shards, batch_max, _, _ = limits
     as_json = is_json(notifications)
     try:
         # what names a recipient in another way as well is for the shard to refuse
         routes = (_users_json if as_json else _users_msgpack).decode(notifications)
         hashes = [_hash(route.user_id.encode()) for route in routes]
     except (msgspec.ValidationError, UnicodeDecodeError):
-        return _split_singly(notifications, as_json, shards, batch_max, fanout_bytes_max)
+        return _split_singly(notifications, as_json, limits)
     except msgspec.MsgspecError as error:
         raise RequestError("bad_encoding", f"not a valid list of notifications: {error}"[:300]) from None
     except RecursionError:
@@ -101,11 +129,11 @@ def split(notifications: bytes | msgspec.Raw, shards: int, batch_max: int, fanou
         raise RequestError("too_many", f"{count} notifications; at most {batch_max} per batch", "notifications")
     numbers = [value % shards for value in hashes]
     if not count:
-        return Split([], 0, None, None, [])
+        return Split([], 0, None, None, [], {})
     if count >= WHOLE_MIN and numbers.count(numbers[0]) == count:
         whole = bytes(notifications)
         part = Piece(numbers[0], False, whole, [], len(whole), range(count), array("Q", hashes))
-        return Split([part], count, None, None, [])
+        return Split([part], count, None, None, [], {})
     raws = (_raw_json if as_json else _raw_msgpack).decode(notifications)
     positions: list[list[int]] = [[] for _ in range(shards)]
     for position, number in enumerate(numbers):
@@ -122,16 +150,15 @@ def split(notifications: bytes | msgspec.Raw, shards: int, batch_max: int, fanou
         elif mine:
             at = mine[0]
             pieces.append(Piece(number, False, None, [raws[at]], size, mine, array("Q", [hashes[at]])))
-    return Split(pieces, count, None, None, [])
+    return Split(pieces, count, None, None, [], {})
 
 
 _hash = xxhash.xxh3_64_intdigest
 
 
-def _split_singly(
-    notifications: bytes | msgspec.Raw, as_json: bool, shards: int, batch_max: int, fanout_bytes_max: int
-) -> Split:
-    """Entry by entry: some have several recipients, or cannot be routed."""
+def _split_singly(notifications: bytes | msgspec.Raw, as_json: bool, limits: Limits) -> Split:
+    """Entry by entry: some have several recipients or a topic, or cannot be routed."""
+    shards, batch_max, fanout_bytes_max, name_broadcast = limits
     try:
         raws = (_raw_json if as_json else _raw_msgpack).decode(notifications)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -148,13 +175,29 @@ def _split_singly(
     entries: dict[int, list[bytes | msgspec.Raw]] = {}
     positions: dict[int, list[int]] = {}
     hashes: dict[int, array[int]] = {}
+    topics: dict[int, ToTopic] = {}
     fanned = set()
     fanout_bytes_left = fanout_bytes_max
     decode = (_route_json if as_json else _route_msgpack).decode
     for index, raw in enumerate(raws):
         sizes.append(None)
         try:
-            recipients, listed = _recipients(decode(raw), batch_max - len(shape))
+            route = decode(raw)
+            check_address(route)
+            if route.topic is not None:
+                if len(shape) >= batch_max:
+                    raise RequestError("too_many", "the batch has no room for it", "topic")
+                id_ = _broadcast_id(route.topic, raw, as_json) or name_broadcast()
+                topics[len(shape)] = ToTopic(route.topic, id_, bytes(raw))
+                entry = _fanned([id_], raw, as_json)
+                for shard in range(shards):
+                    fanned.add(shard)
+                    entries.setdefault(shard, []).append(entry)
+                    positions.setdefault(shard, []).append(len(shape))
+                    hashes.setdefault(shard, array("Q")).append(0)
+                shape.append((index, None))
+                continue
+            recipients, listed = _recipients(route, batch_max - len(shape))
             if listed:
                 copied = _content_bytes(raw, as_json) * len(recipients)
                 if copied > fanout_bytes_left:
@@ -200,22 +243,32 @@ def _split_singly(
         )
         for shard, mine in entries.items()
     ]
-    return Split(pieces, len(shape), shape, sizes, errors)
+    return Split(pieces, len(shape), shape, sizes, errors, topics)
 
 
 def _recipients(route: Route, room: int) -> tuple[list[str], bool]:
-    """Who is addressed, and whether as a list; ``RequestError`` if not in exactly one way."""
-    check_address(route)
-    if route.topic is not None:
-        raise RequestError("unsupported", "topics are not in this version; give user_id or recipients", "topic")
+    """Who is addressed, and whether as a list."""
     if route.user_id is not None:
         return [route.user_id], False
     recipients = route.recipients or []
-    if not recipients:
-        raise RequestError("bad_value", "recipients is empty; name at least one", "recipients")
     if len(recipients) > room:
         raise RequestError("too_many", f"{len(recipients)} recipients; the batch has room for {room}", "recipients")
     return recipients, True
+
+
+def _broadcast_id(topic: str, raw: msgspec.Raw, as_json: bool) -> str | None:
+    """Of one with a key: the same for all its repetitions, so that every shard knows it by the same id."""
+    keyed = (_keyed_json if as_json else _keyed_msgpack).decode(raw)
+    return broadcast_id(topic, keyed.idempotency_key, keyed.id)
+
+
+def broadcast_id(topic: str, idempotency_key: object, own_id: object) -> str | None:
+    """None of a notification that has neither."""
+    key = own_id if idempotency_key is None else idempotency_key
+    if not isinstance(key, str):
+        return None
+    named = hashlib.blake2b(b"\0".join((topic.encode(), key.encode())), digest_size=BROADCAST_DIGEST_BYTES)
+    return f"b-{named.hexdigest()}"
 
 
 def _content_bytes(raw: msgspec.Raw, as_json: bool) -> int:

@@ -20,15 +20,18 @@ from dispatcher import reshard
 from dispatcher.child import READY_S, Child
 from dispatcher.collector import CollectorSettings
 from dispatcher.curve import KeyFileError, server_secret
-from dispatcher.data_directory import DataDirectory, Identity
+from dispatcher.data_directory import DataDirectory, Identity, explained
 from dispatcher.errors import BrokenError, StartError
+from dispatcher.reload import Handover, Source, changed_tables
+from dispatcher.reloads import Reloaded
 from dispatcher.router import RouterSettings
-from dispatcher.settings import Settings
+from dispatcher.settings import Settings, SettingsError
 from shards import logs
 from shards.process import WRONG_CONFIGURATION
-from shards.rules import DEFAULT_CATEGORIES
+from shards.rules import DEFAULT_CATEGORIES, PlacedRule
 from shards.settings import ShardSettings
 from shards.units import encode_hook
+from shards.wire import Error
 
 log = logs.logger()
 
@@ -47,8 +50,18 @@ class Supervisor:
     A second ``stop`` kills what has not stopped yet; then ``run`` raises ``BrokenError``.
     """
 
-    def __init__(self, settings: Settings, on_ready: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        on_ready: Callable[[], None] = lambda: None,
+        load: Callable[[], tuple[Settings, Source]] | None = None,
+    ) -> None:
+        """``load`` reads the configuration again; without it ``reload`` changes nothing."""
         self.settings = settings
+        self._load = load or (lambda: (settings, lambda _keys: ""))
+        self._reloads = 0  # how often it was told to reload,
+        self._reloaded = (0, 0)  # and did, for itself and for the router
+        self._handover: Handover | None = None  # while a change is on its way to the children
         self.directory = DataDirectory(Path(settings.dispatcher.data_dir).absolute())
         self._on_ready = on_ready
         self._stops = 0  # how often it was told to
@@ -57,10 +70,17 @@ class Supervisor:
     def stop(self) -> None:
         self._stops += 1
 
+    def reload(self) -> None:
+        """Read the configuration again, and go by it; the log says what became of it. From signal handlers too."""
+        self._reloads += 1
+
     def run(self) -> None:
         """Raises ``StartError`` or ``SettingsError`` if the service cannot run."""
         with self.directory.lock():
-            self._make_children(self.directory.identity(self.settings.dispatcher.shards, lambda: self._stops > 0))
+            identity = self.directory.identity(self.settings.dispatcher.shards, lambda: self._stops > 0)
+            with explained(self.directory.path, "see that this user can write to it"):
+                self.directory.number_configuration(identity, self._configuration())
+            self._make_children(identity)
             self._raise_descriptor_limit()
             self._warn_unconfigured()
             try:
@@ -100,6 +120,9 @@ class Supervisor:
     # --- children ----------------------------------------------------------------------------------------------
 
     def _make_children(self, identity: Identity) -> None:
+        self._identity = identity
+        for stale in (self.directory.path / "run").glob("settings-*"):
+            stale.unlink()  # a signal that is not from here must not bring back what once was
         try:
             secret = server_secret(self.settings.curve)
         except KeyFileError as error:
@@ -121,7 +144,11 @@ class Supervisor:
             )
         child("router", "dispatcher.router", lambda: self._router_settings(identity, secret))
 
-    def _shard_settings(self, number: int, identity: Identity) -> bytes:
+    def _configuration(self) -> bytes:
+        """All that shards go by, and that is the same for each of them."""
+        return self._shard_settings(0, Identity(shards=1, secret=0), incarnation=0)
+
+    def _shard_settings(self, number: int, identity: Identity, incarnation: int | None = None) -> bytes:
         settings = self.settings
         return msgspec.json.encode(
             ShardSettings(
@@ -129,8 +156,9 @@ class Supervisor:
                 shards=identity.shards,
                 path=reshard.journal_path(identity.directory, number),
                 durability=settings.dispatcher.durability,
-                incarnation=time.time_ns() // 1000,
+                incarnation=time.time_ns() // 1000 if incarnation is None else incarnation,
                 secret=identity.secret,
+                version=identity.version,
                 categories=settings.categories,
                 rate_limits=settings.rate_limits,
                 caps=settings.caps,
@@ -143,6 +171,7 @@ class Supervisor:
                 digests=settings.digests,
                 channels=settings.channels,
                 drain=settings.dispatcher.drain,
+                rules=msgspec.convert(settings.rules, tuple[PlacedRule, ...], from_attributes=True),
                 preferences=settings.preferences,
             ),
             enc_hook=encode_hook,
@@ -219,6 +248,50 @@ class Supervisor:
                     log.warning("ended, restarting", child=child.name, why=child.why, failures=child.failures)
                 if not child.running and now >= child.restart_at:
                     child.start()
+            self._step_reload(now)
+
+    # --- another configuration ---------------------------------------------------------------------------------
+
+    def _step_reload(self, now: float) -> None:
+        """One reload after the other. Those that were asked for before it began are answered by it."""
+        if self._handover is None:
+            asked = self._reloads, self._children[-1].asked
+            if asked != self._reloaded:
+                self._reloaded = asked
+                self._begin_reload()
+            return
+        if self._handover.step(now):
+            self._handover = None
+            self._tell_router(None)
+
+    def _begin_reload(self) -> None:
+        before = self.settings
+        try:
+            after, source = self._load()
+            tables = changed_tables(before, after, source)
+            self.settings = after
+            self.directory.number_configuration(self._identity, self._configuration())
+        except (SettingsError, OSError) as error:
+            self.settings = before
+            log.error("configuration not reloaded", error=str(error))
+            self._tell_router(Error("bad_value" if isinstance(error, SettingsError) else "unavailable", str(error)))
+            return
+        logs.configure("supervisor", after.log)
+        for child in self._children:
+            child.log_settings = after.log
+        log.info("configuration reloaded", version=self._identity.version, tables=",".join(tables))
+        self._handover = Handover(self._children[1:-1] if tables else (), self._identity.version)
+
+    def _tell_router(self, error: Error | None) -> None:
+        """The router and the collector go by no more of it than the log's level."""
+        collector, *_, router = self._children
+        try:
+            if error is None and collector.ready and collector.running:
+                collector.change()
+            if router.ready and router.running:  # otherwise nobody waits there
+                router.change(msgspec.json.encode(Reloaded(self._reloaded[1], self._identity.version, error)))
+        except OSError as problem:
+            log.error("cannot tell of the reload", error=str(problem))
 
     def _stop_all(self) -> None:
         started = time.monotonic()

@@ -54,6 +54,29 @@ def second(milliseconds: int | None) -> str:
     return datetime.datetime.fromtimestamp(milliseconds // 1000).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
+def relative(milliseconds: int, now_ms: int) -> str:
+    """How far a time is from now, in its largest unit or two, such as "in 9 h 46 min"."""
+    left_s = abs(milliseconds - now_ms) // 1000
+    parts: list[str] = []
+    for name, size_s in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        count, left_s = divmod(left_s, size_s)
+        if count or parts:
+            parts.append(f"{count} {name}" if count else "")
+    span = " ".join(filter(None, parts[:2]))
+    if not span:
+        return "now"
+    return f"in {span}" if milliseconds > now_ms else f"{span} ago"
+
+
+def shown(text: str, instead: str) -> str:
+    """A mark that standard output may not be able to show."""
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return instead
+    return text
+
+
 def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], flexible: Collection[str] = ()) -> str:
     """A line per row, without the columns that are empty in all of them.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from dispatcher.broadcasts import merge_broadcasts
 from shards.ledger import FINAL, OUTCOMES
 
 QUANTILES = {"p50": 0.5, "p99": 0.99}
@@ -28,6 +29,7 @@ def merge_stats(
         dead_letters.update(shard["dead_letters"])
     planned = sum(channel["planned"] for channel in channels.values())
     pending = sum(shard["pending"] for shard in shards)
+    versions = {shard["config_version"] for shard in shards}
     return {
         **{key: sum(shard[key] for shard in shards) for key in ("accepted", "duplicates", "rejected")},
         "planned": planned,
@@ -42,7 +44,9 @@ def merge_stats(
             [shard["channels"][name]["latency"] for shard in shards for name in shard["channels"]]
         ),
         "idempotency_window_s": min((shard["idempotency_window_s"] for shard in shards), default=None),
+        "config_version": versions.pop() if len(versions) == 1 else None,
         "channels": channels,
+        "broadcasts": merge_broadcasts([shard["broadcasts"] for shard in shards]),
         "shards": [_shard(shard) for shard in shards],
         "collector": collector,
         "router": router,
@@ -52,10 +56,10 @@ def merge_stats(
 def _shard(shard: dict[str, Any]) -> dict[str, Any]:
     """A shard without what the channels' totals already say."""
     return {
-        **{key: value for key, value in shard.items() if key != "channels"},
+        **{key: value for key, value in shard.items() if key not in ("channels", "broadcasts")},
         **{
             key: sum(channel[key] for channel in shard["channels"].values())
-            for key in ("queued", "in_flight", "retrying")
+            for key in ("queued", "in_flight", "retrying", "deferred")
         },
     }
 
@@ -64,7 +68,7 @@ def _channel(parts: list[dict[str, Any]]) -> dict[str, Any]:
     outcomes: Counter[str] = Counter()
     for part in parts:
         outcomes.update(part["outcomes"])
-    keys = ("planned", "attempts", "failed_attempts", "queued", "in_flight", "retrying")
+    keys = ("planned", "attempts", "failed_attempts", "queued", "in_flight", "retrying", "deferred")
     return {
         **{key: sum(part[key] for part in parts) for key in keys},
         "outcomes": {OUTCOMES[final]: outcomes[OUTCOMES[final]] for final in FINAL},

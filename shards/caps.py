@@ -111,7 +111,7 @@ class Cap(Keyed["array[float]"]):
 
     def restore(self, keys: Sequence[int], times: Iterable[float]) -> None:
         for key, pairs in groupby(zip(keys, times, strict=True), itemgetter(0)):
-            self._states[key] = array("d", [at for _, at in pairs][-self._limit :])
+            self._states[key] = array("d", [at for _, at in pairs])
 
     def fit(self, now: float) -> None:
         """What a lower limit does not look at goes."""

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from shards.broadcast import Broadcast
 from shards.frames import Frame, Run
 from shards.wire import DeadLetter
 
@@ -41,9 +42,11 @@ class Changes:
         self.acquitted: list[Place] = []  # suspects whose attempt has ended
         self.inbox = array("q")  # user hash, place, user hash, place, ...
         self.inbox_runs: list[Run] = []
+        self.broadcasts: dict[str, Broadcast] = {}
+        self.pages: list[tuple[str, int]] = []  # a broadcast, and a frame that came of it
 
     def __bool__(self) -> bool:
-        return bool(self.frames or self.dead or self.revived)
+        return bool(self.frames or self.dead or self.revived or self.broadcasts)
 
 
 def decode_notes(blob: bytes | None) -> dict[int, Note]:

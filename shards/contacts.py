@@ -6,19 +6,22 @@
 from __future__ import annotations
 
 import binascii
+import functools
 import re
 from typing import NoReturn
 from urllib.parse import urlsplit
 
 import msgspec
 
-from shards.rules import unknown
+from shards.nearest import unknown
 from shards.wire import RequestError
 
 PUSH_PROVIDERS = ("fcm", "apns", "webpush")
 TOKEN_BYTES_MAX = 4_096
 URL_LENGTH_MAX = 2_048
 SECRET_BYTES = range(24, 65)  # Standard Webhooks
+PLAIN_NAME = re.compile(r"[a-z0-9_+-]+(\.[a-z0-9_+-]+)*", re.IGNORECASE | re.ASCII)  # valid at every domain
+PLAIN_LENGTH_MAX = 64  # of the whole address: what RFC 5321 allows the part before the @
 SHOWN = 80  # characters of a wrong value in an error
 
 
@@ -61,12 +64,23 @@ def _refuse(message: str, field: str) -> NoReturn:
 
 def _check_email(address: str, field: str) -> None:
     """The address alone, international ones too; no name server is asked whether its domain exists."""
-    from email_validator import EmailNotValidError, validate_email
+    name, _, domain = address.rpartition("@")
+    if PLAIN_NAME.fullmatch(name) and len(address) <= PLAIN_LENGTH_MAX and _problem_of_email(f"a@{domain}") is None:
+        return
+    if problem := _problem_of_email(address):
+        _refuse(f"{address[:SHOWN]!r} is not an e-mail address such as ada@example.org: {problem}"[:400], field)
 
+
+@functools.lru_cache(maxsize=4_096)  # most users have their mailbox at few domains, and a look takes long
+def _problem_of_email(address: str) -> str | None:
+    from email_validator import SPECIAL_USE_DOMAIN_NAMES, EmailNotValidError, validate_email
+
+    SPECIAL_USE_DOMAIN_NAMES.clear()  # mail within an organisation goes to .local and .test, and to bare names
     try:
-        validate_email(address, check_deliverability=False)
+        validate_email(address, check_deliverability=False, globally_deliverable=False)
     except EmailNotValidError as error:
-        _refuse(f"{address[:SHOWN]!r} is not an e-mail address such as ada@example.org: {error}"[:400], field)
+        return str(error)
+    return None
 
 
 def _check_phone(number: str, field: str) -> None:

@@ -18,12 +18,13 @@ import math
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, MutableSequence
+from collections.abc import Callable, Container, Iterator, Mapping, MutableSequence
 from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
 from shards import ledger, validation
+from shards.broadcasts import Broadcasts, Room, Stored
 from shards.caps import Cap
 from shards.changes import Changes, Now, Place, decode_notes
 from shards.channels.base import RETRIED, Failure
@@ -31,7 +32,7 @@ from shards.contents import Contents
 from shards.counters import Counters, Latencies
 from shards.dead_letters import ERROR_TEXT_MAX, DeadLetters
 from shards.dedupe import IdempotencySet
-from shards.deferrals import Deferrals, Dues, Timer
+from shards.deferrals import Deferrals, Dues, Timer, waits_until_ms
 from shards.digests import Digest, Digests, composed
 from shards.frames import Entry, Frame, NewFrame, Run, one
 from shards.identifiers import Identifiers, Origins
@@ -47,6 +48,7 @@ from shards.rules import Asked, Routing, Rule
 from shards.settings import ShardSettings
 from shards.suspects import CRASHES_MAX, Suspects
 from shards.wire import (
+    EXPANSION,
     INGEST,
     PRIORITIES,
     UNROUTABLE,
@@ -87,6 +89,9 @@ class StoredFrame(NamedTuple):
 class Journal(Origins, Protocol):
     """What the core reads back; it never writes by itself."""
 
+    @property
+    def topics(self) -> Stored: ...
+
     def load_user(self, user_id: str) -> UserDocument | None: ...
 
     def frame(self, seq: int) -> StoredFrame | None: ...
@@ -109,9 +114,9 @@ class Journal(Origins, Protocol):
 
     def open_window(self, window: str) -> Digest | None: ...
 
-    def open_windows(self, user_id: str, channel: str) -> list[Digest]: ...
-
     def digests_of(self, seq: int) -> list[Digest]: ...
+
+    def digests_holding(self, prefix: str, place: int) -> list[Digest]: ...
 
     def content(self, seq: int) -> tuple[bytes, bool, bytes | None] | None: ...
 
@@ -127,34 +132,19 @@ class Core:
         counters: Counters,
         random: Callable[[], float],
     ) -> None:
-        self.settings = settings
         self.ids = Identifiers(journal)
         self.channel_names = channel_names
         self.counters = counters
         self.idempotency = IdempotencySet(settings.secret)
-        numbers = {name: number for number, name in enumerate(channel_names)}
-        self.inapp = numbers[INAPP]
-        self.routing = Routing(settings.categories, numbers)
-        self.limits = Limits(settings.rate_limits, settings.caps, settings.bounds.limiter_keys)
-        self.limiters = {numbers[name]: limiter for name, limiter in self.limits.rates.items()}
+        self.inapp = channel_names.index(INAPP)
         self.paces = {
-            numbers[name]: Pace(channel.rate, channel.burst, settings.shard, settings.shards)
+            channel_names.index(name): Pace(channel.rate, channel.burst, settings.shard, settings.shards)
             for name, channel in settings.channels.items()
             if channel.rate
         }
         self.digests = Digests(settings.digests, journal)
         self.deferrals = Deferrals(journal.first_dues(), journal.deferred())
         self.windows = Dues(journal.first_windows())
-        self.people = People(
-            self.routing,
-            channel_names,
-            frozenset(numbers[name] for name in settings.channels) | {self.inapp},
-            self.limiters,
-            journal.load_user,
-            settings.bounds.users,
-            settings.preferences.timezone,
-            needs_a_look=self._needs_a_look,
-        )
         self.contents = Contents(journal.content)
         self.queues = [NotificationQueue[Run](settings.priorities.aging) for _ in channel_names]
         self.queued = [0] * (len(channel_names) * LANES)  # deliveries in each lane
@@ -167,12 +157,51 @@ class Core:
         self.changes = Changes()
         self.dead_letters = DeadLetters(self.ids, channel_names, counters.dead_letters, lambda: self.changes)
         self.last = 0  # the last frame that was received
-        self._judge = Judge(
-            self.ids, self.routing, self.people, self.idempotency, self.contents, settings.schedules.horizon
+        self.broadcasts = Broadcasts(
+            journal.topics,
+            Room(self.queued, self.behind),
+            self.dead_letters,
+            lambda: self.changes,
+            settings.bounds.broadcasts,
         )
         self._journal = journal
         self._random = random
         self._inapp_mask = sum(ledger.lane_bit(ledger.lane_of(self.inapp, priority)) for priority in range(LANES))
+        self.configure(settings)
+
+    def configure(self, settings: ShardSettings) -> None:
+        """Go by these settings from now on. Bounds and channels are as before; what is queued or under way stays so.
+
+        What was spent of the limits is for the owner to carry over.
+        """
+        self.settings = settings
+        numbers = {name: number for number, name in enumerate(self.channel_names)}
+        self.routing = Routing(settings.categories, numbers, settings.rules)
+        self.limits = Limits(settings.rate_limits, settings.caps, settings.bounds.limiter_keys)
+        self.limiters = {numbers[name]: limiter for name, limiter in self.limits.rates.items()}
+        self.digests.configure(settings.digests)
+        for queue in self.queues:
+            queue.set_aging(settings.priorities.aging)
+        self.people = People(
+            self.routing,
+            self.channel_names,
+            frozenset(numbers[name] for name in settings.channels) | {self.inapp},
+            self.limiters,
+            self._journal.load_user,
+            settings.bounds.users,
+            settings.preferences.timezone,
+            needs_a_look=self._needs_a_look,
+        )
+        self.broadcasts.configure(self.routing, settings.priorities.aging)
+        self.judge = Judge(
+            self.ids,
+            self.routing,
+            self.people,
+            self.idempotency,
+            self.contents,
+            self.broadcasts,
+            settings.schedules.horizon,
+        )
 
     # --- receive -----------------------------------------------------------------------------------------------
 
@@ -182,21 +211,36 @@ class Core:
             self._keep_raw(data, seq, data.error or Error("bad_encoding", "not decodable"), None, now)
             return None
         self.last = seq
+        if data.source == EXPANSION:
+            data = self.broadcasts.expand(data, seq, now)
         frame = Frame(seq, data.at_us, array("I"), b"")
         self._changed(frame)
-        judged = self._judge.judge(data, seq, now.wall_us // 1000)
+        judged = self.judge.judge(data, seq, now.wall_us // 1000)
         verdict = judged.verdict()
         frame.widths = bytes([decision.width for decision in judged.decisions])
         frame.expiry = judged.expiry
-        frame.new = NewFrame(data.source, data.fanned, data.body, judged.digests, pack(verdict) if verdict else None)
+        frame.new = NewFrame(
+            data.source,
+            data.fanned,
+            data.body,
+            judged.digests,
+            pack(verdict) if verdict else None,
+            self.settings.version,
+            judged.rules.tobytes() if judged.rules else None,
+        )
         self._admit(frame, judged, now)
         frame.new.has_inbox = frame.new.has_inbox or bool(frame.mask & self._inapp_mask)
+        if data.source == EXPANSION:
+            self.broadcasts.planned(len(frame.slots))
         counters = self.counters
-        counters.duplicates += len(judged.duplicates)
-        counters.rejected += len(judged.rejected)
-        counters.accepted += len(judged.decisions) - len(judged.duplicates) - len(judged.rejected)
+        accepted, duplicates, rejected = judged.counts()
+        counters.accepted += accepted
+        counters.duplicates += duplicates
+        counters.rejected += rejected
         if data.source == INGEST:  # nobody waits for the answer: the error is kept as a dead letter
             for rejection in judged.rejected:
+                if rejection.index in judged.topics:
+                    continue  # the router hears it of all shards, and says it once
                 user_id, raw = judged.raw[rejection.index]
                 self.dead_letters.bury_rejected(seq, rejection.index, rejection.error, user_id, raw, now)
         return verdict
@@ -204,6 +248,9 @@ class Core:
     def refuse(self, data: Data, seq: int, now: Now) -> Verdict:
         """Take a frame that cannot be judged: all of it is rejected, and kept as a dead letter."""
         error = Error("internal", "the dispatcher cannot judge this; it is kept as a dead letter")
+        if data.source == EXPANSION:
+            self.broadcasts.refuse(data, error, seq, now)
+            return self.receive(data, seq, now) or Verdict()
         verdict = Verdict([], [Rejection(at, error) for at in range(validation.positions(data.body, data.fanned))])
         self._keep_raw(data, seq, error, pack(verdict), now)
         self.counters.rejected += len(verdict.rejected)
@@ -298,7 +345,7 @@ class Core:
                 self.counters.channels[channel].planned += 1
                 if frame.new and channel == self.inapp:
                     frame.new.has_inbox = True
-                if send_at_ms is not None:
+                if send_at_ms is not None and not _expired(frame, index, slot + offset, now):
                     self._defer(frame, slot + offset, index, "send_at", send_at_ms)
                     continue
                 frame.mask |= ledger.lane_bit(lane)
@@ -324,8 +371,8 @@ class Core:
 
         It is decided from its stored word: it may have been planned by an older configuration.
 
-        The order: cancelled, expired, allowed, reachable, digest, cap, limit, quiet hours. What was charged to a limit
-        is not charged again, and what has left a digest does not join one.
+        The order: cancelled, expired, allowed, reachable, digest, cap, limit, quiet hours. What was charged is not
+        charged again, and what has left a digest does not join one.
         """
         frame, slot, index, user, _ = entry
         value = frame.slots[slot]
@@ -345,7 +392,7 @@ class Core:
                 return False
             if not self._charge(entry, asked, now):
                 return False
-        if quiet_until_ms := self._quiet_until_ms(user, asked, channel, priority, now):
+        if quiet_until_ms := self.quiet_until_ms(user, asked, channel, priority, now):
             self._defer(frame, slot, index, "quiet_hours", quiet_until_ms)
             return False
         return True
@@ -356,7 +403,7 @@ class Core:
         value = frame.slots[slot]
         channel, priority = ledger.channel_of(value), PRIORITIES[ledger.priority_of(value)]
         key, mono = user.signed_hash, now.mono
-        caps = self._caps_of(asked.category, channel)
+        caps = self.caps_of(asked.category, channel)
         if any(priority not in cap.exempt and not cap.has_room(key, mono) for cap in caps):
             self._end(entry, ledger.RATE_LIMITED, "cap", now)
             return False
@@ -369,60 +416,80 @@ class Core:
             self._note_reason(frame, slot, "charged")
         return True
 
-    def _caps_of(self, category: str, channel: int) -> list[Cap]:
+    def caps_of(self, category: str, channel: int) -> list[Cap]:
         if not self.limits.caps:
             return []
         name = self.channel_names[channel]
         return [cap for cap in self.limits.caps.values() if cap.covers(category, name)]
 
     def _overflow(self, entry: Entry, asked: Asked, limiter: Limiter, now: Now) -> bool:
-        """What becomes of a delivery that exceeds its limit; whether it is to be sent now."""
+        """Carry out what ``overflow`` says; whether the delivery is to be sent now."""
         frame, slot, index, user, _ = entry
-        match "drop" if slot in frame.digests and limiter.overflow == "digest" else limiter.overflow:
+        value = frame.slots[slot]
+        channel, priority = ledger.channel_of(value), ledger.priority_of(value)
+        planned = self._planned(frame, index)
+        way, due_ms = self.overflow(user, asked.category, channel, priority, planned, slot in frame.digests, now)
+        match way:
+            case "delay":
+                limiter.reserve(user.signed_hash, now.mono)
+                for cap in self.caps_of(asked.category, channel):
+                    cap.charge(user.signed_hash, now.mono)
+                self._defer(frame, slot, index, "limit", due_ms)
+            case "digest":
+                self._joins_digest(entry, asked.category, "overflow", now)
+            case "inapp":
+                self._move_to_inbox(frame, slot)
+                return self._decides(entry, asked, now)
+            case "drop":
+                self._end(entry, ledger.RATE_LIMITED, "limit", now)
+        return False
+
+    def overflow(
+        self, user: User, category: str, channel: int, priority: int, planned: Container[int], is_digest: bool, now: Now
+    ) -> tuple[Literal["drop", "delay", "digest", "inapp"], int]:
+        """What becomes of a delivery that exceeds its limit, and until when it is delayed.
+
+        ``planned`` are the channels of its notification.
+        """
+        limiter = self.limiters[channel]
+        match "delay" if is_digest and limiter.overflow == "digest" else limiter.overflow:
             case "delay":
                 wait_s = limiter.next_at(user.signed_hash, now.mono) - now.mono
                 if wait_s <= self.settings.schedules.horizon:
-                    limiter.reserve(user.signed_hash, now.mono)
-                    for cap in self._caps_of(asked.category, ledger.channel_of(frame.slots[slot])):
-                        cap.charge(user.signed_hash, now.mono)
-                    self._defer(frame, slot, index, "limit", math.ceil(now.wall_us / 1000 + wait_s * 1000))
-                    return False
+                    return "delay", math.ceil(now.wall_us / 1000 + wait_s * 1000)
             case "digest":
-                if self._joins_digest(entry, asked.category, "overflow", now):
-                    return False
+                if self.digest_of(category, channel, priority, "overflow") is not None:
+                    return "digest", 0
             case "inapp":
-                if self._move_to_inbox(entry):
-                    return self._decides(entry, asked, now)
-        self._end(entry, ledger.RATE_LIMITED, "limit", now)
-        return False
+                if not is_digest and self.inapp not in planned:
+                    return "inapp", 0
+        return "drop", 0
 
-    def _move_to_inbox(self, entry: Entry) -> bool:
-        """Plan the delivery in-app instead; False if that is planned already."""
-        frame, slot, index, *_ = entry
-        first = slot
-        while first and _index_of(frame, first - 1) == index:
-            first -= 1
-        words = frame.slots[first : first + frame.widths[index]]
-        if slot in frame.digests or any(ledger.channel_of(word) == self.inapp for word in words):
-            return False
+    def _planned(self, frame: Frame, index: int) -> list[int]:
+        """The channels of a notification."""
+        first = sum(frame.widths[:index])
+        return [ledger.channel_of(word) for word in frame.slots[first : first + frame.widths[index]]]
+
+    def _move_to_inbox(self, frame: Frame, slot: int) -> None:
+        """Plan the delivery in-app instead."""
         value = frame.slots[slot]
         channels = self.counters.channels
         channels[ledger.channel_of(value)].planned -= 1
         channels[self.inapp].planned += 1
         frame.slots[slot] = value & ~0xFF | self.inapp
         frame.mask |= ledger.lane_bit(ledger.lane_of_word(frame.slots[slot]))
+        frame.notes[slot] = (None, "overflow", "")
         self._note_reason(frame, slot, "overflow")
         if frame.new:
             frame.new.has_inbox = True
         else:
             self.changes.moved.append(frame.seq)
-        return True
 
     def _joins_digest(self, entry: Entry, category: str, when: Literal["always", "overflow"], now: Now) -> bool:
         """Whether the delivery waits for others now; the leading one of a window goes on."""
         frame, slot, index, user, _ = entry
         value = frame.slots[slot]
-        name = self._digest_of(category, ledger.channel_of(value), ledger.priority_of(value), when)
+        name = self.digest_of(category, ledger.channel_of(value), ledger.priority_of(value), when)
         if name is None:
             return False
         channel = self.channel_names[ledger.channel_of(value)]
@@ -445,29 +512,29 @@ class Core:
         self._set_deferred(frame, slot, "digest", digest.due_ms)
         return True
 
-    def _digest_of(self, category: str, channel: int, priority: int, when: Literal["always", "overflow"]) -> str | None:
+    def digest_of(self, category: str, channel: int, priority: int, when: Literal["always", "overflow"]) -> str | None:
         if priority == CRITICAL:
             return None
         return self.digests.covering(category, self.channel_names[channel], when)
 
-    def _quiet_until_ms(self, user: User, asked: Asked, channel: int, priority: int, now: Now) -> int | None:
+    def quiet_until_ms(self, user: User, asked: Asked, channel: int, priority: int, now: Now) -> int | None:
         """When the user's quiet hours end, if they are to be respected and it is quiet."""
         quiet = user.choices.quiet
-        if quiet is None or not self._is_quieted(asked.override, channel, priority):
+        if quiet is None or not self.is_quieted(asked.override, channel, priority):
             return None
         return quiet.release_ms(now.wall_us // 1000)
 
-    def _is_quieted(self, override: bool, channel: int, priority: int) -> bool:
+    def is_quieted(self, override: bool, channel: int, priority: int) -> bool:
         return not override and priority != CRITICAL and self.channel_names[channel] not in NEVER_QUIET
 
     def _needs_a_look(self, rule: Rule, channel: int, choices: Choices) -> bool:
         """Whether such a delivery is decided by more than what its decision knows."""
         limiter = self.limiters.get(channel)
         return (
-            (choices.quiet is not None and self._is_quieted(rule.override, channel, rule.priority))
-            or self._digest_of(rule.category, channel, rule.priority, "always") is not None
+            (choices.quiet is not None and self.is_quieted(rule.override, channel, rule.priority))
+            or self.digest_of(rule.category, channel, rule.priority, "always") is not None
             or (limiter is not None and limiter.overflow != "drop")
-            or bool(self._caps_of(rule.category, channel))
+            or bool(self.caps_of(rule.category, channel))
         )
 
     def _end(self, entry: Entry, outcome: int, reason: str, now: Now) -> None:
@@ -486,13 +553,12 @@ class Core:
 
     def _defer(self, frame: Frame, slot: int, index: int, reason: str, due_ms: int) -> None:
         """Until then it is on disk only; it does not outlive its expiry there."""
-        expires_ms = frame.expiry.get(index) if frame.expiry else None
-        if expires_ms is not None and slot not in frame.digests:
-            due_ms = min(due_ms, expires_ms)
+        if slot not in frame.digests:
+            due_ms = waits_until_ms(due_ms, frame.expiry.get(index) if frame.expiry else None)
         self._set_deferred(frame, slot, reason, due_ms)
         self.deferrals.add(Timer(ledger.lane_of_word(frame.slots[slot]), due_ms, frame.seq, slot))
 
-    def _set_deferred(self, frame: Frame, slot: int, reason: str, due_ms: int) -> None:
+    def _set_deferred(self, frame: Frame, slot: int, reason: str, due_ms: int | None) -> None:
         value = frame.slots[slot] & ledger.KEEP
         frame.slots[slot] = (
             value | ledger.DEFERRED << ledger.OUTCOME_SHIFT | ledger.REASON[reason] << ledger.REASON_SHIFT
@@ -587,7 +653,8 @@ class Core:
         if notification.expires_at is not None:
             frame.expiry = frame.expiry or {}
             frame.expiry[index] = validation.instant_ms("expires_at", notification.expires_at)
-        key = notification.idempotency_key or notification.id
+        digest = frame.digests.get(slot)
+        key = digest.id if digest else notification.idempotency_key or notification.id
         return (frame, slot, index, self.people.user(user_id), key), notification
 
     def _frame(self, row: StoredFrame) -> Frame:
@@ -703,43 +770,42 @@ class Core:
                 return slot
         return None
 
-    def _items(self, digest: Digest) -> Iterator[tuple[Frame, int, int]]:
+    @contextlib.contextmanager
+    def _items(self, digest: Digest) -> Iterator[list[tuple[Frame, int, int]]]:
         """``(frame, slot, place)`` of the items, without those whose frame is no more."""
+        found = []
         for place in digest.places:
             frame = self._known(place >> PLACE_SHIFT)
             slot = self._slot_of(frame, place, digest.channel) if frame else None
             if frame is not None and slot is not None:
-                yield frame, slot, place
+                found.append((frame, slot, place))
+        yield found
+        for frame, *_ in found:
+            self._let_go(frame)
 
     def _close_window(self, digest: Digest, now: Now) -> None:
         """Send what is left of a window by way of its first item."""
         live: list[tuple[Entry, Asked]] = []
         expiries: list[int | None] = []
-        items = list(self._items(digest))
-        for frame, slot, place in items:
-            value = frame.slots[slot]
-            if ledger.outcome_of(value) != ledger.DEFERRED or ledger.reason_of(value) != ledger.REASON["digest"]:
-                continue
-            index = place & PLACE_MASK
-            entry, notification = self._entry(frame, slot, index)
-            if _expired(frame, index, slot, now):
-                self._end(entry, ledger.EXPIRED, "expires_at", now)
-                continue
-            live.append((entry, self.routing.asked(notification)))
-            expiries.append(frame.expiry.get(index) if frame.expiry else None)
-        known = [one for one in expiries if one is not None]
-        expires_ms = max(known) if known and len(known) == len(expiries) else None
-        self.digests.close(digest, [entry[0].seq << PLACE_SHIFT | entry[2] for entry, _ in live], expires_ms)
-        if live:
-            self._carry(digest, *live[0], now)
-        for frame, *_ in items:
-            self._let_go(frame)
-
-    def _carry(self, digest: Digest, entry: Entry, asked: Asked, now: Now) -> None:
-        frame, slot, *_ = entry
-        frame.digests[slot] = digest
-        self._resume(frame, slot, "")
-        self._decide_or_leave((*entry[:4], digest.id), asked, now)
+        with self._items(digest) as items:
+            for frame, slot, place in items:
+                if not _waits_in_digest(frame.slots[slot]):
+                    continue
+                index = place & PLACE_MASK
+                entry, notification = self._entry(frame, slot, index)
+                if _expired(frame, index, slot, now):
+                    self._end(entry, ledger.EXPIRED, "expires_at", now)
+                    continue
+                live.append((entry, self.routing.asked(notification)))
+                expiries.append(frame.expiry.get(index) if frame.expiry else None)
+            known = [one for one in expiries if one is not None]
+            expires_ms = max(known) if known and len(known) == len(expiries) else None
+            self.digests.close(digest, [entry[0].seq << PLACE_SHIFT | entry[2] for entry, _ in live], expires_ms)
+            if live:
+                (frame, slot, index, user, _), asked = live[0]
+                frame.digests[slot] = digest
+                self._resume(frame, slot, "")
+                self._decide_or_leave((frame, slot, index, user, digest.id), asked, now)
 
     def _end_digest(self, frame: Frame, slot: int) -> None:
         """Its items share the outcome of the delivery that carried them."""
@@ -748,22 +814,58 @@ class Core:
             return
         value = frame.slots[slot]
         outcome, reason = ledger.outcome_of(value), ledger.reason_of(value)
-        for other, at, place in self._items(digest):
-            if place != digest.carrier and ledger.outcome_of(other.slots[at]) == ledger.DEFERRED:
-                other.open -= 1
-                self._settle(other, at, outcome, reason)
-            if other is not frame:
-                self._let_go(other)
+        with self._items(digest) as items:
+            for other, at, place in items:
+                if place != digest.carrier and _waits_in_digest(other.slots[at]):
+                    other.open -= 1
+                    self._settle(other, at, outcome, reason)
+
+    def _withdraw(self, digest: Digest, entry: Entry, now: Now) -> bool:
+        """Before it is tried again, a digest loses what was cancelled meanwhile; whether its carrier goes on.
+
+        Where the carrier was cancelled, the next item carries what is left, with the attempts made so far.
+        """
+        frame, slot, *_ = entry
+        gone, digest.withdrawn = set(digest.withdrawn), []
+        value, note = frame.slots[slot], frame.notes[slot]
+        with self._items(digest) as items:
+            rest = [item for item in items if item[2] not in gone]
+            digest.places = [place for _, _, place in rest]
+            for other, at, place in items:
+                if place in gone and place != digest.carrier and _waits_in_digest(other.slots[at]):
+                    other.open -= 1
+                    self._settle(other, at, ledger.CANCELLED, ledger.REASON["cancelled"])
+            self.digests.changed[digest.id] = digest if rest else None
+            if digest.carrier not in gone:
+                return True
+            del frame.digests[slot]
+            frame.active -= 1
+            self._end(entry, ledger.CANCELLED, "cancelled", now)
+            if rest:
+                other, at, digest.carrier = rest[0]
+                other.digests[at] = digest
+                attempts = value & 0xFF << ledger.ATTEMPTS_SHIFT
+                plan = other.slots[at] & ledger.KEEP & ~(0xFF << ledger.ATTEMPTS_SHIFT)
+                other.slots[at] = plan | attempts | ledger.RETRYING << ledger.OUTCOME_SHIFT
+                other.notes[at] = note
+                other.active += 1
+                self._changed(other)
+                due_ms = note[0] or 0
+                heap = self.retrying[ledger.channel_of(value)]
+                heap.push(
+                    now.mono + due_ms / 1000 - now.wall_us / 1e6, self._entry(other, at, digest.carrier & PLACE_MASK)[0]
+                )
+        return False
 
     def _reopen_items(self, digest: Digest) -> None:
         """The digest is tried again: what it took along is as open as it is."""
-        for other, at, place in self._items(digest):
-            value = other.slots[at]
-            if place != digest.carrier and ledger.outcome_of(value) == ledger.DEAD:
-                other.open += 1
-                self.counters.channels[ledger.channel_of(value)].outcomes[ledger.DEAD] -= 1
-                self._set_deferred(other, at, "digest", 0)
-            self._let_go(other)
+        with self._items(digest) as items:
+            for other, at, place in items:
+                value = other.slots[at]
+                if place != digest.carrier and ledger.outcome_of(value) == ledger.DEAD:
+                    other.open += 1
+                    self.counters.channels[ledger.channel_of(value)].outcomes[ledger.DEAD] -= 1
+                    self._set_deferred(other, at, "digest", None)
 
     def said(self, entry: Entry) -> Notification:
         """What a delivery says: the notification, or the digest that is sent by way of it."""
@@ -815,6 +917,22 @@ class Core:
         self._let_go(frame)
         return count, found
 
+    def sweep(self, now: Now) -> bool:
+        """End what is open of a cancelled broadcast, a frame at a time; whether there may be more. Like ``refill``."""
+        seq = self.broadcasts.sweep(now)
+        if seq is None:
+            return False
+        frame = self._known(seq)
+        if frame is not None:
+            slot = 0
+            for index, width in enumerate(frame.widths):
+                for place in range(slot, slot + width):
+                    if ledger.outcome_of(frame.slots[place]) in ledger.OPEN:
+                        self._cancel(frame, place, index, now)
+                slot += width
+            self._let_go(frame)
+        return True
+
     def _cancel(self, frame: Frame, slot: int, index: int, now: Now) -> bool:
         value = frame.slots[slot]
         outcome, lane = ledger.outcome_of(value), ledger.lane_of_word(value)
@@ -822,15 +940,17 @@ class Core:
         place = frame.seq << PLACE_SHIFT | index
         if slot in frame.digests and len(frame.digests[slot].places) > 1:
             return False
-        if slot in frame.flying:
+        if slot in frame.digests or _waits_in_digest(value):
+            digest = frame.digests.get(slot) or self._digest_with(entry, place)
+            if digest is not None and digest.due_ms is None:
+                digest.withdrawn.append(place)
+                self.digests.save(digest)
+                return False
+            if digest is not None:
+                self.digests.leave(digest, place)
+        elif slot in frame.flying:
             self._note_reason(frame, slot, "cancelled")
             return False
-        if outcome == ledger.DEFERRED and ledger.reason_of(value) == ledger.REASON["digest"]:
-            channel = self.channel_names[ledger.channel_of(value)]
-            digest = self.digests.holding(entry[3].user_id, channel, place)
-            if digest is None:
-                return False
-            self.digests.leave(digest, place)
         elif outcome == ledger.DEFERRED and slot in frame.notes:
             self.deferrals.remove([Timer(lane, frame.notes[slot][0] or 0, frame.seq, slot)])
         # in memory it stays where it is, and is left out when its turn comes
@@ -838,6 +958,19 @@ class Core:
         frame.gone = frame.gone or in_lane or outcome == ledger.RETRYING
         self._end(entry, ledger.CANCELLED, "cancelled", now)
         return True
+
+    def _digest_with(self, entry: Entry, place: int) -> Digest | None:
+        """The digest that an item is in, as it is in memory if it is being sent."""
+        frame, slot, _, user, _ = entry
+        digest = self.digests.holding(user.user_id, self.channel_names[ledger.channel_of(frame.slots[slot])], place)
+        if digest is None or digest.carrier is None:
+            return digest
+        carrier = self._known(digest.carrier >> PLACE_SHIFT)
+        at = self._slot_of(carrier, digest.carrier, digest.channel) if carrier else None
+        if carrier is None or at is None:
+            return None
+        self._let_go(carrier)
+        return carrier.digests[at]
 
     # --- take, deliver, fail -----------------------------------------------------------------------------------
 
@@ -862,6 +995,8 @@ class Core:
                     entry[0].active -= 1
                     self._let_go(entry[0])
                     continue
+                if self._sleeps(entry, now):
+                    continue
                 if (entry[0].seq, entry[1]) in self.suspects:
                     self.suspects.wait(channel, entry)
                     continue
@@ -873,6 +1008,23 @@ class Core:
             for (_, priority), run in runs.items():
                 self.queues[channel].push(run, priority, now.mono)
                 self.queued[ledger.lane_of(channel, priority)] += len(run)
+
+    def _sleeps(self, entry: Entry, now: Now) -> bool:
+        """Whether a retry has come due in its user's quiet hours; it is then due at their end."""
+        frame, slot, index, user, _ = entry
+        if user.choices.quiet is None:
+            return False
+        value = frame.slots[slot]
+        channel, priority = ledger.channel_of(value), ledger.priority_of(value)
+        asked = self.routing.asked(self.contents.notification(frame.seq, index))
+        until_ms = self.quiet_until_ms(user, asked, channel, priority, now)
+        if until_ms is None:
+            return False
+        _, error_class, message = frame.notes.get(slot, (None, "", ""))
+        frame.notes[slot] = (until_ms, error_class, message)
+        self._log(frame, slot)
+        self.retrying[channel].push(now.mono + until_ms / 1000 - now.wall_us / 1e6, entry)
+        return True
 
     def _is_cancelled(self, entry: Entry, now: Now) -> bool:
         """Whether it is; one that was under way when it was cancelled, and when the shard died, ends here."""
@@ -1055,8 +1207,14 @@ class Core:
                     self._end(entry, ledger.CANCELLED, "cancelled", now)
                     continue
                 delay_s = policy.delay_s(attempts, self._random)
+                expires_ms = _expires_ms(frame, entry[2], slot)
+                if expires_ms is not None:  # it ends then, and not when it would have been tried again
+                    delay_s = min(delay_s, max(0.0, expires_ms / 1000 - now.wall_us / 1e6))
                 frame.slots[slot] = value | ledger.RETRYING << ledger.OUTCOME_SHIFT
                 frame.notes[slot] = (now.wall_us // 1000 + int(delay_s * 1000), error_class, message)
+                digest = frame.digests.get(slot)
+                if digest and digest.withdrawn and not self._withdraw(digest, entry, now):
+                    continue
                 heap.push(now.mono + delay_s, entry)
                 self._log(frame, slot)
             else:
@@ -1112,6 +1270,7 @@ class Core:
             frame.new = None
             if not frame.active:
                 self.frames.pop(frame.seq, None)
+        self.broadcasts.committed(self.changes.broadcasts)
         self.changes = Changes()
         self.contents.committed()
         self.deferrals.committed()
@@ -1140,7 +1299,20 @@ def _index_of(frame: Frame, slot: int) -> int:
     return index
 
 
-def _expired(frame: Frame, index: int, slot: int, now: Now) -> bool:
+def _expires_ms(frame: Frame, index: int, slot: int) -> int | None:
+    """When the delivery expires, or the digest that is sent by way of it."""
     digest = frame.digests.get(slot)
-    expires_ms = digest.expires_ms if digest else frame.expiry.get(index) if frame.expiry else None
-    return expires_ms is not None and expires_ms * 1000 <= now.wall_us
+    return digest.expires_ms if digest else frame.expiry.get(index) if frame.expiry else None
+
+
+def _expired(frame: Frame, index: int, slot: int, now: Now) -> bool:
+    expires_ms = _expires_ms(frame, index, slot)
+    return expires_ms is not None and has_expired(expires_ms, now)
+
+
+def has_expired(expires_ms: int, now: Now) -> bool:
+    return expires_ms * 1000 <= now.wall_us
+
+
+def _waits_in_digest(value: int) -> bool:
+    return ledger.outcome_of(value) == ledger.DEFERRED and ledger.reason_of(value) == ledger.REASON["digest"]

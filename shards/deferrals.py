@@ -16,6 +16,11 @@ class Timer(NamedTuple):
     slot: int
 
 
+def waits_until_ms(due_ms: int, expires_ms: int | None) -> int:
+    """Until when a delivery is deferred that is not to be sent before ``due_ms``: its expiry ends the wait."""
+    return due_ms if expires_ms is None else min(due_ms, expires_ms)
+
+
 class Dues:
     """The first instant of each lane, in milliseconds since the epoch."""
 

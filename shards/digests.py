@@ -42,6 +42,8 @@ class DigestSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"window is {self.window}; it must be above 0 and at most 31d")
         if not 2 <= self.items_max <= 1_000:
             raise ValueError(f"items_max is {self.items_max}; it must be between 2 and 1000")
+        if self.leading and self.when == "overflow":
+            raise ValueError('leading: what exceeds a limit is never sent at once; leave it out with when = "overflow"')
 
     def covers(self, category: str, channel: str) -> bool:
         return (not self.categories or category in self.categories) and (not self.channels or channel in self.channels)
@@ -64,6 +66,7 @@ class Digest(msgspec.Struct, array_like=True):
     items_max: int
     carrier: int | None = None
     expires_ms: int | None = None  # when all of its items have expired
+    withdrawn: list[int] = []  # items that were cancelled while it was being sent
 
     @property
     def window(self) -> str:
@@ -84,9 +87,9 @@ class Store(Protocol):
 
     def open_window(self, window: str) -> Digest | None: ...
 
-    def open_windows(self, user_id: str, channel: str) -> list[Digest]: ...
-
     def digests_of(self, seq: int) -> list[Digest]: ...
+
+    def digests_holding(self, prefix: str, place: int) -> list[Digest]: ...
 
 
 class Digests:
@@ -121,6 +124,19 @@ class Digests:
         digest = self.newest(digest) if digest else None  # it may have closed in this turn
         return None if digest is None or digest.due_ms is None or len(digest.places) >= digest.items_max else digest
 
+    def leads(self, name: str, digest: Digest | None) -> bool:
+        """Whether an item is to be sent at once: it opens its window."""
+        settings = self._settings[name]
+        return digest is None and settings.leading and settings.when == "always"
+
+    def due_ms(self, name: str, digest: Digest | None, expires_ms: int | None, now_ms: int) -> int:
+        """When the window closes that an item joins, or, without one, opens."""
+        if digest is None or digest.due_ms is None:
+            due_ms = now_ms + max(1, int(self._settings[name].window * 1000))
+        else:
+            due_ms = now_ms if len(digest.places) + 1 >= digest.items_max else digest.due_ms
+        return due_ms if expires_ms is None else min(due_ms, max(now_ms, expires_ms - EXPIRY_MARGIN_MS))
+
     def join(
         self,
         digest: Digest | None,
@@ -134,23 +150,18 @@ class Digests:
         expiry in ms).
         """
         place, lane, expires_ms = item
-        settings = self._settings[fresh[3 + 1]]
-        leads = False
+        identifier, user_id, channel, category, name, key = fresh
+        leads = self.leads(name, digest)
+        due_ms = self.due_ms(name, digest, None if leads else expires_ms, now_ms)
         if digest is None:
-            identifier, user_id, channel, category, name, key = fresh
-            due_ms = now_ms + max(1, int(settings.window * 1000))
+            settings = self._settings[name]
             digest = Digest(
                 identifier, user_id, channel, category, name, settings.template, key, lane, now_ms, due_ms, [],
                 settings.items_max,
             )  # fmt: skip
-            leads = settings.leading
         if not leads:
             digest.places.append(place)
-            assert digest.due_ms is not None
-            if expires_ms is not None:
-                digest.due_ms = min(digest.due_ms, max(now_ms, expires_ms - EXPIRY_MARGIN_MS))
-            if len(digest.places) >= digest.items_max:
-                digest.due_ms = now_ms
+            digest.due_ms = due_ms
         self._open[digest.window] = digest
         self.save(digest)
         return digest, leads
@@ -185,16 +196,18 @@ class Digests:
         return [one for one in self.changed.values() if one and one.lane == lane and one.due_ms is not None]
 
     def holding(self, user_id: str, channel: str, place: int) -> Digest | None:
-        """The open window that an item waits in; None if that has closed."""
-        stored = {one.id: one for one in self._store.open_windows(user_id, channel)}
-        for digest in (stored | self.changed).values():
-            if digest and digest.due_ms is not None and digest.channel == channel and place in digest.places:
+        """The digest of the user on the channel that has an item."""
+        prefix = f"{user_id}\0{channel}\0"
+        for digest in self.changed.values():
+            if digest is not None and digest.window.startswith(prefix) and place in digest.places:
                 return digest
-        return None
+        found = self._store.digests_holding(prefix, place)
+        return next((digest for digest in found if digest.id not in self.changed), None)
 
     def of_frame(self, seq: int) -> list[Digest]:
         """Those that are sent by way of a delivery of the frame."""
-        return self._store.digests_of(seq)
+        found = {digest.id: digest for digest in self._store.digests_of(seq)} | self.changed
+        return [one for one in found.values() if one and one.carrier is not None and one.carrier >> PLACE_SHIFT == seq]
 
     def committed(self) -> None:
         self.changed = {}

@@ -14,11 +14,12 @@ import msgspec
 from shards import ledger, schema
 from shards.cutting import Part
 from shards.inbox import NUMBER_BYTES, PLACE_SHIFT
-from shards.journal import witness_path
+from shards.journal import topics_of, witness_path
+from shards.preferences import UserDocument
 from shards.reader import Loss
 from shards.schema import DamagedError, JournalError
 from shards.source import Source, item, waits_for_digest
-from shards.wire import DeadAdded, DeadRemoved, OutboxItem
+from shards.wire import EVERY_USER, DeadAdded, DeadRemoved, OutboxItem
 from shards.witness import latest
 
 PROBLEMS_MAX = 1_000
@@ -56,6 +57,7 @@ def inspect(path: Path, shard: int, shards: int, progress: Callable[[int, int], 
             problems += _places(source, frames)
             problems += _digests(source, frames[0])
             problems += _origins(source)
+            problems += _topics(source)
             problems += _state(path, source)
             found = found._replace(generation=source.generation, frames=len(frames[0]))
             problems += _letters(source, found)
@@ -191,6 +193,19 @@ def _origins(source: Source) -> Iterator[str]:
         if seq < end:
             yield f"frame {seq} has two origins, one of them in {generation}"
         end = seq + count
+
+
+def _topics(source: Source) -> Iterator[str]:
+    """Who is subscribed to what follows from the users' documents."""
+    said: Counter[str] = Counter()
+    for _, document in source.reader.rows("users"):
+        said.update(topics_of(msgspec.msgpack.decode(document, type=UserDocument)))
+    listed = Counter(topic for topic, _ in source.reader.rows("subscriptions"))
+    counted = Counter(dict(source.reader.rows("topics")))
+    for topic in sorted({*said, *listed, *counted}):
+        found = (listed[topic] if topic != EVERY_USER else said[topic], counted[topic])
+        if found != (said[topic], said[topic]):
+            yield f"topic {topic!r} has {said[topic]} users by their documents, {found[0]} listed, {found[1]} counted"
 
 
 def _state(path: Path, source: Source) -> Iterator[str]:

@@ -25,8 +25,9 @@ from shards.ledger import LANE_BITS, OPEN, outcome_of, words
 from shards.marks import Mark
 from shards.preferences import UserDocument
 from shards.schema import DamagedError, JournalError, checksum
+from shards.topics import Topics
 from shards.validation import instant_ms
-from shards.wire import DeadAdded, DeadLetter, DeadRemoved, OutboxItem, pack
+from shards.wire import EVERY_USER, DeadAdded, DeadLetter, DeadRemoved, OutboxItem, pack
 from shards.witness import Statement, Witness, boot_now
 
 log = logs.logger()
@@ -97,6 +98,7 @@ class SqliteJournal:
         except BaseException:
             self.close()
             raise
+        self.topics = Topics(path, self.database)
         self._users_stored = self._any("users")
         self._digests_stored = self._any("digests")
         found = self.database.execute("SELECT max(seq + count - 1) FROM origins").fetchone()
@@ -210,6 +212,8 @@ class SqliteJournal:
             self._add_dead(changes.dead)
         if changes.moved:
             self._mark_inbox(changes.moved)
+        if changes.broadcasts:
+            self.topics.save(changes.broadcasts.values(), changes.pages)
         if changes.acquitted:
             many("DELETE FROM suspects WHERE seq = ? AND slot = ?", changes.acquitted)
 
@@ -332,14 +336,31 @@ class SqliteJournal:
 
     def put_user(self, user_id: str, document: UserDocument | None) -> bool:
         """Store a document, or delete it; whether there was one."""
-        before = self.load_user(user_id) is not None
+        before = self.load_user(user_id)
+        self.topics.change(user_id, topics_of(before), topics_of(document))
         if document is None:
             self.database.execute("DELETE FROM users WHERE user_id = ?", (user_id,))
         else:
             row = (user_id, pack(document))
             self.database.execute("INSERT OR REPLACE INTO users VALUES (?, ?, ?)", (*row, checksum(*row)))
             self._users_stored = True
-        return before
+        return before is not None
+
+    def put_config(self, version: int, rules: list[tuple[str, int | None, str | None]]) -> None:
+        """What the numbers of rules mean in frames that are judged by this version of the configuration."""
+        if self._row("configs", version) is None:
+            row = (version, pack(rules))
+            self.begin()
+            self.database.execute("INSERT INTO configs VALUES (?, ?, ?)", (*row, checksum(*row)))
+
+    def routed_by(self, seq: int, index: int) -> tuple[int, int, str | None, int | None]:
+        """What routed a notification: the version of the configuration (0 if unknown) and the number of the rule (0
+        if none) with its name and its line there."""
+        *_, version, numbers = self._row("frames", seq) or (0, None)
+        number = array("H", numbers)[index] if numbers else 0
+        config = self._row("configs", version) if number else None
+        name, line, _ = msgspec.msgpack.decode(config[1])[number - 1] if config else (None, None, None)
+        return version, number, name, line
 
     def trim_outbox(self, upto: int) -> None:
         self.database.execute("DELETE FROM outbox WHERE n <= ?", (upto,))
@@ -514,13 +535,6 @@ class SqliteJournal:
         )
         return found[0] if found else None
 
-    def open_windows(self, user_id: str, channel: str) -> list[Digest]:
-        """All of one user and channel."""
-        first, behind = f"{user_id}\0{channel}\0", f"{user_id}\0{channel}\1"
-        return self._digests(
-            "SELECT * FROM digests WHERE due_ms IS NOT NULL AND window >= ? AND window < ?", (first, behind)
-        )
-
     def digests_of(self, seq: int) -> list[Digest]:
         """Those that are sent by way of a delivery of the frame."""
         if not self._digests_stored:
@@ -528,6 +542,11 @@ class SqliteJournal:
         return self._digests(
             "SELECT * FROM digests WHERE carrier >= ? AND carrier < ?", (seq << PLACE_SHIFT, (seq + 1) << PLACE_SHIFT)
         )
+
+    def digests_holding(self, prefix: str, place: int) -> list[Digest]:
+        """Those of a user and channel, which begin the names of their windows, that have an item."""
+        found = self._digests("SELECT * FROM digests WHERE window >= ? AND window < ?", (prefix, prefix[:-1] + "\1"))
+        return [digest for digest in found if place in digest.places]
 
     def _digests(self, query: str, values: tuple[object, ...]) -> list[Digest]:
         rows = self.database.execute(query, values).fetchall()
@@ -569,8 +588,14 @@ class SqliteJournal:
             f"SELECT seq, slot FROM dead WHERE {where} ORDER BY died_at_ms, seq, slot LIMIT ?", (*values, count)
         ).fetchall()
         for place in places:
-            row = self.database.execute("SELECT * FROM dead WHERE seq = ? AND slot = ?", place).fetchone()
-            yield *place, msgspec.msgpack.decode(schema.verified(self.path, "dead", row)[-1], type=DeadLetter)
+            letter = self.letter(*place)
+            assert letter is not None
+            yield *place, letter
+
+    def letter(self, seq: int, slot: int) -> DeadLetter | None:
+        """The dead letter of a delivery; None if there is none (any more)."""
+        row = self.database.execute("SELECT * FROM dead WHERE seq = ? AND slot = ?", (seq, slot)).fetchone()
+        return msgspec.msgpack.decode(schema.verified(self.path, "dead", row)[-1], type=DeadLetter) if row else None
 
     def prunable(self, after: int, finished_us: int, inbox_us: int, count: int) -> list[tuple[int, int, bool]]:
         """``(seq, at_us, may go)`` of the frames after ``after``: final, old enough, and no dead letter's."""
@@ -588,6 +613,11 @@ class SqliteJournal:
         used = self.database.execute("PRAGMA page_count").fetchone()[0]
         free = self.database.execute("PRAGMA freelist_count").fetchone()[0]
         return int(used - free) * schema.PAGE_BYTES
+
+
+def topics_of(document: UserDocument | None) -> tuple[str, ...]:
+    """What reaches a user, by what is stored of them."""
+    return () if document is None else (EVERY_USER, *document.preferences.topics)
 
 
 def witness_path(path: Path) -> Path:

@@ -6,19 +6,23 @@ columns are judged by whole lists. Any other frame is judged entry by entry, wit
 
 from __future__ import annotations
 
+from array import array
 from itertools import repeat
 from typing import NamedTuple
 
 import msgspec
 
 from shards import validation
+from shards.broadcasts import Broadcasts, UnknownTopicError
+from shards.content_keys import content_key
 from shards.contents import Content, Contents
 from shards.dedupe import NO_DIGEST, IdempotencySet
 from shards.identifiers import Identifiers
 from shards.people import NO_DECISION, Decision, Decisions, People, User
 from shards.preferences import ALLOW_ALL
-from shards.rules import Routing
+from shards.rules import Look, Routing, Rule
 from shards.wire import (
+    EXPANSION,
     Data,
     Duplicate,
     Error,
@@ -49,6 +53,15 @@ class Judged(NamedTuple):
     duplicates: list[Duplicate]
     rejected: list[Rejection]
     raw: dict[int, tuple[str, bytes]]  # of the rejected: user id as far as known, and the entry
+    rules: array[int] | None = None  # the configured rules' numbers, if any has decided something; 0 is none
+    topics: frozenset[int] = frozenset()  # positions that are addressed to a topic
+
+    def counts(self) -> tuple[int, int, int]:
+        """Accepted, duplicate and rejected, without what goes to topics: that counts with its users, page by page."""
+        apart = self.topics
+        duplicates = sum(one.index not in apart for one in self.duplicates)
+        rejected = sum(one.index not in apart for one in self.rejected)
+        return len(self.decisions) - len(apart) - duplicates - rejected, duplicates, rejected
 
     def verdict(self) -> Verdict | None:
         return Verdict(self.duplicates, self.rejected) if self.duplicates or self.rejected else None
@@ -62,6 +75,7 @@ class Judge:
         people: People,
         idempotency: IdempotencySet,
         contents: Contents,
+        broadcasts: Broadcasts,
         horizon_s: float,
     ) -> None:
         self._horizon_ms = int(horizon_s * 1000)
@@ -70,6 +84,7 @@ class Judge:
         self._people = people
         self._idempotency = idempotency
         self._contents = contents
+        self._broadcasts = broadcasts
 
     def judge(self, data: Data, seq: int, now_ms: int) -> Judged:
         """Judge a frame, and remember its keys; what a repeated key meant first is found through ``Contents``."""
@@ -158,21 +173,28 @@ class Judge:
         digests: list[bytes] = []
         expiry: dict[int, int] = {}
         schedule: dict[int, int] = {}
+        topics = set()
         judged = Judged(users, decisions, keys, None, None, None, [], [], {})
         for index, item in enumerate(validation.decode_items(data.body, data.fanned)):
             if isinstance(item, validation.RejectedItem):
                 self._reject(judged, digests, index, item.error, item.user_id, item.raw)
+                if item.to_topic:
+                    topics.add(index)
                 continue
             user_id, notification = item
+            if notification.topic is not None and notification.user_id is None and data.source != EXPANSION:
+                topics.add(index)
+                self._judge_topic(judged, digests, index, user_id, notification, now_ms)
+                continue
             try:
-                user, decision, key = self._check(user_id, notification, now_ms)
+                user, decision, key, distinct = self.check(user_id, notification, now_ms)
             except RequestError as error:
                 raw = _as_it_came(here, index, user_id, notification)
                 self._reject(judged, digests, index, error.error, user_id, raw)
                 continue
             digest = NO_DIGEST
-            if key is not None:
-                digest = self._idempotency.digest(user_id, key)
+            if distinct is not None:
+                digest = self._idempotency.digest(user_id, distinct)
                 original = self._idempotency.find(digest)
                 if original is not None:
                     content: Content | None = here
@@ -195,17 +217,54 @@ class Judge:
             if notification.send_at is not None and int(notification.send_at) > now_ms:
                 schedule[index] = int(notification.send_at)
         keyed = any(digest is not NO_DIGEST for digest in digests)
+        rules = array("H", [decision.rule.number for decision in decisions]) if self._routing.rules else None
         return judged._replace(
-            digests=b"".join(digests) if keyed else None, expiry=expiry or None, schedule=schedule or None
+            digests=b"".join(digests) if keyed else None,
+            expiry=expiry or None,
+            schedule=schedule or None,
+            rules=rules if rules and any(rules) else None,
+            topics=frozenset(topics),
         )
 
-    def _check(self, user_id: str, notification: Notification, now_ms: int) -> tuple[User, Decision, str | None]:
-        """Everything that makes a notification acceptable; raises ``RequestError``."""
+    def _judge_topic(
+        self, judged: Judged, digests: list[bytes], index: int, id_: str, notification: Notification, now_ms: int
+    ) -> None:
+        """It is accepted once, under an id that is the same for all repetitions of its key; nothing is planned yet."""
+        try:
+            duplicate = self.original_broadcast(index, id_, notification)
+            if duplicate is not None:
+                judged.duplicates.append(duplicate)
+            else:
+                self.check_content(notification, NOBODY, now_ms)
+                self._broadcasts.accept(id_, notification, now_ms)
+        except RequestError as refused:
+            near = refused.near if isinstance(refused, UnknownTopicError) else []
+            judged.rejected.append(Rejection(index, refused.error, near))
+        self._drop(judged, digests)
+
+    def check(
+        self, user_id: str, notification: Notification, now_ms: int, looks: list[Look] | None = None
+    ) -> tuple[User, Decision, str | None, str | None]:
+        """Everything that makes a notification acceptable; raises ``RequestError``.
+
+        Its key is the producer's. The last is what it repeats another by: that key, or one made of its content. What
+        came by way of a topic was compared there.
+        """
         validation.check_address(notification)
-        rule = self._routing.resolve(notification)
         user = self._people.user(user_id)
+        rule, key = self.check_content(notification, user, now_ms, looks)
+        distinct = key
+        if key is None and rule.content_key and notification.topic is None:
+            distinct = content_key(rule.content_key, user_id, notification)
+        return user, user.decisions[rule], key, distinct
+
+    def check_content(
+        self, notification: Notification, user: User, now_ms: int, looks: list[Look] | None = None
+    ) -> tuple[Rule, str | None]:
+        """The rule and the producer's key; raises ``RequestError``."""
         if notification.payload is not None:
             validation.check_document("payload", notification.payload)
+        rule = self._routing.resolve(notification, user.user_id, now_ms, user.choices.locale or "", user.zone, looks)
         if not validation.has_content(notification):
             raise RequestError(
                 "bad_value", "nothing to say: give at least one of title, body, template, payload.message", "title"
@@ -217,7 +276,7 @@ class Judge:
         if notification.id is not None:
             validation.check_key("id", notification.id)
             key = notification.id if key is None else key
-        return user, user.decisions[rule], key
+        return rule, key
 
     def _reject(self, judged: Judged, digests: list[bytes], index: int, error: Error, user_id: str, raw: bytes) -> None:
         judged.rejected.append(Rejection(index, error))
@@ -232,6 +291,19 @@ class Judge:
         digests.append(NO_DIGEST)
 
     # --- duplicates --------------------------------------------------------------------------------------------
+
+    def original(self, user: User, notification: Notification, key: str) -> Duplicate | None:
+        """The verdict that this key would get now; None if it is new."""
+        digest = self._idempotency.digest(user.user_id, key)
+        original = self._idempotency.find(digest)
+        if original is None:
+            return None
+        return self._duplicate(0, notification, None, user, digest, original, self._contents.get(original))
+
+    def original_broadcast(self, index: int, id_: str, notification: Notification) -> Duplicate | None:
+        """The verdict on a notification to a topic whose id is known; None if it is new."""
+        known = self._broadcasts.find(id_)
+        return None if known is None else Duplicate(index, id_, _said(known.notification()) != _said(notification))
 
     def _duplicate(
         self,

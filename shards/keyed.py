@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from typing import Generic, TypeVar
 
-from shards.rules import unknown
+from shards.nearest import unknown
 from shards.wire import PRIORITIES
 
 SWEEP_EVERY_S = 1.0

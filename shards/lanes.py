@@ -52,6 +52,16 @@ class NotificationQueue(Generic[T]):
         self._next_mark = -math.inf
         self._next_rise = math.inf  # no head has waited for a whole step before then
 
+    def set_aging(self, aging_s: float) -> None:
+        """From now on an item rises one lane per ``aging_s``, those that wait as well."""
+        if aging_s == self._aging_s:
+            return
+        newest_mark = self._next_mark - self._grain_s
+        self._aging_s = aging_s
+        self._grain_s = aging_s / MARKS_PER_STEP
+        self._next_mark = newest_mark + self._grain_s
+        self._next_rise = -math.inf  # the next pop finds it
+
     def __len__(self) -> int:
         return sum(len(lane.items) for lane in self._lanes)
 

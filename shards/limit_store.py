@@ -2,7 +2,8 @@
 
 A row of the table ``limits`` says what was charged in one turn, and is committed with the deliveries that this was
 for. Rows are replayed in their order. So that they stay few, the state of all keys is written now and then, some keys a
-turn, each with all that was charged to it by then; when it is complete, what is older than its first row goes.
+turn, each with all that was charged to it by then; when it is complete, what is older than its first row goes as
+slowly.
 
 Times are the caller's monotonic clock in memory. On disk each row has the wall clock, rounded up to a millisecond, and
 states have seconds from there: a clock that was set back between makes nobody wait longer.
@@ -23,8 +24,9 @@ from shards.schema import checksum, verified
 CHARGES_MAX = 100_000  # to be replayed, or twice the last state: then a new one is written
 ROW_COST = 10  # charges that a row takes as long as, by itself
 PART_TIMES = 20_000  # of the state, written in one turn
+OLD_ROWS = 8  # deleted in one turn
 
-Row = tuple[int, str, int, bytes, bytes | None]  # of the table: id, name and terms, at_ms, keys, times
+Row = tuple[str, int, bytes, bytes | None]  # of the table, without its id: name and terms, at_ms, keys, times
 
 
 class _Stored:
@@ -48,7 +50,7 @@ class LimitStore:
         self._path = path
         self._database = database
         self._stored: dict[str, _Stored] = {name: _Stored() for name in limits.named}
-        self._gone: set[str] = set()  # rows of limits that are no more configured
+        self._obsolete: dict[str, int] = {}  # by name with terms: rows below this number are to go
         self._next_id = 1
 
     def load(self, moment: Now) -> None:
@@ -71,7 +73,7 @@ class LimitStore:
         name = full_name.rpartition(" ")[0]
         limit = self.limits.named.get(name)
         if limit is None:
-            self._gone.add(full_name)
+            self._obsolete[full_name] = self._next_id
             return
         stored = self._stored[name]
         stored.names.add(full_name)
@@ -86,9 +88,6 @@ class LimitStore:
 
     def save(self, moment: Now) -> None:
         """Write what was charged since the last time, and a part of the state where one is due."""
-        for full_name in self._gone:
-            self._database.execute("DELETE FROM limits WHERE name = ?", (full_name,))
-        self._gone.clear()
         at_ms = -(-moment.wall_us // 1000)
         for name, limit in self.limits.named.items():
             stored = self._stored[name]
@@ -100,6 +99,7 @@ class LimitStore:
                     self._begin_state(limit, stored)
             if stored.waiting is not None:
                 self._write_state(name, limit, stored.waiting, at_ms, moment)
+        self._delete_obsolete()
 
     def keep(self, limits: Limits, moment: Now) -> None:
         """Go on with other limits, after a change of the configuration: those of the same name keep what was spent."""
@@ -112,7 +112,7 @@ class LimitStore:
                 if limit.terms != old[name].terms:
                     self._begin_state(limit, stored)
         for stored in stored_before.values():
-            self._gone |= stored.names
+            self._obsolete |= dict.fromkeys(stored.names, self._next_id)
 
     def _begin_state(self, limit: Keyed[Any], stored: _Stored) -> None:
         stored.waiting = limit.keys()
@@ -127,9 +127,17 @@ class LimitStore:
         self._insert(name, limit, at_ms, keys, array("d", [time - at for time in times]))
         if not waiting:
             stored.waiting = None
-            for full_name in stored.names:
-                self._database.execute("DELETE FROM limits WHERE name = ? AND id < ?", (full_name, stored.first))
+            self._obsolete |= dict.fromkeys(stored.names, stored.first)
             stored.names = {_full_name(name, limit)}
+
+    def _delete_obsolete(self) -> None:
+        for full_name, below in list(self._obsolete.items()):
+            deleted = self._database.execute(
+                "DELETE FROM limits WHERE id IN (SELECT id FROM limits WHERE name = ? AND id < ? ORDER BY id LIMIT ?)",
+                (full_name, below, OLD_ROWS),
+            ).rowcount
+            if deleted < OLD_ROWS:
+                del self._obsolete[full_name]
 
     def _insert(self, name: str, limit: Keyed[Any], at_ms: int, keys: array[int], times: array[float] | None) -> None:
         full_name = _full_name(name, limit)
@@ -144,9 +152,9 @@ def _full_name(name: str, limit: Keyed[Any]) -> str:
 
 
 def split(row: Row, shards: int) -> dict[int, Row]:
-    """A row's parts, by the shard of their users. The ids stay: of several journals that become one, all rows of one
-    go before those of the next, in their order, under new ids. No user is in two of them."""
-    number, name, at_ms, keys_blob, times_blob = row
+    """A row's parts, by the shard of their users. Of several journals that become one, all rows of one go before those
+    of the next, in their order: no user is in two of them."""
+    name, at_ms, keys_blob, times_blob = row
     parts: dict[int, tuple[array[int], array[float]]] = {}
     keys = array("q", keys_blob)
     times = array("d", bytes(8 * len(keys)) if times_blob is None else times_blob)
@@ -155,6 +163,6 @@ def split(row: Row, shards: int) -> dict[int, Row]:
         owners.append(key)
         found.append(time)
     return {
-        shard: (number, name, at_ms, owners.tobytes(), None if times_blob is None else found.tobytes())
+        shard: (name, at_ms, owners.tobytes(), None if times_blob is None else found.tobytes())
         for shard, (owners, found) in parts.items()
     }

@@ -51,7 +51,8 @@ class Limiter(Keyed[float]):
         self.overflow = limit.overflow
         self._interval_s = period_s / count
         self._burst_s = self._interval_s * burst
-        self._tolerance_s = self._interval_s * (burst - 1) + min(SLACK_S, self._interval_s / 1000)
+        self._ahead_s = self._interval_s * (burst - 1)  # that an event may be of its time
+        self._tolerance_s = self._ahead_s + min(SLACK_S, self._interval_s / 1000)
 
     def allow(self, key: int, now: float, exempt: bool = False) -> bool:
         """Charge one event to ``key`` if it conforms; an exempt one always passes, and is charged as well."""
@@ -83,7 +84,7 @@ class Limiter(Keyed[float]):
         due = self._states.get(key)
         if due is None:
             return now if self._has_place(now) else math.inf
-        return max(now, due - self._tolerance_s)
+        return now if due - now <= self._tolerance_s else due - self._ahead_s
 
     def remaining(self, key: int, now: float) -> int:
         due = self._states.get(key)

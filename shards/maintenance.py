@@ -10,6 +10,7 @@ from shards.settings import ShardSettings
 
 EVERY_S = 1.0  # also the grain of the metrics
 FRAMES = 256
+BROADCASTS = 16
 EXPIRY_FRAMES = 64
 SCRUB_EVERY_S = 0.1
 SCRUB_BYTES = 2**20  # read and checked each time: more would be felt by whoever waits for a receipt
@@ -19,7 +20,7 @@ class Maintenance:
     """Bounded steps, due at ``next_at`` and ``scrub_at``. Raises ``DamagedError`` for what the scrub finds."""
 
     def __init__(self, settings: ShardSettings, journal: SqliteJournal, core: Core) -> None:
-        self._settings = settings
+        self.settings = settings
         self._journal = journal
         self._core = core
         self._scrub = Scrub(journal.path, journal.database)
@@ -32,7 +33,7 @@ class Maintenance:
     def remember_keys(self, moment: Now) -> None:
         """At the start: the idempotency digests of the window, from the journal into memory."""
         after = 0
-        oldest_us = moment.wall_us - int(self._settings.idempotency.window * 1e6)
+        oldest_us = moment.wall_us - int(self.settings.idempotency.window * 1e6)
         while found := self._journal.digests_from(after, 1_000):
             for seq, at_us, digests in found:
                 if at_us < oldest_us:
@@ -47,6 +48,7 @@ class Maintenance:
         self.next_at = moment.mono + EVERY_S
         self._expire_keys(moment)
         self._prune(moment)
+        self._forget_broadcasts(moment)
 
     def scrub(self, moment: Now) -> None:
         self.scrub_at = moment.mono + SCRUB_EVERY_S
@@ -54,7 +56,7 @@ class Maintenance:
 
     def window_s(self, wall_us: int) -> float:
         """How far back keys are known, which the bound on entries may shorten."""
-        idempotency = self._settings.idempotency
+        idempotency = self.settings.idempotency
         if self.window_start_us and len(self._core.idempotency) >= idempotency.max_entries:
             return min(float(idempotency.window), (wall_us - self.window_start_us) / 1e6)
         return float(idempotency.window)
@@ -62,8 +64,8 @@ class Maintenance:
     def _expire_keys(self, moment: Now) -> None:
         """Forget keys that are older than the window, or over the bound on entries."""
         idempotency = self._core.idempotency
-        oldest_us = moment.wall_us - int(self._settings.idempotency.window * 1e6)
-        excess = len(idempotency) - self._settings.idempotency.max_entries
+        oldest_us = moment.wall_us - int(self.settings.idempotency.window * 1e6)
+        excess = len(idempotency) - self.settings.idempotency.max_entries
         while True:
             rows = self._journal.digests_from(self.window_start, EXPIRY_FRAMES)
             for seq, at_us, digests in rows:
@@ -75,9 +77,16 @@ class Maintenance:
                 return
             self.window_start = rows[-1][0] + 1
 
+    def _forget_broadcasts(self, moment: Now) -> None:
+        """Those that ended longer ago than what is final is kept: a key is not known any more then."""
+        before_ms = moment.wall_us // 1000 - int(self.settings.retention.finished * 1000)
+        if old := self._journal.topics.old_broadcasts(before_ms, BROADCASTS):
+            self._journal.begin()
+            self._journal.topics.forget(old)
+
     def _prune(self, moment: Now) -> None:
         """Delete final frames that are older than their retention, or the oldest final ones of a full journal."""
-        retention = self._settings.retention
+        retention = self.settings.retention
         full = self._journal.size_bytes() > retention.max_bytes
         finished_us, inbox_us = (
             (moment.wall_us, moment.wall_us)

@@ -5,18 +5,22 @@ Those that change something write within the turn's transaction; the answer leav
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import msgspec
 import orjson
 
-from shards import ledger, validation
+from shards import history, ledger, validation
+from shards.broadcast import OPEN
 from shards.changes import Now, decode_notes
-from shards.core import Core
+from shards.core import Core, StoredFrame
+from shards.explaining import Explainer
+from shards.history import Delivery, Routed
 from shards.inbox import PLACE_SHIFT, Inbox
 from shards.journal import SqliteJournal
 from shards.people import User
-from shards.preferences import UserDocument, parse_document
+from shards.preferences import UserDocument, check_size, parse_document, problem_of_topic
 from shards.wire import (
     PAGE_BYTES_MAX,
     PRIORITIES,
@@ -24,6 +28,7 @@ from shards.wire import (
     Request,
     RequestError,
     hash_user,
+    is_broadcast,
 )
 
 INBOX_PAGE = 50
@@ -37,11 +42,14 @@ class Operations:
         self._core = core
         self._journal = journal
         self._inbox = inbox
+        self._explainer = Explainer(core)
 
     def answer(self, request: Request, now: Now) -> dict[str, Any]:
         match request.op:
             case "status":
                 return self._status(request)
+            case "explain":
+                return self._explain(request, now)
             case "cancel":
                 return self._cancel(request, now)
             case "user.put":
@@ -50,6 +58,8 @@ class Operations:
                 return {"user": _plain(self._document(request.user_id))}
             case "user.delete":
                 return self._user_delete(request)
+            case "topic.subscribe" | "topic.unsubscribe":
+                return self._subscribe(request, request.op == "topic.subscribe")
             case "inbox.list":
                 return self._inbox_list(request)
             case "inbox.mark":
@@ -60,38 +70,83 @@ class Operations:
                 return self._dead_purge(request)
         raise RequestError("unknown_op", f"a shard does not know {request.op!r}", "op")
 
+    def _explain(self, request: Request, now: Now) -> dict[str, Any]:
+        notification = request.notification or {}
+        others = (notification.get("user_id"), notification.get("recipients"))
+        if isinstance(notification.get("topic"), str) and others == (None, None):
+            return self._explainer.explain_topic(notification, request.id, now)
+        return {"decisions": self._explainer.explain(notification, now)}
+
     # --- status ------------------------------------------------------------------------------------------------
 
     def _status(self, request: Request) -> dict[str, Any]:
+        if request.id is not None and is_broadcast(request.id):
+            return {"broadcast": self._broadcast(request.id)}
         seq, index = self._place(request)
         row = self._journal.frame(seq)
         if row is None or index >= len(row.widths) or not row.widths[index]:
             raise RequestError("not_found", "no such notification; it may be older than retention", "id")
-        frame = self._core.frames.get(seq)
+        user_id, notification = self._item(seq, index)
+        deliveries = self._deliveries(row, index)
+        routed = Routed(*self._journal.routed_by(seq, index))
+        return {
+            "id": self._core.ids.make(hash_user(user_id), seq, index),
+            "deliveries": [delivery.document() for delivery in deliveries],
+            "decisions": [
+                finding.document() for finding in history.decided(notification, row.at_us // 1000, routed, deliveries)
+            ],
+        }
+
+    def _deliveries(self, row: StoredFrame, index: int) -> list[Delivery]:
+        frame = self._core.frames.get(row.seq)
         slots = ledger.words(row.slots) if frame is None else frame.slots
         notes = decode_notes(row.notes) if frame is None else frame.notes
+        updated_ms = (frame and frame.updated_ms) or self._journal.updated_ms(row.seq)
         first = sum(row.widths[:index])
-        updated_ms = (frame and frame.updated_ms) or self._journal.updated_ms(seq)
-        deliveries = []
-        for slot in range(first, first + row.widths[index]):
-            value = slots[slot]
-            due, _, error = notes.get(slot, (None, "", None))
-            outcome = ledger.outcome_of(value)
-            deliveries.append(
-                {
-                    "channel": self._core.channel_names[ledger.channel_of(value)],
-                    "outcome": ledger.OUTCOMES[outcome],
-                    "reason": None if outcome == ledger.PENDING else ledger.REASONS[ledger.reason_of(value)] or None,
-                    "attempts": ledger.attempts_of(value),
-                    "last_error": error or None,
-                    "updated_at": updated_ms,
-                    "next_attempt_at": due if outcome in (ledger.RETRYING, ledger.DEFERRED) else None,
-                }
+        return [
+            Delivery(
+                self._core.channel_names[ledger.channel_of(slots[slot])],
+                slots[slot],
+                notes.get(slot, (None, "", "")),
+                updated_ms,
+                self._journal.letter(row.seq, slot) if ledger.outcome_of(slots[slot]) == ledger.DEAD else None,
             )
-        user_id, _ = self._item(seq, index)
-        return {"id": self._core.ids.make(hash_user(user_id), seq, index), "deliveries": deliveries}
+            for slot in range(first, first + row.widths[index])
+        ]
+
+    def _broadcast(self, id_: str) -> dict[str, Any] | None:
+        """This shard's part of a broadcast; None if it has none."""
+        broadcast = self._core.broadcasts.find(id_)
+        if broadcast is None:
+            return None
+        outcomes: Counter[str] = Counter()
+        for seq in self._journal.topics.pages(id_):
+            frame, row = self._core.frames.get(seq), self._journal.frame(seq)
+            words = frame.slots if frame else ledger.words(row.slots) if row else ()  # some may be pruned
+            for value, count in Counter(words).items():
+                outcomes[ledger.OUTCOMES[ledger.outcome_of(value)]] += count
+        return {**broadcast.document(), "outcomes": outcomes}
+
+    def _cancel_broadcast(self, id_: str) -> dict[str, Any]:
+        """What is pending now is counted here, and ended in the turns that follow."""
+        core = self._core
+        broadcast = core.broadcasts.find(id_)
+        if broadcast is None:
+            return {"cancelled": 0, "was_open": None}
+        if broadcast.state == "cancelled":
+            return {"cancelled": 0, "was_open": False}
+        count, was_open = 0, broadcast.state in OPEN
+        for seq, still_open in self._journal.topics.open_pages(id_):
+            frame = core.frames.get(seq)
+            count += frame.open - len(frame.flying) if frame else still_open
+            was_open = was_open or (frame.open if frame else still_open) > 0
+        if was_open:
+            core.broadcasts.cancel(broadcast, core.last)
+        return {"cancelled": count, "was_open": was_open}
 
     def _cancel(self, request: Request, now: Now) -> dict[str, Any]:
+        if request.id is not None and is_broadcast(request.id):
+            return self._cancel_broadcast(request.id)
         seq, index = self._place(request)
         count, was_open = self._core.cancel(seq, index, now)
         if not was_open:
@@ -162,6 +217,26 @@ class Operations:
         self._journal.put_user(request.user_id or "", None)
         self._core.people.forget(request.user_id or "")
         return {"user": _plain(document)}
+
+    # --- topics ------------------------------------------------------------------------------------------------
+
+    def _subscribe(self, request: Request, wanted: bool) -> dict[str, Any]:
+        """What the user's document says of a topic; one is made where there is none."""
+        user_id, topic = request.user_id or "", request.topic or ""
+        validation.check_user_id(user_id)
+        if problem := problem_of_topic(topic):
+            raise RequestError("bad_value", problem, "topic")
+        document = self._journal.load_user(user_id) or UserDocument()
+        topics = document.preferences.topics
+        if wanted != (topic in topics):
+            topics = (*topics, topic) if wanted else tuple(one for one in topics if one != topic)
+            preferences = msgspec.structs.replace(document.preferences, topics=topics)
+            document = msgspec.structs.replace(document, preferences=preferences)
+            check_size(document)
+            self._journal.begin()
+            self._journal.put_user(user_id, document)
+            self._core.people.forget(user_id)
+        return {"subscribed": wanted}
 
     # --- inbox -------------------------------------------------------------------------------------------------
 

@@ -70,16 +70,17 @@ class Decisions(dict[Key, Decision]):
 
 
 class User:
-    """A recipient: ``decisions`` is shared, like the choices, by all who chose alike."""
+    """A recipient: ``decisions`` is shared, like the choices, by all who chose alike. ``zone`` names a time zone."""
 
-    __slots__ = ("choices", "decisions", "hash", "signed_hash", "user_id")
+    __slots__ = ("choices", "decisions", "hash", "signed_hash", "user_id", "zone")
 
-    def __init__(self, user_id: str, user_hash: int, choices: Choices, decisions: Decisions) -> None:
+    def __init__(self, user_id: str, user_hash: int, choices: Choices, decisions: Decisions, zone: str = "UTC") -> None:
         self.user_id = user_id
         self.hash = user_hash
         self.signed_hash = user_hash - 2**64 if user_hash >= 2**63 else user_hash  # as SQLite and array("q") hold it
         self.choices = choices
         self.decisions = decisions
+        self.zone = zone
 
 
 class People:
@@ -122,7 +123,8 @@ class People:
         document = self._load(user_id)
         choices = ALLOW_ALL if document is None else Choices(document, self._default_zone)
         choices, decisions = self._alike.setdefault(choices.key, (choices, Decisions(self._decide, choices)))
-        user = self.known[user_id] = User(user_id, hash_user(user_id), choices, decisions)
+        zone = (document.timezone if document else None) or self._default_zone
+        user = self.known[user_id] = User(user_id, hash_user(user_id), choices, decisions, zone)
         return user
 
     def is_configured(self, channel: int) -> bool:

@@ -8,13 +8,11 @@ import re
 import msgspec
 
 from shards.contacts import SHOWN, Contacts, PushContact, WebhookContact, check_contacts
+from shards.nearest import unknown
 from shards.quiet import QuietHours, check_zone, day_numbers, time_of_day, zones
-from shards.rules import unknown
-from shards.wire import RequestError
+from shards.wire import EVERY_USER, TOPIC_BYTES_MAX, RequestError
 
 DOCUMENT_BYTES_MAX = 65_536
-TOPIC_BYTES_MAX = 256
-EVERY_USER = "*"  # the topic of all who have a document
 LOCALE = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*")  # the shape of a BCP 47 tag
 LOCALE_LENGTH_MAX = 35  # what RFC 5646 section 4.4.1 asks software to have room for
 
@@ -84,11 +82,20 @@ class Choices:
         if preferences.quiet_hours:
             zone = document.timezone or default_zone
             quiet = preferences.quiet_hours, zone if zone in zones() else default_zone  # a newer database may lack it
+        self.quiet_window = quiet  # as it is written, and its zone
         self.quiet = _quiet_hours(*quiet) if quiet else None
         self.key = (self._channels, self._categories, self._pairs, self._missing, self.locale, quiet)
 
     def block(self, category: str, channel: str) -> bool:
-        return channel in self._channels or category in self._categories or (category, channel) in self._pairs
+        return self.blocks(category, channel) is not None
+
+    def blocks(self, category: str, channel: str) -> str | None:
+        """The key under ``preferences`` that switches the delivery off; None if it is allowed."""
+        if channel in self._channels:
+            return f"channels.{channel}"
+        if category in self._categories:
+            return f"categories.{category}"
+        return f"categories.{category}.{channel}" if (category, channel) in self._pairs else None
 
     def has_contact(self, channel: str) -> bool:
         """Whether the user can be reached there: ``inapp``, ``system`` and plug-ins need no contact."""
@@ -114,10 +121,15 @@ def parse_document(document: object) -> UserDocument:
             known = TABLES[re.sub(r"\[[^\]]*\]", "", field)].__struct_fields__
             raise RequestError("unknown_key", unknown("key", found[1], known), f"{field}.{found[1][:80]}") from None
         raise RequestError("bad_value", f"{text[0].lower()}{text[1:]}", field) from None
-    if len(msgspec.msgpack.encode(parsed)) > DOCUMENT_BYTES_MAX:
-        raise RequestError("too_large", f"the document is over {DOCUMENT_BYTES_MAX} bytes", "user")
+    check_size(parsed)
     _check(parsed)
     return parsed
+
+
+def check_size(document: UserDocument) -> None:
+    """Raises ``RequestError`` if it is too large to be stored."""
+    if len(msgspec.msgpack.encode(document)) > DOCUMENT_BYTES_MAX:
+        raise RequestError("too_large", f"the document is over {DOCUMENT_BYTES_MAX} bytes", "user")
 
 
 def _check(document: UserDocument) -> None:
@@ -130,7 +142,7 @@ def _check(document: UserDocument) -> None:
     if document.preferences.quiet_hours is not None:
         _check_quiet_hours(document.preferences.quiet_hours, "user.preferences.quiet_hours")
     for at, topic in enumerate(document.preferences.topics):
-        if problem := _problem_of_topic(topic, document.preferences.topics[:at]):
+        if problem := problem_of_topic(topic, document.preferences.topics[:at]):
             raise RequestError("bad_value", problem, f"user.preferences.topics[{at}]")
 
 
@@ -156,7 +168,8 @@ def _check_quiet_hours(window: QuietWindow, at: str) -> None:
         raise RequestError("bad_value", str(error), field) from None
 
 
-def _problem_of_topic(topic: str, before: tuple[str, ...]) -> str | None:
+def problem_of_topic(topic: str, before: tuple[str, ...] = ()) -> str | None:
+    """Why a topic cannot be subscribed to, beside those ``before``; None if it can."""
     if not topic or len(topic.encode()) > TOPIC_BYTES_MAX:
         return f"a topic is a name of 1 to {TOPIC_BYTES_MAX} bytes"
     if "\0" in topic:

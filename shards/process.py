@@ -1,8 +1,10 @@
 """What every child process does at its start: it dies with its parent, says when it is ready, stops when told.
 
-A child is told in two lines on standard input: who it is, and its settings. It says how it is in lines on standard
-output: ``ready``, ``ready suspects`` (its predecessor died while deliveries were under way, and may have died of
-one), ``failed`` and why. Any other line, such as ``working``, means that a long start goes on.
+A child is told in two lines on standard input: who it is, and its settings. Two such lines in a file, and SIGHUP, tell
+it to go by other settings from then on. It says how it is in lines on standard output: ``ready``, ``ready suspects``
+(its predecessor died while deliveries were under way, and may have died of one), ``failed`` and why, ``reloaded`` and
+the version of the configuration that it now goes by; a router says ``reload`` and a number where a client asks for it.
+Any other line, such as ``working``, means that a long start goes on.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import os
 import resource
 import signal
 import sys
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import NoReturn
 
@@ -29,13 +32,30 @@ log = logs.logger()
 
 
 class Stop:
-    """Set by SIGTERM; the main loop acts on it."""
+    """What signals ask for; the main loop acts on it. ``requested`` is the end, by SIGTERM."""
 
     def __init__(self) -> None:
         self.requested = False
+        self.process = ""  # whose signals these are
+        self._reload = False
 
     def request(self, _signal: int, _frame: FrameType | None) -> None:
         self.requested = True
+
+    def request_reload(self, _signal: int, _frame: FrameType | None) -> None:
+        self._reload = True
+
+    def other_settings(self) -> bytes | None:
+        """Once after SIGHUP, those that are to be gone by from now on. Where none are laid out, it was not for us."""
+        if not self._reload:
+            return None
+        self._reload = False
+        try:
+            first, settings = settings_file(self.process).read_bytes().splitlines()
+        except FileNotFoundError:
+            return None
+        _set_up_log(msgspec.json.decode(first, type=Origin))
+        return settings
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -51,11 +71,17 @@ def handover(process: str, log: logs.LogSettings, settings: bytes) -> bytes:
     return msgspec.json.encode(Origin(process, os.getpid(), log)) + b"\n" + settings + b"\n"
 
 
+def settings_file(process: str) -> Path:
+    """Where the supervisor lays out other settings, in the data directory."""
+    return Path("run") / f"settings-{process.replace(' ', '-')}"
+
+
 def begin_child(role: str) -> tuple[Stop, bytes]:
     """Tie this process to its parent, set up its log, and read its settings."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     stop = Stop()
     signal.signal(signal.SIGTERM, stop.request)
+    signal.signal(signal.SIGHUP, stop.request_reload)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor stops in order
     os.umask(0o077)
     _statm()
@@ -65,9 +91,14 @@ def begin_child(role: str) -> tuple[Stop, bytes]:
     origin = msgspec.json.decode(first, type=Origin)
     if os.getppid() != origin.parent:
         raise SystemExit(1)  # it died before this process was tied to it
+    stop.process = origin.process
+    _set_up_log(origin)
+    return stop, settings
+
+
+def _set_up_log(origin: Origin) -> None:
     logs.configure(origin.process, origin.log)
     sys.excepthook = _crash
-    return stop, settings
 
 
 def _crash(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -135,6 +135,8 @@ def check_zone(name: str) -> str | None:
         return None
     folded = {zone.casefold().replace("_", " "): zone for zone in zones()}
     sought = name[:80].casefold().replace("_", " ")
-    near = [folded[found] for found in difflib.get_close_matches(sought, sorted(folded), n=3, cutoff=0.5)]
+    names = sorted(folded)
+    found = difflib.get_close_matches(sought, names, cutoff=0.9) or difflib.get_close_matches(sought, names, cutoff=0.5)
+    near = [folded[name] for name in found]
     hint = f"did you mean {' or '.join(near)}?" if near else 'it is a name such as "Europe/Paris" or "UTC"'
     return f"unknown time zone {name[:80]!r}; {hint}"

@@ -17,11 +17,14 @@ from itertools import groupby
 import msgspec
 
 from shards import ledger
+from shards.broadcast import Broadcast, merged
 from shards.counters import ChannelCounters
 from shards.cutting import Part, cut
 from shards.inbox import NUMBER_BYTES, PLACE_SHIFT
+from shards.limit_store import split
 from shards.source import Found, Source
 from shards.target import Target
+from shards.topics import broadcast_of, row_of
 from shards.wire import DeadRemoved, OutboxItem, hash_user, pack, parse_id
 
 Progress = Callable[[int, int], None]  # frames done, of how many
@@ -72,6 +75,8 @@ class Rebuild:
             self._copy_digests(source)
         for number, source in zip(numbers, self.sources, strict=True):
             self._copy_outbox(number, source)
+        self._copy_broadcasts()
+        self._copy_limits()
         self._copy_configs()
         state = self.sources[0].state
         last = max(self._last, state.last) if self._alone and state else self._last
@@ -172,7 +177,36 @@ class Rebuild:
 
     def _copy_users(self, source: Source) -> None:
         for user_id, document in source.reader.rows("users"):
-            self.targets[hash_user(user_id) % len(self.targets)].add("users", (user_id, document))
+            self.targets[hash_user(user_id) % len(self.targets)].add_user(user_id, document)
+
+    def _copy_broadcasts(self) -> None:
+        """Every shard has all of them: whom each has reached is said of the users as they were distributed."""
+        parts: dict[str, list[tuple[int, Broadcast]]] = {}
+        pages = set()
+        for number, source in enumerate(self.sources):
+            for row in source.reader.rows("broadcasts"):
+                parts.setdefault(row[0], []).append((number, broadcast_of(row)))
+            for id_, seq in source.reader.rows("pages"):
+                new = source.new_number(seq)
+                if new is not None:
+                    pages.add((id_, new))
+        for found in parts.values():
+            whole = merged(found, len(self.sources))
+            for target in self.targets:
+                target.add("broadcasts", row_of(whole))
+                whole = msgspec.structs.replace(whole, users=0, done=0, planned=0)  # the first accounts for all
+        for target in self.targets:
+            for page in sorted(pages):
+                target.add("pages", page)
+
+    def _copy_limits(self) -> None:
+        """Source by source, in their order: all rows of one user are in one of them."""
+        number = 0
+        for source in self.sources:
+            for row in source.reader.rows("limits"):
+                number += 1
+                for shard, part in split(row[1:], len(self.targets)).items():
+                    self.targets[shard].add("limits", (number, *part))
 
     def _copy_digests(self, source: Source) -> None:
         """With the new numbers of their items' frames and of their lanes; what is left of no item is forgotten."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import xxhash
 
-from shards.wire import pack
+from shards.wire import EVERY_USER, pack
 
 FORMAT = 3
 PAGE_BYTES = 4_096  # every page that a small commit touches is written whole: this decides the tail of the latency
@@ -72,30 +72,45 @@ TABLES: dict[str, tuple[str, str]] = {
         ),
         "",
     ),
-    # an index of the users' documents
+    # an index of the users' documents, and how many users each topic has
     "subscriptions": ("topic TEXT, user_id TEXT", "PRIMARY KEY (topic, user_id)"),
-    # topics that are being expanded, or were
-    "broadcasts": ("id TEXT PRIMARY KEY, open INTEGER NOT NULL, value BLOB NOT NULL", ""),
+    "topics": ("topic TEXT PRIMARY KEY, users INTEGER NOT NULL", ""),
+    # notifications to topics that are being expanded, or were (``finished_ms``), and the frames that came of them
+    "broadcasts": ("id TEXT PRIMARY KEY, finished_ms INTEGER, value BLOB NOT NULL", ""),
+    "pages": ("id TEXT, seq INTEGER", "PRIMARY KEY (id, seq)"),
     # the rules of each version of the configuration that frames were judged by
     "configs": ("version INTEGER PRIMARY KEY, rules BLOB NOT NULL", ""),
 }
 WITHOUT_ROWID = frozenset(
-    {"users", "dead", "inbox", "inbox_marks", "suspects", "timers", "digests", "subscriptions", "broadcasts"}
+    {
+        "users",
+        "dead",
+        "inbox",
+        "inbox_marks",
+        "suspects",
+        "timers",
+        "digests",
+        "subscriptions",
+        "topics",
+        "broadcasts",
+        "pages",
+    }
 )
 INDEXES = {
     "open_frames": "ledger(seq, mask) WHERE open > 0",
     "origin": "origins(generation, old)",
-    "open_windows": "digests(window) WHERE due_ms IS NOT NULL",
+    "windows": "digests(window)",
     "due_windows": "digests(lane, due_ms) WHERE due_ms IS NOT NULL",
     "carriers": "digests(carrier) WHERE carrier IS NOT NULL",
-    "open_broadcasts": "broadcasts(id) WHERE open",
+    "open_broadcasts": "broadcasts(id) WHERE finished_ms IS NULL",
+    "finished_broadcasts": "broadcasts(finished_ms) WHERE finished_ms IS NOT NULL",
 }
 NO_CHECKSUM = -1
 _OLD_INDEXES = {1: ("open_frames",), 2: ("open_frames", "origin")}
 # table -> the format that brought it, and its columns since then, with what they are in older rows
 _SINCE = {
     "origins": 2, "suspects": 2,
-    "timers": 3, "limits": 3, "digests": 3, "subscriptions": 3, "broadcasts": 3, "configs": 3,
+    "timers": 3, "limits": 3, "digests": 3, "subscriptions": 3, "topics": 3, "broadcasts": 3, "pages": 3, "configs": 3,
 }  # fmt: skip
 _ADDED_IN_3 = {"frames": {"config": "0", "rules": "NULL"}, "results": {"at_ms": "0"}}
 
@@ -315,7 +330,15 @@ def migrate(path: Path, database: sqlite3.Connection) -> None:
         elif found == 1 or table in _ADDED_IN_3:
             _copy_table(database, table, found)
     _create_indexes(database)
+    count_users(database)
     set_meta(database, "format", FORMAT)
+
+
+def count_users(database: sqlite3.Connection) -> None:
+    """The topic of every user, from the documents there are."""
+    row = (EVERY_USER, database.execute("SELECT count(*) FROM users").fetchone()[0])
+    if row[1]:
+        database.execute("INSERT INTO topics VALUES (?, ?, ?)", (*row, checksum(*row)))
 
 
 def _copy_table(database: sqlite3.Connection, table: str, found: int) -> None:

@@ -11,7 +11,7 @@ from shards.digests import DigestSettings
 from shards.limiter import RateLimit
 from shards.quiet import check_zone
 from shards.retry import RetryPolicy
-from shards.rules import Category
+from shards.rules import Category, PlacedRule
 from shards.units import Seconds, parse_rate
 from shards.wire import CHANNELS
 
@@ -93,6 +93,7 @@ class Bounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retrying: Count = 50_000  # per channel; more waits in its lane
     users: Count = 100_000  # cached preferences
     limiter_keys: Count = 1_000_000  # per limit; a new user beyond as many active ones is rate_limited
+    broadcasts: Count = 1_000  # to topics, not expanded yet; more are overloaded
     turn_notifications: Count = 8_192  # judged and journaled in one transaction
 
 
@@ -118,6 +119,8 @@ class ShardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     caps: dict[str, CapSettings] = {}
     drain: Seconds = Seconds(10.0)
     preferences: PreferenceSettings = PreferenceSettings()
+    rules: tuple[PlacedRule, ...] = ()
+    version: int = 1  # of the configuration
 
     def channel_names(self) -> list[str]:
         """All that are known, in the order in which a new journal numbers them."""

@@ -31,7 +31,7 @@ from shards.operations import Operations
 from shards.schema import DamagedError
 from shards.settings import ShardSettings
 from shards.stream import Stream
-from shards.wire import Ask, Data, Metrics, Outbox, OutboxItem, Ping, Verdict
+from shards.wire import Ask, Data, Metrics, Outbox, OutboxItem, Ping, Turn, Verdict
 
 log = logs.logger()
 
@@ -84,6 +84,7 @@ class Shard:
             self.core = Core(settings, journal.channel_names, journal, counters, random.random)
             self.limits = LimitStore(journal.path, journal.database, self.core.limits)
             self.limits.load(moment)
+            journal.put_config(settings.version, self.core.routing.describe())
             self.operations = Operations(self.core, journal, self.inbox)
             self.stream = Stream(self.core, self.inbox, self.operations, settings.bounds.users)
             self.intake = Intake(self.state.last, (self.state.epoch, self.state.gen), self.state.base)
@@ -112,6 +113,7 @@ class Shard:
         """From the journal back to where the shard was: its position, its lanes, what waits for a retry."""
         core = self.core
         core.last = self.state.last
+        core.broadcasts.recover()
         first, mask = self.journal.open_mask()
         if mask:
             for channel in range(len(core.channel_names)):
@@ -149,6 +151,13 @@ class Shard:
         self.marks.clear()
         self.marks.close()
         self.journal.close()
+
+    def reconfigure(self, settings: ShardSettings, moment: Now) -> None:
+        """Between two turns: go by other settings. What was spent of a limit stays spent."""
+        self.settings = self.maintenance.settings = settings
+        self.core.configure(settings)
+        self.journal.put_config(settings.version, self.core.routing.describe())
+        self.limits.keep(self.core.limits, moment)
 
     # --- the steps of a turn -----------------------------------------------------------------------------------
 
@@ -226,9 +235,18 @@ class Shard:
         if moment.mono >= self.maintenance.next_at:
             self.hold.expire(moment)
             self._count(moment)
+            self._tell_of_rules()
             self.maintenance.step(moment)
         if moment.mono >= self.maintenance.scrub_at:
             self.maintenance.scrub(moment)
+
+    def _tell_of_rules(self) -> None:
+        """Each rule once; ``stats`` has the counts."""
+        routing = self.core.routing
+        for at, problem in routing.conditions.untold:
+            rule = routing.rules[at]
+            log.warning("a rule has no answer, so no match", rule=rule.name, line=rule.line, problem=problem)
+        routing.conditions.untold.clear()
 
     def _count(self, moment: Now) -> None:
         """What has happened since the last time, for the collector's metrics."""
@@ -267,6 +285,11 @@ class Shard:
         published = self.stream.documents(changes.inbox_runs)
         core.committed()
         return published
+
+    def turn(self, moment: Now, busy: bool) -> Turn | None:
+        """The page of a broadcast that the router is to be asked for."""
+        wanted = self.core.broadcasts.turn(moment, self.intake.epoch, busy)
+        return Turn(self.settings.shard, *wanted) if wanted else None
 
     # --- the collector -----------------------------------------------------------------------------------------
 
@@ -325,6 +348,7 @@ class Shard:
             "pending": self.journal.pending(),
             "dead_letters": {reason: count for reason, count in core.counters.dead_letters.items() if count},
             "channels": channels,
+            "broadcasts": core.broadcasts.documents(),
             "frames": self.intake.last,
             "lanes_on_disk": len(core.behind),
             "suspects": len(core.suspects),
@@ -334,4 +358,6 @@ class Shard:
             "journal_bytes": self.journal.size_bytes(),
             "changed_at_us": self.changed_at_us,
             "quarantined": self.quarantined,
+            "config_version": self.settings.version,
+            "rule_failures": core.routing.failures(),
         }

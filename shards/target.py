@@ -8,12 +8,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from shards import ledger, schema
 from shards.counters import ChannelCounters
 from shards.cutting import Part, counted
-from shards.journal import State
+from shards.journal import State, topics_of
+from shards.preferences import UserDocument
 from shards.schema import checksum
-from shards.wire import pack
+from shards.wire import EVERY_USER, pack
 
 BATCH_ROWS = 1_000
 BATCH_BYTES = 32 * 2**20  # for all targets together, like the cache
@@ -42,6 +45,7 @@ class Target:
         self._count = self._bytes = 0
         self._bytes_max = BATCH_BYTES // targets
         self._run = (0, 0, "", 0)  # the last row of origins, which may still grow
+        self._topics: Counter[str] = Counter()  # users of each
         self.words: Counter[int] = Counter()  # of all deliveries
         self.accepted = 0  # notifications
         self.frames = 0
@@ -91,6 +95,13 @@ class Target:
                 self.add("timers", (ledger.lane_of_word(value), due_ms, seq, slot))
         self._add_origin(seq, *origin)
 
+    def add_user(self, user_id: str, document: bytes) -> None:
+        self.add("users", (user_id, document))
+        for topic in topics_of(msgspec.msgpack.decode(document, type=UserDocument)):
+            self._topics[topic] += 1
+            if topic != EVERY_USER:
+                self.add("subscriptions", (topic, user_id))
+
     def _add_origin(self, seq: int, generation: str, old: int) -> None:
         first, _, of, start = self._run
         if generation == of and old - start == seq - first:
@@ -135,6 +146,8 @@ class Target:
     def finish(self, names: list[str], merged: int) -> None:
         """Write what is left, and see it onto the disk."""
         self._end_run()
+        for counted_topic in self._topics.items():
+            self.add("topics", counted_topic)
         row = (1, pack(self.state))
         self.add("state", row)
         self.flush()

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from shards.rules import unknown
+from shards.nearest import unknown
 from shards.wire import (
     KEY_BYTES_MAX,
     USER_ID_BYTES_MAX,
@@ -40,6 +40,8 @@ _named_msgpack = msgspec.msgpack.Decoder(tuple[list[str], msgspec.Raw])
 _named_json = msgspec.json.Decoder(tuple[list[str], msgspec.Raw])
 _user_msgpack = msgspec.msgpack.Decoder(UserRoute)
 _user_json = msgspec.json.Decoder(UserRoute)
+_route_msgpack = msgspec.msgpack.Decoder(Route)
+_route_json = msgspec.json.Decoder(Route)
 _any_msgpack = msgspec.msgpack.Decoder()
 
 Item = tuple[str, Notification]  # (user id, content), the order of positions after fan-out
@@ -93,12 +95,13 @@ def positions(body: bytes, fanned: bool) -> int:
 class RejectedItem:
     """An entry that could not be decoded, for one of its recipients, with the error that its producer gets."""
 
-    __slots__ = ("error", "raw", "user_id")
+    __slots__ = ("error", "raw", "to_topic", "user_id")
 
-    def __init__(self, raw: bytes, user_id: str, error: Error) -> None:
+    def __init__(self, raw: bytes, user_id: str, error: Error, to_topic: bool = False) -> None:
         self.raw = raw
         self.user_id = user_id
         self.error = error
+        self.to_topic = to_topic
 
 
 def user_of(raw: msgspec.Raw) -> str:
@@ -117,7 +120,8 @@ def _rejected(raw: msgspec.Raw, fanned: bool, error: Exception) -> list[Rejected
     names, entry = fanned_out
     kept = bytes(memoryview(entry)[:FANNED_KEPT])
     found = decode_error(entry, error)
-    return [RejectedItem(kept, name, found) for name in names]
+    route = (_route_json if is_json(entry) else _route_msgpack).decode(entry)  # as the router did
+    return [RejectedItem(kept, name, found, route.topic is not None) for name in names]
 
 
 def _fanned_out(raw: msgspec.Raw) -> tuple[list[str], msgspec.Raw] | None:
@@ -184,6 +188,8 @@ def check_address(given: Notification | Route) -> None:
     if len(names) != 1:
         problem = f"both {' and '.join(names)} are given" if names else "no recipient is given"
         raise RequestError("bad_value", f"{problem}; give exactly one of user_id, recipients, topic", "user_id")
+    if given.recipients is not None and not given.recipients:
+        raise RequestError("bad_value", "recipients is empty; name at least one", "recipients")
 
 
 def check_user_id(user_id: str) -> None:

@@ -45,6 +45,8 @@ Code = Literal[
 
 USER_ID_BYTES_MAX = 256
 KEY_BYTES_MAX = 255
+TOPIC_BYTES_MAX = 256
+EVERY_USER = "*"  # the topic of all who have a document
 PAGE_BYTES_MAX = 4 * 2**20  # of the items of one answer; a page ends before it, and goes on with its cursor
 
 
@@ -123,7 +125,8 @@ class Route(Struct, gc=False):
     topic: str | None = None
 
 
-# A frame's entry: a notification as its producer encoded it, or, fanned out, the recipients of this shard with it.
+# A frame's entry: a notification as its producer encoded it, or, fanned out, the recipients of this shard with it. To
+# a topic, it is fanned out to one "recipient", which is the broadcast's id.
 Fanned = tuple[list[str], Notification]
 Entry = Notification | Fanned
 
@@ -163,10 +166,13 @@ _DEAD_FILTERS = ("channel", "category", "reason", "error_class", "since", "user_
 # op -> (what it must have, what it may have); the router checks this before anything is asked of a shard.
 OPERATIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "status": ((), ("id", "user_id", "idempotency_key")),
+    "explain": (("notification",), ()),
     "cancel": ((), ("id", "user_id", "idempotency_key")),
     "user.put": (("user_id", "user"), ()),
     "user.get": (("user_id",), ()),
     "user.delete": (("user_id",), ()),
+    "topic.subscribe": (("topic", "user_id"), ()),
+    "topic.unsubscribe": (("topic", "user_id"), ()),
     "inbox.list": (("user_id",), ("limit", "cursor")),
     "inbox.mark": (("user_id", "ids", "state"), ()),
     "dead.list": ((), (*_DEAD_FILTERS, "limit", "cursor")),
@@ -174,6 +180,7 @@ OPERATIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "dead.purge": ((), (*_DEAD_FILTERS, "limit")),
     "backup.begin": (("id",), ()),
     "backup.end": (("id",), ()),
+    "config.reload": ((), ()),
     "stats": ((), ()),
     "ping": ((), ()),
 }
@@ -181,21 +188,17 @@ OPERATIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 # Named in the protocol, and not built into this version.
 UNSUPPORTED = frozenset(
     {
-        "topic.subscribe",
-        "topic.unsubscribe",
         "template.list",
         "template.put",
         "channel.pause",
         "channel.resume",
-        "config.reload",
-        "explain",
     }
 )
 
 
 # --- internal: router, shards and collector ---------------------------------------------------------------------
 
-SUBMIT, INGEST, UNROUTABLE = 0, 1, 2  # where a frame's notifications came from
+SUBMIT, INGEST, UNROUTABLE, EXPANSION = 0, 1, 2, 3  # where a frame's notifications came from
 
 
 class Data(Struct, array_like=True, tag="D", gc=False):
@@ -212,7 +215,7 @@ class Data(Struct, array_like=True, tag="D", gc=False):
     at_us: int
     fanned: bool
     body: bytes
-    error: Error | None = None  # of UNROUTABLE: why; the body is then the raw message
+    error: Error | None = None  # of UNROUTABLE: why; the body is then the raw message. Of EXPANSION it is a ``Turn``'s
 
 
 class Ping(Struct, array_like=True, tag="P", gc=False):
@@ -244,6 +247,7 @@ class Duplicate(Struct, array_like=True, gc=False, frozen=True):
 class Rejection(Struct, array_like=True, gc=False, frozen=True):
     index: int
     error: Error
+    near: list[str] = []  # of an unknown topic: names that are known here
 
 
 class Verdict(Struct, array_like=True, gc=False, frozen=True):
@@ -270,6 +274,14 @@ class Report(Struct, array_like=True, tag="A", gc=False):
     generation: str
     resend: bool = False
     verdicts: list[tuple[int, Verdict | None]] = []
+
+
+class Turn(Struct, array_like=True, tag="B", gc=False):
+    """A shard is ready for the next page of a broadcast. It becomes a numbered frame, whose body is ``(id, step)``."""
+
+    shard: int
+    id: str
+    step: int
 
 
 class Stalled(Struct, array_like=True, tag="X", gc=False):
@@ -356,7 +368,7 @@ class Outbox(Struct, array_like=True, tag="O", gc=False):
     items: list[OutboxItem]
 
 
-FromShard = Report | Reply | Publish | Stalled
+FromShard = Report | Reply | Publish | Stalled | Turn
 ToShardControl = Query | OutboxAck | Subscriptions
 ToCollector = Outbox | Query
 
@@ -390,6 +402,11 @@ def parse_id(text: str) -> tuple[str, int, int, int]:
         return generation, int(user_hash, 16), int(seq, 16), int(index, 16)
     except ValueError:
         raise RequestError("not_found", f"{text[:80]!r} is not an id that a receipt carried", "id") from None
+
+
+def is_broadcast(text: str) -> bool:
+    """Whether an id is a broadcast's, which is the same in all shards; no generation has a name so short."""
+    return text.startswith("b-")
 
 
 def encode_answer(answer: dict[str, Any], as_json: bool) -> bytes:

@@ -18,7 +18,7 @@ import zmq
 
 from shards import disk, logs
 from shards.changes import Now
-from shards.process import WRONG_CONFIGURATION, Stop, begin_child, fail, say_ready, usage
+from shards.process import WRONG_CONFIGURATION, Stop, begin_child, fail, say, say_ready, usage
 from shards.rescue import rescue
 from shards.schema import DamagedError, JournalError
 from shards.settings import ShardSettings
@@ -174,6 +174,8 @@ class Worker:
     def run(self) -> None:
         deadline = None
         while True:
+            if other := self.stop.other_settings():
+                self._reconfigure(msgspec.json.decode(other, type=ShardSettings, dec_hook=decode_hook))
             self._turn()
             if self.stop.requested:
                 deadline = deadline or time.monotonic() + self.settings.drain
@@ -182,6 +184,16 @@ class Worker:
         if self.shard:
             self.shard.close()
         self.context.destroy(linger=0)
+
+    def _reconfigure(self, settings: ShardSettings) -> None:
+        self.settings = settings
+        if self.shard:  # else it will be opened with them
+            try:
+                self.shard.reconfigure(settings, now())
+            except (sqlite3.Error, OSError, DamagedError) as error:
+                self._note(error)
+                self._drop()
+        say(f"reloaded {settings.version}")
 
     def _turn(self) -> None:
         if self.shard is None:
@@ -202,6 +214,7 @@ class Worker:
         moment = now()
         core = shard.core
         self._lagging = core.refill(moment) | core.release(moment)
+        self._lagging = core.sweep(moment) or self._lagging
         messages = self._receive() if self.data in ready else []
         verdicts, resend = shard.take(messages, moment)
         replies = self._answer(shard, moment) if self.control in ready else []
@@ -224,6 +237,8 @@ class Worker:
             shard.start(moment)
             if core.changes:
                 self._lagging = True  # something expired: store it
+            if turn := shard.turn(moment, busy=self._lagging):
+                self._send(self.upstream, turn)
         outbox = shard.outbox(moment)
         if outbox and self._send(self.collector, outbox):
             shard.outbox_sent(outbox, moment)

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from dispatcher.commands.options import config_option, json_option, loaded_settings, refuse_settings
+from dispatcher.commands.service import Service, asks
 from dispatcher.terminal import json_text, plain
 
 SECRET = re.compile(r"(^|_)(password|secret|token)$")  # a key so named; the path of a file with one is none
@@ -58,6 +59,16 @@ def show(config: Path | None, as_json: bool) -> None:
         click.echo("\n".join(_toml(document, source)).strip())
 
 
+@config.command("reload")
+@asks
+def reload_(service: Service) -> None:
+    """Have a running dispatcher read its configuration again, and go by it.
+
+    It reads the file that it was started with. A wrong one, or a change that takes a restart, changes nothing.
+    """
+    service.show(service.ask("config.reload"), lambda answer: f"version {answer['version']}")
+
+
 def _without_secrets(value: Any, name: str = "") -> Any:
     if isinstance(value, Mapping):
         return {key: _without_secrets(inner, key) for key, inner in value.items()}
@@ -68,25 +79,37 @@ def _leaves(document: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterato
     for key, value in document.items():
         if isinstance(value, Mapping):
             yield from _leaves(value, (*above, key))
+        elif _is_array_of_tables(value):
+            for at, table in enumerate(value):
+                yield from _leaves(table, (*above, key, str(at)))
         else:
             yield (*above, key), value
 
 
+def _is_array_of_tables(value: Any) -> bool:
+    return isinstance(value, Sequence) and bool(value) and isinstance(value[0], Mapping)
+
+
 def _toml(
-    table: Mapping[str, Any], source: Callable[[Sequence[str]], str], above: tuple[str, ...] = ()
+    table: Mapping[str, Any], source: Callable[[Sequence[str]], str], above: tuple[str, ...] = (), header: str = ""
 ) -> Iterator[str]:
     """Lines; a comment after each value says where it comes from. TOML has no null: what is not set is a comment."""
     import tomli_w
 
-    leaves = {key: value for key, value in table.items() if not isinstance(value, Mapping)}
-    if leaves:
-        yield f"\n[{'.'.join(map(_key, above))}]"
+    leaves = {
+        key: value for key, value in table.items() if not isinstance(value, Mapping) and not _is_array_of_tables(value)
+    }
+    if leaves and above:
+        yield header or f"\n[{'.'.join(map(_key, above))}]"
     for key, value in leaves.items():
         origin = plain(source((*above, key)))
         yield f"# {_key(key)} is not set" if value is None else f"{tomli_w.dumps({key: value}).rstrip()}  # {origin}"
     for key, value in table.items():
         if isinstance(value, Mapping):
             yield from _toml(value, source, (*above, key))
+        elif _is_array_of_tables(value):
+            for at, one in enumerate(value):
+                yield from _toml(one, source, (*above, key, str(at)), f"\n[[{'.'.join(map(_key, (*above, key)))}]]")
 
 
 def _key(name: str) -> str:

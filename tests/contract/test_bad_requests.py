@@ -20,6 +20,8 @@ VALID: dict[str, dict[str, Any]] = {
     "user.put": {"user_id": "u", "user": {}},
     "user.get": {"user_id": "u"},
     "user.delete": {"user_id": "u"},
+    "topic.subscribe": {"topic": "t", "user_id": "u"},
+    "topic.unsubscribe": {"topic": "t", "user_id": "u"},
     "inbox.list": {"user_id": "u"},
     "inbox.mark": {"user_id": "u", "ids": [], "state": "read"},
     "dead.list": {},
@@ -41,7 +43,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "user": (5, "x", [], True),
     "notifications": (),
     **dict.fromkeys(
-        ("id", "user_id", "idempotency_key", "channel", "category", "reason", "error_class", "name"), NO_TEXT
+        ("id", "user_id", "idempotency_key", "channel", "category", "reason", "error_class", "name", "topic"), NO_TEXT
     ),
 }
 

@@ -63,7 +63,7 @@ ROWS: list[Row] = [
     (Map([("recipients", [BINARY]), ("title", "t")]), "bad_value", "recipients"),
     (Map([("recipients", [""]), ("title", "t")]), "bad_value", "user_id"),
     (Map([("recipients", ["u"]), ("topic", "news"), ("title", "t")]), "bad_value", "user_id"),
-    (Map([("topic", "news"), ("title", "t")]), "unsupported", "topic"),
+    (Map([("topic", "news"), ("title", "t")]), "unknown_topic", "topic"),
     (Map([("topic", 5), ("title", "t")]), "bad_value", "topic"),
     # what is said
     (Map([("user_id", "wrong")]), "bad_value", "title"),

@@ -93,7 +93,7 @@ def test_a_bad_notification_is_a_dead_letter_and_spoils_only_itself(
         ({"title": f"{user}-nobody"}, "bad_value"),
         ({"user_id": "", "title": f"{user}-empty"}, "bad_value"),
         ({"user_id": 5, "title": f"{user}-number"}, "bad_value"),
-        ({"topic": "news", "title": f"{user}-topic"}, "unsupported"),
+        ({"topic": "nonesuch", "title": f"{user}-topic"}, "unknown_topic"),
         ({"recipients": [user, ""], "title": f"{user}-recipient"}, "bad_value"),  # one of its two is fine
     ]
     before = service.settled_stats()

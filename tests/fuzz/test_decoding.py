@@ -17,7 +17,7 @@ from dispatcher.client import read_answer
 from dispatcher.repair import repair
 from dispatcher.requests import as_list, decode_request, seq_of
 from dispatcher.settings import SettingsError, load
-from dispatcher.splitter import Gatherer, split
+from dispatcher.splitter import Gatherer, Limits, split
 from shards.preferences import parse_document
 from shards.validation import decode_items, instant_ms, readable
 from shards.wire import Data, Error, RequestError, encode_answer, is_json, pack, parse_id
@@ -86,11 +86,12 @@ def test_every_notification_of_a_list_is_accounted_for(made: tuple[bytes, bool])
     message = unrefused(made[0])
     as_json = is_json(message)
     try:
-        done = split(message, SHARDS, BATCH_MAX, FANOUT_BYTES_MAX)
+        done = split(message, Limits(SHARDS, BATCH_MAX, FANOUT_BYTES_MAX, lambda: "b-1"))
     except RequestError:
         return
     placed = [position for piece in done.pieces for position in piece.positions]
-    assert len(set(placed)) == len(placed) == done.positions - len(done.errors)
+    assert len(set(placed)) == done.positions - len(done.errors)
+    assert len(placed) - len(set(placed)) == len(done.topics) * (SHARDS - 1)
     by_columns, by_entries = Side(), Side()
     for seq, piece in enumerate(done.pieces, 1):
         gatherer = Gatherer(piece.shard, as_json, 0)

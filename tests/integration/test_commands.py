@@ -112,45 +112,114 @@ def test_a_document_is_stored_shown_and_deleted(service: RunningDispatcher, user
     assert (refused.stdout, refused.stderr[:38]) == ("", "error: unknown_key (user.contact): unk")
 
 
-def test_a_file_of_users_is_stored_but_for_its_bad_lines(service: RunningDispatcher, user: str, tmp_path: Path) -> None:
-    deep = '{"user_id": "deep", "user": ' + '{"a":' * 3_000 + "1" + "}" * 3_001
-    lines = [
-        json.dumps({"user_id": f"{user}-1", "user": {"contacts": {"email": "one@example.org"}}}),
-        json.dumps({"user_id": f"{user}-2", "user": {"contact": {}}}),
-        "",
-        "nonsense",
-        '{"user_id": "", "user": {}}',
-        '{"user": {}}',
-        '{"user_id": 5, "user": {}}',
-        '{"user_id": "x", "user": {}, "\\u001b": 1}',
-        deep,
-        json.dumps({"user_id": f"{user}-3", "user": {}}),
+USERS = [
+    json.dumps({"user_id": "good-1", "user": {"contacts": {"email": "one@example.org"}}}),
+    json.dumps({"user_id": "bad-1", "user": {"contact": {}}}),
+    "",
+    "nonsense",
+    json.dumps({"user_id": "bad-2", "contacts": {"phone": "0033612345678"}}),
+    '{"user_id": "bad-3", "user": {}, "\\u001b": 1}',
+    json.dumps({"user_id": "good-2", "timezone": "Europe/Paris"}),
+    json.dumps({"user_id": "good-1", "locale": "fr"}),
+]
+BAD = [  # line, field, code
+    (2, "user.contact", "unknown_key"),
+    (4, None, "bad_encoding"),
+    (5, "user.contacts.phone", "bad_value"),
+    (6, "\x1b", "unknown_key"),
+]
+
+
+def test_a_file_of_users_is_stored_but_for_its_bad_lines(service: RunningDispatcher, tmp_path: Path) -> None:
+    path = tmp_path / "users.jsonl"
+    path.write_text("\n".join(USERS))
+    result = answer(service, "user", "import", path, expect=1)
+    assert (result["stored"], result["failed"], result["repeated"]) == (3, 4, 1)
+    assert [(error["line"], error["field"], error["code"]) for error in result["errors"]] == BAD
+    told = run(service, "user", "import", path, expect=1)
+    assert told.stdout == "3 stored, 4 bad lines\n"
+    assert "line 5: user.contacts.phone: bad_value: '0033612345678' is not" in told.stderr
+    assert "line 6: \\x1b: unknown_key: " in told.stderr
+    assert "line 8: user_id: good-1 was on an earlier line; this one replaces it\n" in told.stderr
+    assert service.request("user.get", user_id="good-1")["user"] == {"locale": "fr"}
+    assert service.request("user.get", user_id="good-2")["user"] == {"timezone": "Europe/Paris"}
+    assert service.client.refused("user.get", user_id="bad-2")["code"] == "not_found"
+
+
+def test_a_file_is_checked_without_a_dispatcher(service: RunningDispatcher, tmp_path: Path) -> None:
+    path = tmp_path / "users.ndjson"
+    path.write_text("\n".join(USERS).replace("good-", "dry-"))
+    result = answer(service, "user", "import", path, "--dry-run", expect=1)
+    assert (result["stored"], result["failed"], result["repeated"]) == (0, 4, 1)
+    assert [(error["line"], error["field"], error["code"]) for error in result["errors"]] == BAD
+    told = run(service, "user", "import", path, "--dry-run", "--submit", "tcp://127.0.0.1:9", expect=1)
+    assert told.stdout == "3 good, 4 bad lines\n"
+    assert service.client.refused("user.get", user_id="dry-1")["code"] == "not_found"
+
+
+def test_a_spreadsheet_of_users(service: RunningDispatcher, tmp_path: Path) -> None:
+    path = tmp_path / "users.csv"
+    rows = [
+        "user_id;email;timezone;quiet_start;quiet_end;channels.sms",
+        "csv-1;one@example.org;Europe/Paris;22:00;08:00;false",
+        "csv-2;two@example.org;Europe/Pariss;;;",
+        "csv-3;three@example.org;;22:00;;",
+        "csv-4;four@\udcff.org;;;;",
+        "csv-5;five@example.org;;;;maybe",
     ]
-    (tmp_path / "users.jsonl").write_text("\n".join(lines))
-    result = answer(service, "user", "put", "--from", tmp_path / "users.jsonl", expect=1)
-    assert result["stored"] == 2
-    assert [(bad["line"], bad["field"]) for bad in result["bad"]] == [
-        (2, "user.contact"),
-        (4, None),
-        (5, "user_id"),
-        (6, "user_id"),
-        (7, "user_id"),
-        (8, "\x1b"),
-        (9, None),
+    path.write_text("\ufeff" + "\r\n".join(rows), errors="surrogateescape")
+    result = answer(service, "user", "import", path, expect=1)
+    assert (result["stored"], result["failed"]) == (1, 4)
+    assert [(error["line"], error["field"]) for error in result["errors"]] == [
+        (3, "user.timezone"),
+        (4, "user.preferences.quiet_hours"),
+        (5, "email"),
+        (6, "channels.sms"),
     ]
-    told = run(service, "user", "put", "--from", tmp_path / "users.jsonl", expect=1)
-    assert told.stdout == "2 stored, 7 bad lines\n"
-    assert "line 6: user_id: missing; a line is like " in told.stderr
-    assert "line 8: \\x1b: unknown key" in told.stderr
-    assert service.request("user.get", user_id=f"{user}-1")["user"]["contacts"] == {"email": "one@example.org"}
+    assert service.request("user.get", user_id="csv-1")["user"] == {
+        "contacts": {"email": "one@example.org"},
+        "timezone": "Europe/Paris",
+        "preferences": {"channels": {"sms": False}, "quiet_hours": {"start": "22:00", "end": "08:00"}},
+    }
 
 
 def test_many_users_from_standard_input(service: RunningDispatcher, user: str) -> None:
-    lines = [json.dumps({"user_id": f"{user}-{n}", "user": {"locale": f"fr-x-{n}"}}) for n in range(2_000)]
-    lines.append(json.dumps({"user_id": f"{user}-0", "user": {"locale": "de"}}))
-    assert run(service, "user", "put", "--from", "-", stdin="\n".join(lines)).stdout == "2,001 stored, 0 bad lines\n"
-    for n, locale in ((0, "de"), (1_999, "fr-x-1999")):
+    lines = [json.dumps({"user_id": f"{user}-{n}", "user": {"locale": f"de-{n:04}"}}) for n in range(2_000)]
+    lines.append(json.dumps({"user_id": f"{user}-0", "user": {"locale": "fr"}}))
+    shown = run(service, "user", "import", "-", "--format", "jsonl", stdin="\n".join(lines)).stdout
+    assert shown == "2,001 stored, 0 bad lines\n"
+    for n, locale in ((0, "fr"), (1_999, "de-1999")):
         assert service.request("user.get", user_id=f"{user}-{n}")["user"] == {"locale": locale}
+
+
+def test_an_import_shows_its_progress_on_a_terminal(service: RunningDispatcher, user: str, tmp_path: Path) -> None:
+    path = tmp_path / "users.jsonl"
+    path.write_text(f'{{"user_id": "{user}"}}\nnonsense\n')
+    controller, terminal = pty.openpty()
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-m", "dispatcher", "user", "import", str(path)],
+            env=environment(DISPATCHER_SUBMIT=service.submit),
+            stdout=subprocess.PIPE,
+            stderr=terminal,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+        shown = os.read(controller, 65_536).decode()
+    finally:
+        os.close(controller)
+        os.close(terminal)
+    assert (ended.returncode, ended.stdout) == (1, "1 stored, 1 bad lines\n")
+    assert re.search(r"\r\x1b\[K1 stored, 1 bad lines, [\d,]+/s", shown)
+    assert shown.endswith("\r\x1b[K")
+
+
+def test_errors_are_counted_beyond_those_that_are_told(service: RunningDispatcher) -> None:
+    result = answer(service, "user", "import", "-", "--format", "jsonl", stdin="x\n" * 1_500, expect=1)
+    assert (result["failed"], len(result["errors"]), result["errors"][-1]["line"]) == (1_500, 1_000, 1_000)
+    told = run(service, "user", "import", "-", "--format", "jsonl", "--dry-run", stdin="x\n" * 1_500, expect=1).stderr
+    assert told.endswith("and 500 more bad lines\n")
 
 
 # --- inbox --------------------------------------------------------------------------------------------------------

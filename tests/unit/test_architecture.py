@@ -16,9 +16,13 @@ ROOT = Path(__file__).parents[2]
 
 # Given the time, a random generator and the bytes, these decide; they fetch nothing themselves.
 PURE = (
+    "broadcast",
+    "broadcasts",
     "caps",
     "changes",
+    "conditions",
     "contacts",
+    "content_keys",
     "contents",
     "core",
     "counters",
@@ -26,7 +30,10 @@ PURE = (
     "dedupe",
     "deferrals",
     "digests",
+    "explaining",
+    "findings",
     "frames",
+    "history",
     "identifiers",
     "intake",
     "judging",
@@ -35,6 +42,7 @@ PURE = (
     "ledger",
     "limiter",
     "limits",
+    "nearest",
     "pace",
     "people",
     "preferences",
@@ -63,11 +71,15 @@ IMPURE_LIBRARIES = {
     "zmq",
 }
 OF_ONE_SHARD = {
+    "broadcast",
+    "broadcasts",
     "contents",
     "core",
     "dead_letters",
     "dedupe",
     "deferrals",
+    "explaining",
+    "history",
     "inbox",
     "intake",
     "judging",
@@ -79,6 +91,7 @@ OF_ONE_SHARD = {
     "shard",
     "stream",
     "suspects",
+    "topics",
     "worker",
 }
 

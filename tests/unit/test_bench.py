@@ -18,7 +18,7 @@ from bench.report import Figure, medians, result, show
 FAST: dict[str, Callable[[], dict[str, Any]]] = {
     "queue": lambda: queue.run(rounds=1, items=2_000, depth_max=1_000),
     "wire": lambda: wire.run(rounds=1, items=1_000),
-    "limiter": lambda: limiter.run(rounds=1, items=2_000, users=100),
+    "limiter": lambda: limiter.run(rounds=1, items=2_000, users=100, keys=1_000),
     "dedupe": lambda: dedupe.run(rounds=1, entries=2_000),
     "journal": lambda: journal.run(rounds=1, items=1_000),
 }

@@ -22,18 +22,21 @@ from dispatcher.cli import main
 from tests.support.service import ROOT, RunningDispatcher, free_endpoints
 
 COMMANDS = (
-    "serve", "simulate", "send", "status", "stats", "user", "inbox", "dead", "config", "keys", "check", "backup",
-    "completion",
+    "serve", "simulate", "send", "explain", "status", "cancel", "stats", "user", "topic", "inbox", "dead", "config",
+    "keys", "check", "backup", "completion",
 )  # fmt: skip
 GROUPS = {
-    "user": ("put", "get", "delete"),
+    "user": ("put", "get", "delete", "import"),
+    "topic": ("subscribe", "unsubscribe"),
     "dead": ("list", "show", "replay", "purge"),
     "config": ("check", "show"),
     "keys": ("new",),
 }
 ASKING = (
-    ["send", "user-1", "--title", "x"], ["status", "some-id"], ["stats"],
+    ["send", "user-1", "--title", "x"], ["explain", "user-1", "--title", "x"], ["status", "some-id"],
+    ["cancel", "some-id"], ["stats"],
     ["user", "get", "ada"], ["user", "delete", "ada"], ["user", "put", "ada", "--off", "sms"],
+    ["topic", "subscribe", "news", "ada"], ["topic", "unsubscribe", "news", "ada"], ["send", "--topic", "*"],
     ["inbox", "ada"], ["inbox", "ada", "--mark", "read", "some-id"],
     ["dead", "list"], ["dead", "show", "some-id"], ["dead", "replay"], ["dead", "purge", "--all"],
 )  # fmt: skip
@@ -117,10 +120,12 @@ def test_the_module_runs_as_a_program() -> None:
         (["dead", "purge"], "no filter is given; name one (see --help), or say --all"),
         (["dead", "purge", "--limit", "5"], "no filter is given"),
         (["dead", "purge", "--yes"], "no filter is given"),
-        (["user", "put"], "give one of --document, --from, or the options"),
-        (["user", "put", "ada"], "give one of --document, --from, or the options"),
-        (["user", "put", "--off", "sms"], "USER_ID is missing"),
-        (["user", "put", "ada", "--from", "-"], "leave USER_ID out"),
+        (["user", "put"], "Missing argument 'USER_ID'"),
+        (["user", "put", "ada"], "give one of --document and the options"),
+        (["user", "import"], "Missing argument 'FILE'"),
+        (["user", "import", "absent.jsonl"], "No such file or directory"),
+        (["user", "import", "-"], "Say --format jsonl or --format csv"),
+        (["user", "import", "-", "--format", "csv", "--dry-run"], "line 1: there is no column user_id"),
         (["user", "put", "ada", "--document", "-", "--off", "sms"], "give one of"),
         (["user", "put", "ada", "--document", "absent.json"], "No such file or directory"),
         (["user", "put", "ada", "--document", "-"], "--document: not a JSON object"),

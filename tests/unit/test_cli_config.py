@@ -27,6 +27,15 @@ channels = ["email"]
 email = "5/minute"
 [channels.email]
 provider = "simulated"
+[categories.promo]
+extends = "marketing"
+[[rules]]
+name = "first"
+when = "title == 'x'"
+priority = "low"
+[[rules]]
+name = "second"
+channels = ["sms"]
 """
 
 
@@ -88,7 +97,7 @@ def test_what_is_shown_is_a_configuration_with_the_same_meaning(mine: Path, tmp_
     assert shown.exit_code == 0
     again = tmp_path / "again.toml"
     again.write_text(shown.stdout)
-    assert load(again, {}, {}) == load(mine, {}, {})
+    assert to_document(load(again, {}, {})) == to_document(load(mine, {}, {}))  # rules stand in other lines
 
 
 def test_every_value_has_its_source(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,12 +110,15 @@ def test_every_value_has_its_source(mine: Path, monkeypatch: pytest.MonkeyPatch)
         f'rate = "5/minute"  # {mine}, line 6',
         "# burst is not set",
         f'provider = "simulated"  # {mine}, line 8',
+        f'extends = "marketing"  # {mine}, line 10',
+        f"when = \"title == 'x'\"  # {mine}, line 13",
     ):
         assert line in lines
     sources = json.loads(run("config", "show", "--config", str(mine), "--json").stdout)["sources"]
     assert sources["categories.marketing.channels"] == f"{mine}, line 4"
     assert sources["categories.marketing.priority"] == "default"
     assert sources["retry.base"] == "DISPATCHER_RETRY__BASE"
+    assert sources["rules.1.name"] == f"{mine}, line 16"
 
 
 def test_as_json_it_is_one_object(mine: Path) -> None:

@@ -30,7 +30,16 @@ def test_a_line_to_type_is_understood(line: str) -> None:
 
 def test_there_are_such_lines() -> None:
     commands = {" ".join(line.split()[1:3]) for line in LINES}
-    assert {"user put", "user get", "user delete", "dead list", "dead show", "dead replay", "dead purge"} <= commands
+    assert {
+        "user put",
+        "user get",
+        "user delete",
+        "user import",
+        "dead list",
+        "dead show",
+        "dead replay",
+        "dead purge",
+    } <= commands
 
 
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)]+)\)", GUIDE))))

@@ -9,14 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shards.broadcasts import Broadcasts, Room
+from shards.changes import Changes
 from shards.contents import Content, Contents
+from shards.dead_letters import DeadLetters
 from shards.dedupe import IdempotencySet
 from shards.identifiers import Identifiers
 from shards.judging import Judge, Judged
 from shards.people import People
 from shards.preferences import Preferences, UserDocument
-from shards.rules import Routing
+from shards.rules import Category, PlacedRule, Routing
 from shards.wire import CHANNELS, Data
+from tests.support.topics import NoTopics
 
 NUMBERS = {name: number for number, name in enumerate(CHANNELS)}
 QUIET = UserDocument(preferences=Preferences(channels={"email": False}))
@@ -59,14 +63,19 @@ class Native:
 class Side:
     """A fresh judge; ``bodies`` stand for its journal."""
 
-    def __init__(self) -> None:
+    def __init__(self, routing: Routing | None = None) -> None:
         self.bodies: dict[int, tuple[bytes, bool, bytes | None]] = {}
-        routing = Routing({}, NUMBERS)
+        routing = routing or Routing({}, NUMBERS)
         self.people = People(
             routing, list(CHANNELS), frozenset({0, 1, 3}), {}, {"quiet": QUIET}.get, users_max=2
         )  # webhook, push and system are not configured
         self.keys = IdempotencySet(5)
-        self.judge = Judge(Identifiers(Native()), routing, self.people, self.keys, Contents(self.bodies.get), 60.0)
+        letters = DeadLetters(Identifiers(Native()), list(CHANNELS), {}, Changes)
+        broadcasts = Broadcasts(NoTopics(), Room([], {}), letters, Changes, 2)
+        broadcasts.configure(routing, 30.0)
+        self.judge = Judge(
+            Identifiers(Native()), routing, self.people, self.keys, Contents(self.bodies.get), broadcasts, 60.0
+        )
 
     def columns(self, body: bytes, seq: int) -> Judged | None:
         judged = self.judge._judge_columns(Content(body, False, None), seq)
@@ -139,3 +148,49 @@ def test_a_repetition_names_the_original_and_whether_it_says_the_same() -> None:
     assert (same.index, same.mismatch, other.index, other.mismatch) == (0, False, 1, True)
     assert same.id == other.id
     assert same.id.endswith("-1-0")
+
+
+# --- keys of content, and rules -----------------------------------------------------------------------------------
+
+ORDERS = Category(("email",), content_key="{user_id}:{title}")
+
+
+def test_without_a_key_the_content_is_one() -> None:
+    side = Side(Routing({"orders": ORDERS}, NUMBERS))
+    order = {"user_id": "ann", "category": "orders", "title": "one"}
+    first = side.entries(
+        msgspec.msgpack.encode([order, {**order, "title": "two"}, {**order, "user_id": "bob"}, order]), 1
+    )
+    assert [(found.index, found.mismatch) for found in first.duplicates] == [(3, False)]
+    assert first.keys == [None, None, None, None]
+    again = side.entries(msgspec.msgpack.encode([{**order, "body": "more"}, order, {**order, "id": "mine"}]), 2)
+    changed, same = again.duplicates  # a producer's own id is what counts, and this one is new
+    assert (changed.mismatch, same.mismatch, changed.id, changed.id) == (True, False, same.id, first.duplicates[0].id)
+    assert again.keys[2] == "mine"
+
+
+def test_a_category_without_content_keys_repeats_what_it_is_given() -> None:
+    side = Side(Routing({"orders": ORDERS}, NUMBERS))
+    assert not side.entries(msgspec.msgpack.encode([{"user_id": "ann", "title": "one"}] * 2), 1).duplicates
+
+
+def test_a_producers_key_is_never_taken_for_content() -> None:
+    side = Side(Routing({"orders": ORDERS}, NUMBERS))
+    order = {"user_id": "ann", "category": "orders", "title": "one"}
+    judged = side.entries(msgspec.msgpack.encode([order, {**order, "idempotency_key": "ann:one"}]), 1)
+    assert not judged.duplicates
+
+
+def test_a_frame_says_which_rules_decided() -> None:
+    rules = (PlacedRule("a", when="title == 'one'", priority="low"), PlacedRule("b", channels=("sms",)))
+    side = Side(Routing({}, NUMBERS, rules))
+    keyed = {"user_id": "ann", "title": "one", "idempotency_key": "k"}
+    assert side.columns(msgspec.msgpack.encode([keyed]), 1) is None
+    judged = side.entries(msgspec.msgpack.encode([{"user_id": "ann", "title": "two"}, keyed, keyed, {}]), 1)
+    assert judged.rules is not None
+    assert list(judged.rules) == [2, 1, 0, 0]
+
+
+def test_a_frame_that_no_rule_decided_has_no_list_of_them() -> None:
+    side = Side(Routing({}, NUMBERS, (PlacedRule("a", when="title == 'one'", priority="low"),)))
+    assert side.entries(msgspec.msgpack.encode([{"user_id": "ann", "title": "two"}]), 1).rules is None

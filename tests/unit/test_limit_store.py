@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from shards import limit_store, schema
 from shards.caps import CapSettings
 from shards.changes import Now
-from shards.limit_store import LimitStore
+from shards.journal import SqliteJournal
+from shards.limit_store import LimitStore, split
 from shards.limiter import RateLimit
 from shards.limits import Limits
+from shards.resharding import reshard
 from shards.schema import DamagedError
 from shards.units import Seconds
 
@@ -28,7 +30,7 @@ KEY = -7
 
 def connect() -> sqlite3.Connection:
     database = sqlite3.connect(":memory:", isolation_level=None)
-    schema.create(database, 0, 1)
+    database.execute(f"CREATE TABLE limits({schema.TABLES['limits'][0]}, crc INTEGER NOT NULL)")
     return database
 
 
@@ -119,6 +121,87 @@ def test_who_is_stored_and_read_anew_answers_like_who_never_stopped(
         database.close()
 
 
+def resharded(databases: list[sqlite3.Connection], count: int) -> list[sqlite3.Connection]:
+    made = [connect() for _ in range(count)]
+    for number, row in enumerate(
+        row for database in databases for row in database.execute("SELECT * FROM limits ORDER BY id")
+    ):
+        for shard, part in split(row[1:-1], count).items():
+            new = (number, *part)
+            made[shard].execute("INSERT INTO limits VALUES (?, ?, ?, ?, ?, ?)", (*new, schema.checksum(*new)))
+    for database in databases:
+        database.close()
+    return made
+
+
+@settings(max_examples=60, derandomize=True, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 4_000),
+            st.integers(-4, 4),
+            st.sampled_from(["allow", "exempt", "reserve", "cap", "charge cap", 1, 2, 3]),
+        ),
+        max_size=80,
+    ),
+    st.integers(1, 3),
+)
+def test_who_is_moved_to_other_shards_answers_like_who_stayed(
+    plan: list[tuple[int, int, str | int]], part: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limit_store, "PART_TIMES", part)
+        patch.setattr(limit_store, "CHARGES_MAX", 30)
+        databases = [connect()]
+        stores = [opened(databases[0], moment(0))]
+        stayed = Limits(RATES, CAPS, KEYS_MAX)
+        ms = 0
+        for wait_ms, key, what in plan:
+            ms += wait_ms
+            now = moment(ms)
+            if isinstance(what, int):
+                databases = resharded(databases, what)
+                stores = [opened(database, now) for database in databases]
+            else:
+                store = stores[key % 2**64 % len(stores)]
+                assert act(stayed, what, key, now) == act(store.limits, what, key, now)
+                store.save(now)
+            for user in range(-4, 5):
+                assert answers(stayed, user, now) == answers(stores[user % 2**64 % len(stores)].limits, user, now)
+        for database in databases:
+            database.close()
+
+
+def test_resharding_takes_along_what_was_spent(tmp_path: Path) -> None:
+    def paths(name: str, count: int) -> list[Path]:
+        return [tmp_path / f"{name}-{shard}.db" for shard in range(count)]
+
+    def spend(path: Path, shard: int, shards: int) -> None:
+        journal = SqliteJournal(path, shard, shards, "process", ["email"])
+        store = opened(journal.database, moment(0))
+        journal.begin()
+        for key in range(-20, 20):
+            if key % 2**64 % shards == shard:
+                for _ in range(key % 4):
+                    store.limits.rates["email"].allow(key, 0.0)
+                    store.limits.caps["few"].charge(key, 0.0)
+        store.save(moment(0))
+        journal.save_state()
+        journal.commit()
+        journal.close()
+
+    for shard, path in enumerate(paths("two", 2)):
+        spend(path, shard, 2)
+    for before, after, count in (("two", "three", 3), ("three", "one", 1)):
+        sources = paths(before, 2 if before == "two" else 3)
+        reshard(sources, paths(after, count), {}, lambda _done, _total: None)
+    journal = SqliteJournal(tmp_path / "one-0.db", 0, 1, "process", ["email"])
+    limits = opened(journal.database, moment(0)).limits
+    journal.close()
+    for key in range(-20, 20):
+        assert limits.rates["email"].remaining(key, 0.0) == limits.caps["few"].remaining(key, 0.0) == 3 - key % 4
+
+
 def test_what_was_not_committed_is_not_spent(database: sqlite3.Connection) -> None:
     store = opened(database, moment(0))
     database.execute("BEGIN")
@@ -152,7 +235,7 @@ def test_a_clock_that_was_set_back_locks_nobody_out(database: sqlite3.Connection
     store.save(moment(0))
     later = moment(0, wall_ms=-3_600_000)
     again = opened(database, later).limits
-    assert again.rates["email"].next_at(KEY, 0.0) == pytest.approx(6.0, abs=1e-4)
+    assert again.rates["email"].next_at(KEY, 0.0) == pytest.approx(6.0, rel=1e-9)
     assert again.caps["few"].next_at(KEY, 0.0) == pytest.approx(20.0)
 
 
@@ -165,7 +248,7 @@ def test_a_clock_that_was_set_back_before_a_state_locks_nobody_out(
         assert store.limits.rates["email"].allow(KEY, 0.0)
     store.save(moment(0))
     again = opened(database, moment(0, wall_ms=-3_600_000)).limits.rates["email"]
-    assert again.next_at(KEY, 0.0) == pytest.approx(6.0, abs=1e-4)
+    assert again.next_at(KEY, 0.0) == pytest.approx(6.0, rel=1e-9)
 
 
 def test_reservations_and_what_the_exempt_spent_outlive_a_stop(database: sqlite3.Connection) -> None:
@@ -175,8 +258,8 @@ def test_reservations_and_what_the_exempt_spent_outlive_a_stop(database: sqlite3
         assert store.limits.rates["email"].allow(KEY, 0.0, exempt=True)
     store.save(moment(0))
     again = opened(database, moment(0)).limits.rates
-    assert again["sms"].next_at(KEY, 0.0) == pytest.approx(28 / 3, abs=1e-4)
-    assert again["email"].next_at(KEY, 0.0) == pytest.approx(28 * 6, abs=1e-4)
+    assert again["sms"].next_at(KEY, 0.0) == pytest.approx(28 / 3, rel=1e-9)
+    assert again["email"].next_at(KEY, 0.0) == pytest.approx(28 * 6, rel=1e-9)
 
 
 def test_other_terms_keep_what_was_spent_as_far_as_they_go(database: sqlite3.Connection) -> None:
@@ -189,11 +272,37 @@ def test_other_terms_keep_what_was_spent_as_far_as_they_go(database: sqlite3.Con
     fast, one = {"email": RateLimit("10/minute", burst=10)}, {"few": CapSettings(limit=1, window=Seconds(20.0))}
     store = opened(database, moment(1), fast, one)
     assert store.limits.rates["email"].remaining(KEY, 0.001) == 0
-    assert store.limits.rates["email"].next_at(KEY, 0.001) == pytest.approx(6.001, abs=1e-4)
+    assert store.limits.rates["email"].next_at(KEY, 0.001) == pytest.approx(6.001, rel=1e-9)
     assert store.limits.caps["few"].next_at(KEY, 0.001) == 20.0
     store.save(moment(1))
     assert names(database) == ["cap:few 1/20s", "rate:email 10/minute+10"]
     assert opened(database, moment(2), fast, one).limits.rates["email"].next_at(KEY, 0.002) == pytest.approx(6.001)
+
+
+def test_a_lower_cap_looks_at_the_newest_deliveries(database: sqlite3.Connection) -> None:
+    store = opened(database, moment(0))
+    for ms in (0, 5_000, 9_000):
+        store.limits.caps["few"].charge(KEY, ms / 1000)
+        store.save(moment(ms))
+    two = {"few": CapSettings(limit=2, window=Seconds(20.0))}
+    for after_stop in (opened(database, moment(9_000), RATES, two), opened(database, moment(9_000))):
+        after_stop.keep(Limits(RATES, two, KEYS_MAX), moment(9_000))
+        cap = after_stop.limits.caps["few"]
+        assert cap.next_at(KEY, 9.0) == 25.0
+        cap.charge(KEY, 25.0)
+        assert cap.next_at(KEY, 25.0) == 29.0
+
+
+def test_times_stay_in_order_where_the_clock_was_set_back_on_the_way(database: sqlite3.Connection) -> None:
+    two = {"few": CapSettings(limit=2, window=Seconds(20.0))}
+    store = opened(database, moment(0), {}, two)
+    for now in (moment(0), moment(1_000, wall_ms=-15_000)):
+        store.limits.caps["few"].charge(KEY, now.mono)
+        store.save(now)
+    cap = opened(database, moment(2_000, wall_ms=-15_000), {}, two).limits.caps["few"]
+    assert not cap.has_room(KEY, 21.5)
+    assert cap.remaining(KEY, 21.5) == 0
+    assert cap.remaining(KEY, 22.0) == 2
 
 
 def test_a_reload_of_the_configuration_keeps_what_was_spent_by_name(database: sqlite3.Connection) -> None:
@@ -226,3 +335,37 @@ def test_a_damaged_row_is_told(database: sqlite3.Connection) -> None:
     database.execute("UPDATE limits SET at_ms = at_ms + 1")
     with pytest.raises(DamagedError, match="limits"):
         opened(database, moment(0))
+
+
+def test_a_limit_that_comes_back_is_stored_again(database: sqlite3.Connection) -> None:
+    store = opened(database, moment(0))
+    assert store.limits.rates["email"].allow(KEY, 0.0)
+    store.save(moment(0))
+    store.keep(Limits({}, CAPS, KEYS_MAX), moment(0))
+    store.save(moment(0))
+    store.keep(Limits(RATES, CAPS, KEYS_MAX), moment(0))
+    for _ in range(2):
+        assert store.limits.rates["email"].allow(KEY, 0.0)
+        store.save(moment(0))
+    assert opened(database, moment(0)).limits.rates["email"].remaining(KEY, 0.0) == 1
+
+
+def test_a_reload_that_changes_no_terms_keeps_all_that_is_reserved(database: sqlite3.Connection) -> None:
+    store = opened(database, moment(0))
+    for _ in range(30):
+        store.limits.rates["sms"].reserve(KEY, 0.0)
+    store.keep(Limits({"sms": RateLimit("3/second", exempt=("critical",))}, CAPS, KEYS_MAX), moment(0))
+    assert store.limits.rates["sms"].next_at(KEY, 0.0) == pytest.approx(28 / 3)
+    assert store.limits.rates["sms"].exempt == {"critical"}
+
+
+def test_a_state_is_finished_under_steady_load(database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limit_store, "CHARGES_MAX", 20)
+    monkeypatch.setattr(limit_store, "PART_TIMES", 2)
+    store = opened(database, moment(0))
+    for turn in range(200):
+        for key in range(20):
+            assert store.limits.rates["email"].allow(key, 0.0, exempt=True)
+        store.save(moment(turn))
+        (rows,) = database.execute("SELECT count(*) FROM limits").fetchone()
+        assert rows <= 45

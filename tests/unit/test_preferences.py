@@ -210,7 +210,6 @@ def test_an_unknown_key_is_told_with_the_nearest(document: Any, says: str) -> No
     [
         ({"contacts": {"email": ""}}, "contacts.email", "'' is not an e-mail address"),
         ({"contacts": {"email": "ada"}}, "contacts.email", "must have an @-sign"),
-        ({"contacts": {"email": "ada@localhost"}}, "contacts.email", "should have a period"),
         ({"contacts": {"email": "Ada <ada@example.org>"}}, "contacts.email", "display name"),
         ({"contacts": {"email": "ada@example.org\r\nBcc: x"}}, "contacts.email", "invalid characters"),
         ({"contacts": {"email": "é" * 5_000 + "@example.org"}}, "contacts.email", "too long"),

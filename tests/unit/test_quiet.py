@@ -166,7 +166,8 @@ def test_what_is_refused(start: str, end: str, days: list[str] | None, says: str
         ("UTC", None),
         ("Europe/Pariss", "did you mean Europe/Paris"),
         ("europe/paris", "did you mean Europe/Paris"),
-        ("Paris", "Europe/Paris"),
+        ("Europe/Pariss", "did you mean Europe/Paris?"),  # it alone
+        ("Paris", "did you mean Europe/Paris"),
         ("America/New York", "did you mean America/New_York"),
         ("", 'it is a name such as "Europe/Paris"'),
         ("?", 'it is a name such as "Europe/Paris"'),

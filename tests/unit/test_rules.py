@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shards import rules
-from shards.rules import Category, Routing
+from shards.rules import Category, PlacedRule, Routing
 from shards.wire import CHANNELS, Notification, RequestError
 
 NUMBERS = {name: number for number, name in enumerate(CHANNELS)}
@@ -67,10 +67,89 @@ def test_the_cache_of_wishes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     routing = Routing({}, NUMBERS)
     for channel in CHANNELS:
         routed(routing, channels=[channel])
-    assert len(routing._wished) <= 2
+    assert len(routing._made) <= 2
 
 
 @pytest.mark.parametrize("channels", [(), ("email", "email")])
 def test_a_category_names_each_channel_once(channels: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="channels"):
         Category(channels)
+
+
+# --- configured rules ---------------------------------------------------------------------------------------------
+
+RULES = (
+    PlacedRule("big", when="payload.amount > 1000", categories=("transaction",), channels=("sms", "inapp"), line=7),
+    PlacedRule("night", when="local.hour < 8", categories=("transaction", "marketing"), priority="low"),
+    PlacedRule("french", when="locale == 'fr'", categories=("marketing",), channels=("push",), priority="high"),
+    PlacedRule("rest", categories=("marketing",), priority="normal"),
+)
+NOON, NIGHT = ("ada", 12 * 3_600_000, "fr"), ("ada", 3 * 3_600_000, "fr")
+GERMAN = (*NOON[:2], "de")
+BIG = {"category": "transaction", "payload": {"amount": 2000}}
+
+
+def ruled(asker: tuple[str, int, str], **fields: object) -> tuple[list[str], int, int]:
+    rule = Routing({}, NUMBERS, RULES).resolve(Notification(**fields), *asker)  # type: ignore[arg-type]
+    return [CHANNELS[channel] for channel in rule.channels], rule.priority, rule.number
+
+
+@pytest.mark.parametrize(
+    ("asker", "fields", "expected"),
+    [
+        (NOON, BIG, (["sms", "inapp"], 2, 1)),
+        (NIGHT, BIG, (["sms", "inapp"], 2, 1)),  # the first wins, and the second is not asked for what it leaves open
+        (NIGHT, {"category": "transaction"}, (["email", "push", "inapp"], 0, 2)),
+        (NOON, {"category": "transaction"}, (["email", "push", "inapp"], 2, 0)),
+        (NIGHT, {"category": "marketing"}, (["email", "inapp"], 0, 2)),
+        (NOON, {"category": "marketing"}, (["push"], 2, 3)),
+        (GERMAN, {"category": "marketing"}, (["email", "inapp"], 1, 4)),
+        (NOON, {"category": "system", "payload": {"amount": 2000}}, (["inapp"], 1, 0)),
+        (NOON, {**BIG, "channels": ["email"]}, (["email"], 2, 0)),  # nothing is left for the rule to decide
+        (NOON, {**BIG, "priority": 0}, (["sms", "inapp"], 0, 1)),
+        (NOON, {"category": "marketing", "channels": ["email"]}, (["email"], 2, 3)),
+        (NOON, {"category": "marketing", "priority": "critical"}, (["push"], 3, 3)),
+        (NOON, {"category": "marketing", "channels": ["sms"], "priority": "low"}, (["sms"], 0, 0)),
+    ],
+)
+def test_the_first_rule_that_matches_wins(
+    asker: tuple[str, int, str], fields: dict[str, object], expected: tuple[list[str], int, int]
+) -> None:
+    assert ruled(asker, **fields) == expected
+
+
+def test_the_condition_sees_the_priority_that_the_category_gives() -> None:
+    routing = Routing({}, NUMBERS, (PlacedRule("p", when="priority == 'high'", channels=("sms",)),))
+    assert routing.resolve(Notification(category="transaction")).number == 1
+    assert routing.resolve(Notification(category="system", priority=2)).number == 1
+    assert routing.resolve(Notification(category="system")).number == 0
+
+
+def test_channels_of_a_rule_are_explicit() -> None:
+    routing = Routing({}, NUMBERS, RULES)
+    assert routing.resolve(Notification(**BIG), *NOON).explicit  # type: ignore[arg-type]
+    assert not routing.resolve(Notification(category="transaction"), *NIGHT).explicit
+
+
+def test_only_categories_that_no_rule_looks_at_are_plain() -> None:
+    assert {name for name, _ in Routing({}, NUMBERS, RULES).plain} == {"security", "system"}
+    assert not Routing({}, NUMBERS, (PlacedRule("all", priority="low"),)).plain
+
+
+def test_what_a_rules_number_means() -> None:
+    assert Routing({}, NUMBERS, RULES).describe()[:2] == [
+        ("big", 7, "payload.amount > 1000"),
+        ("night", None, "local.hour < 8"),
+    ]
+
+
+def test_a_condition_without_an_answer_is_no_match() -> None:
+    routing = Routing({}, NUMBERS, RULES)
+    assert routing.resolve(Notification(category="transaction"), *NOON).number == 0
+    assert routing.failures() == {"big": 1}
+
+
+def test_a_rule_is_made_once_for_all_who_are_alike() -> None:
+    routing = Routing({}, NUMBERS, RULES)
+    first, second = (routing.resolve(Notification(**BIG), *NOON) for _ in range(2))  # type: ignore[arg-type]
+    assert first is second

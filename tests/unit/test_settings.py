@@ -43,13 +43,13 @@ def refusal(text: str, path: Path, environment: Mapping[str, str] | None = None,
 
 def uncommented() -> str:
     """The shipped file with its examples switched on: a commented line that is TOML becomes TOML."""
-    return re.sub(r"(?m)^# (?=\[\w+\.\w+\]$|\w+ = )", "", SHIPPED.read_text())
+    return re.sub(r"(?m)^# (?=\[\w+\.\w+\]$|\[\[\w+\]\]$|\w+ = )", "", SHIPPED.read_text())
 
 
 def structs(kind: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], type[msgspec.Struct]]]:
-    """Every table of the configuration; a table of names as ``*``."""
-    if get_origin(kind) is dict:
-        yield from structs(get_args(kind)[1], (*keys, "*"))
+    """Every table of the configuration; a table of names, or one of an array, as ``*``."""
+    if get_origin(kind) in (dict, tuple):
+        yield from structs(get_args(kind)[1 if get_origin(kind) is dict else 0], (*keys, "*"))
     elif isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         yield keys, kind
         for field in msgspec.structs.fields(kind):
@@ -59,7 +59,12 @@ def structs(kind: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
 def tables_at(document: Any, keys: tuple[str, ...]) -> list[dict[str, Any]]:
     found = [document]
     for key in keys:
-        found = [value for table in found for name, value in table.items() if key in ("*", name)]
+        found = [
+            value
+            for table in found
+            for name, value in (table.items() if isinstance(table, dict) else enumerate(table))
+            if key in ("*", name)
+        ]
     return found
 
 
@@ -84,15 +89,17 @@ def test_the_shipped_example_of_a_channel_shows_the_defaults(written: Path) -> N
 def test_every_setting_is_in_the_shipped_file(keys: tuple[str, ...], struct: type[msgspec.Struct]) -> None:
     tables = tables_at(tomllib.loads(uncommented()), keys)
     assert tables
-    for table in tables:
-        assert list(table) == [field.name for field in msgspec.structs.fields(struct)]
+    names = [field.name for field in msgspec.structs.fields(struct)]
+    assert list(tables[0]) == names
+    for table in tables[1:]:  # of the same kind: they may leave out what is not special in them
+        assert list(table) == [name for name in names if name in table]
 
 
 def test_every_setting_of_the_shipped_file_has_a_comment_where_it_stands_first() -> None:
     explained = set()
     table = before = ""
     for number, line in enumerate(uncommented().splitlines(), 1):
-        if header := re.match(r"\[(\w+)", line):
+        if header := re.match(r"\[+(\w+)", line):
             table = header[1]
         elif setting := re.match(r"(\w+) = ", line):
             if " # " in line or before.startswith("# "):
@@ -176,6 +183,14 @@ def test_a_cap_names_categories_and_channels_of_ones_own(written: Path) -> None:
         '[caps.paper]\nlimit = 1\nwindow = "7d"\ncategories = ["legal", "system"]\nchannels = ["fax"]\n'
     )
     assert loaded(text, written).caps["paper"].window == Seconds(7 * 86_400.0)
+
+
+def test_what_exceeds_a_limit_may_go_to_a_digest_that_takes_it(written: Path) -> None:
+    text = (
+        '[rate_limits.sms]\nrate = "1/day"\noverflow = "digest"\n[digests.rest]\ntemplate = "rest"\nwhen = "overflow"\n'
+    )
+    assert loaded(text, written).rate_limits["sms"].overflow == "digest"
+    assert "rate_limits.sms.overflow" in refusal(text + 'channels = ["email"]\n', written)
 
 
 @pytest.mark.parametrize("endpoint", ["tcp://127.0.0.1:7711", "tcp://127.8.0.1:1", "tcp://[::1]:7711", "ipc://run/x"])
@@ -366,3 +381,72 @@ def test_the_line_of_a_key_is_that_of_its_own_table() -> None:
     assert line_of("[dispacher.x]\n", ["dispacher"]) == 1
     assert line_of('[x]\r\n# a "comment" = 1\r\na = [ # one\r\n1 ]\r\nb = "\u2028"\r\nc = 1\r\n', ["x", "c"]) == 6
     assert line_of(text, ["bounds", "users"]) is None
+
+
+# --- categories and rules -----------------------------------------------------------------------------------------
+
+TWO = '[[rules]]\nname = "a"\npriority = "low"\n\n[[rules]]\nname = "b"\npriority = "low"\n'
+
+
+def test_a_category_takes_from_another_what_it_does_not_set(written: Path) -> None:
+    text = """
+        [categories.news]
+        extends = "promo"
+        override_preferences = false
+        [categories.promo]
+        extends = "security"
+        priority = "low"
+        content_key = "{title}"
+        [categories.security]
+        channels = ["email"]
+        unsubscribable = true
+    """
+    found = loaded(text, written).categories
+    promo = Category(("email",), priority="low", unsubscribable=True, content_key="{title}", extends="security")
+    assert found["promo"] == promo
+    assert found["news"] == msgspec.structs.replace(promo, extends="promo")
+    default = loaded('[categories.ads]\nextends = "marketing"\n', written).categories["ads"]
+    assert default == msgspec.structs.replace(DEFAULT_CATEGORIES["marketing"], extends="marketing")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key", "says"),
+    [
+        ('[categories.a]\nextends = "marketng"\n', 2, "categories.a.extends", "did you mean marketing?"),
+        ('[categories.a]\nextends = "a"\n', 2, "categories.a.extends", "in a circle: a -> a"),
+        (
+            '[categories.c]\nextends = "a"\n[categories.a]\nextends = "b"\n[categories.b]\nextends = "a"\n',
+            6, "categories.b.extends", "in a circle: a -> b -> a",
+        ),
+        ('[categories.a]\nextends = "system"\ncontent_key = "{x}"\n', 3, "categories.a.content_key", "unknown name"),
+        ('[categories.a]\nextends = 3\n', 2, "categories.a.extends", "Expected `str`"),
+        (TWO + 'when = "titel == 1"\n', 8, "rules.1.when", "unknown variable 'titel'; did you mean title?"),
+        (TWO + 'when = """\ntitle ==\n"""\n', 8, "rules.1.when", "not CEL: line 2, column 1"),
+        (TWO + "channels = ['emial']\n", 8, "rules.1.channels", "did you mean email?"),
+        (TWO + "channels = []\n", 8, "rules.1.channels", "at least one channel"),
+        (TWO + "categories = ['sytem']\n", 8, "rules.1.categories", "did you mean system?"),
+        (TWO + "categories = []\n", 8, "rules.1.categories", "leave it out"),
+        (TWO + "wehn = 'true'\n", 8, "rules.1.wehn", "did you mean when?"),
+        (TWO + "line = 8\n", 8, "rules.1.line", "unknown key 'line'"),
+        (TWO.replace('"b"', '"a"'), 6, "rules.1.name", "the name of a rule above"),
+        (TWO.replace('name = "b"\n', ""), 5, "rules.1", "name is missing"),
+        ('[[rules]]\nname = "a"\nwhen = "true"\n', 1, "rules.0", "it decides nothing"),
+        ('[[rules]]\nname = "a"\npriority = "urgent"\n', 3, "rules.0.priority", "is not one of low, normal"),
+        ('rules = [{name = "a", priority = "low"}, {name = "b", priority = "x"}]\n', 1, "rules.1.priority", "not one"),
+        ("rules = 3\n", 1, "rules", "Expected `array`"),
+    ],
+)  # fmt: skip
+def test_categories_and_rules_that_are_wrong(text: str, line: int, key: str, says: str, written: Path) -> None:
+    problem = refusal(text, written)
+    assert problem.startswith(f"{written}, line {line}: {key}: ")
+    assert says in problem
+    assert "\n" not in problem
+
+
+def test_rules_are_bounded(written: Path) -> None:
+    text = "".join(f'[[rules]]\nname = "{number}"\npriority = "low"\n' for number in range(1_001))
+    assert "rules: there are 1001; at most 1000" in refusal(text, written)
+
+
+def test_rules_know_their_lines(written: Path) -> None:
+    assert [(rule.name, rule.line) for rule in loaded(TWO, written).rules] == [("a", 2), ("b", 6)]  # type: ignore[attr-defined]

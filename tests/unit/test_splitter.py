@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dispatcher.splitter import WHOLE_MIN, Gatherer, Split, split
-from shards.wire import RequestError, hash_user
+from dispatcher.splitter import WHOLE_MIN, Gatherer, Limits, Split, split
+from shards.wire import RequestError, hash_user, is_broadcast
 
 SHARDS = 3
 FANOUT_BYTES = 1_000_000
@@ -21,6 +21,10 @@ entries = st.fixed_dictionaries(
 ) | st.fixed_dictionaries({"recipients": st.lists(st.sampled_from(["x", "y", "z", *SAME[:2]]), max_size=3)})
 
 
+def limits(batch_max: int) -> Limits:
+    return Limits(SHARDS, batch_max, FANOUT_BYTES, iter(["b-first", "b-second"]).__next__)
+
+
 def encoder(as_json: bool) -> Any:
     return msgspec.json.encode if as_json else msgspec.msgpack.encode
 
@@ -28,7 +32,7 @@ def encoder(as_json: bool) -> Any:
 @settings(max_examples=150, derandomize=True, deadline=None)
 @given(st.lists(entries, max_size=8), st.booleans())
 def test_every_recipient_gets_its_notification_at_its_position(frame: list[dict[str, Any]], as_json: bool) -> None:
-    done = split(encoder(as_json)(frame), SHARDS, 100, FANOUT_BYTES)
+    done = split(encoder(as_json)(frame), limits(100))
     addressed = [
         (index, recipient if "recipients" in entry else None, user_id)
         for index, entry in enumerate(frame)
@@ -54,21 +58,17 @@ def test_every_recipient_gets_its_notification_at_its_position(frame: list[dict[
 def test_bytes_are_passed_on_as_they_came(as_json: bool) -> None:
     frame = [{"user_id": name, "title": name} for name in ("x", "y", "z")]
     raws = {encoder(as_json)(entry) for entry in frame}
-    assert {
-        bytes(raw)
-        for piece in split(encoder(as_json)(frame), SHARDS, 100, FANOUT_BYTES).pieces
-        for raw in piece.entries
-    } == raws
+    assert {bytes(raw) for piece in split(encoder(as_json)(frame), limits(100)).pieces for raw in piece.entries} == raws
 
 
 def test_a_list_for_one_shard_is_passed_on_whole() -> None:
     message = msgspec.msgpack.encode([{"user_id": SAME[number % 5]} for number in range(WHOLE_MIN)])
-    (piece,) = split(message, SHARDS, 1_000, FANOUT_BYTES).pieces
+    (piece,) = split(message, limits(1_000)).pieces
     assert (piece.whole, piece.positions) == (message, range(WHOLE_MIN))
 
 
 def test_nothing_is_nothing() -> None:
-    assert split(b"[]", SHARDS, 10, FANOUT_BYTES) == Split([], 0, None, None, [])
+    assert split(b"[]", limits(10)) == Split([], 0, None, None, [], {})
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_nothing_is_nothing() -> None:
 )
 def test_a_list_that_is_not_acceptable(message: bytes, code: str) -> None:
     with pytest.raises(RequestError) as caught:
-        split(message, SHARDS, 2, FANOUT_BYTES)
+        split(message, limits(2))
     assert caught.value.error.code == code
 
 
@@ -92,7 +92,6 @@ def test_a_list_that_is_not_acceptable(message: bytes, code: str) -> None:
     [
         ({}, "bad_value", "user_id"),
         ({"recipients": []}, "bad_value", "recipients"),
-        ({"topic": "t"}, "unsupported", "topic"),
         ({"user_id": 5}, "bad_value", "user_id"),
         ({"recipients": ["x", 5]}, "bad_value", "recipients[1]"),
         ({"recipients": ["x"], "topic": "t"}, "bad_value", "user_id"),
@@ -100,7 +99,7 @@ def test_a_list_that_is_not_acceptable(message: bytes, code: str) -> None:
     ],
 )
 def test_what_cannot_be_routed_is_an_error_of_its_own(entry: object, code: str, field: str | None) -> None:
-    done = split(msgspec.json.encode([{"user_id": "x"}, entry]), SHARDS, 10, FANOUT_BYTES)
+    done = split(msgspec.json.encode([{"user_id": "x"}, entry]), limits(10))
     ((index, error, raw),) = done.errors
     assert (index, error.code, error.field, raw) == (1, code, field, msgspec.json.encode(entry))
     assert len(done.pieces) == 1
@@ -111,7 +110,7 @@ def test_gathered_pieces_make_one_frame(as_json: bool) -> None:
     gatherer = Gatherer(0, as_json, 0)
     messages = [[{"user_id": SAME[0], "title": "one"}], [{"user_id": SAME[1], "title": "two"}]]
     for message in messages:
-        (piece,) = split(encoder(as_json)(message), SHARDS, 10, FANOUT_BYTES).pieces
+        (piece,) = split(encoder(as_json)(message), limits(10)).pieces
         assert gatherer.add(piece, None) == []
     (frame,) = gatherer.flush()
     decode = msgspec.json.decode if as_json else msgspec.msgpack.decode
@@ -121,8 +120,35 @@ def test_gathered_pieces_make_one_frame(as_json: bool) -> None:
 
 def test_a_whole_list_does_not_overtake() -> None:
     gatherer = Gatherer(0, False, 0)
-    (small,) = split(msgspec.msgpack.encode([{"user_id": SAME[0]}]), SHARDS, 1_000, FANOUT_BYTES).pieces
-    (whole,) = split(msgspec.msgpack.encode([{"user_id": SAME[0]}] * WHOLE_MIN), SHARDS, 1_000, FANOUT_BYTES).pieces
+    (small,) = split(msgspec.msgpack.encode([{"user_id": SAME[0]}]), limits(1_000)).pieces
+    (whole,) = split(msgspec.msgpack.encode([{"user_id": SAME[0]}] * WHOLE_MIN), limits(1_000)).pieces
     gatherer.add(small, None)
     first, second = gatherer.add(whole, None)
     assert (len(first.parts[0].hashes), second.body) == (1, whole.whole)
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_notification_to_a_topic_goes_to_every_shard_under_one_id(as_json: bool) -> None:
+    frame = [{"topic": "news", "title": "a"}, {"user_id": "x"}, {"topic": "news", "title": "a"}]
+    done = split(encoder(as_json)(frame), limits(100))
+    assert done.positions == 3
+    assert {position: (one.topic, one.id) for position, one in done.topics.items()} == {
+        0: ("news", "b-first"),
+        2: ("news", "b-second"),
+    }
+    assert sorted(piece.shard for piece in done.pieces) == list(range(SHARDS))
+    decode = msgspec.json.decode if as_json else msgspec.msgpack.decode
+    for piece in done.pieces:
+        mine = dict(zip(piece.positions, map(decode, piece.entries), strict=True))
+        assert (mine[0], mine[2]) == ([["b-first"], frame[0]], [["b-second"], frame[2]])
+        assert (1 in mine) == (piece.shard == hash_user("x") % SHARDS)
+
+
+def test_a_key_names_a_broadcast_the_same_every_time() -> None:
+    def id_of(**keys: str) -> str:
+        entry = {"topic": "news", "title": "a", **keys}
+        return split(msgspec.json.encode([entry]), limits(1)).topics[0].id
+
+    assert id_of(idempotency_key="k") == id_of(id="k") == id_of(id="other", idempotency_key="k") != id_of(id="l")
+    assert is_broadcast(id_of(id="k"))
+    assert id_of(id="k", topic="olds") != id_of(id="k")

@@ -12,11 +12,11 @@ def shard(planned: int, delivered: int, pending: int) -> dict[str, Any]:
     outcomes = {OUTCOMES[final]: 0 for final in FINAL} | {"delivered": delivered}
     channel = {
         "planned": planned, "attempts": delivered, "failed_attempts": 0, "outcomes": outcomes, "queued": 1,
-        "in_flight": 2, "retrying": 3, "latency": {"buckets": {5: delivered}, "max_us": 777},
+        "in_flight": 2, "retrying": 3, "deferred": 4, "latency": {"buckets": {5: delivered}, "max_us": 777},
     }  # fmt: skip
     return {
         "accepted": planned, "duplicates": 1, "rejected": 2, "pending": pending, "dead_letters": {"permanent": 4},
-        "channels": {"email": channel}, "idempotency_window_s": float(planned),
+        "channels": {"email": channel}, "idempotency_window_s": float(planned), "broadcasts": [],
     }  # fmt: skip
 
 

@@ -1,0 +1,75 @@
+"""A change of the configuration while the service runs: what may change, and who still has to take it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from dispatcher.child import Child
+from dispatcher.settings import Settings, SettingsError
+from shards import logs
+from shards.units import encode_hook
+
+log = logs.logger()
+
+# Everything else takes a restart: sockets, what is in memory by number, what processes are started with.
+RELOADABLE = (
+    ("categories",), ("rules",), ("rate_limits",), ("caps",), ("digests",), ("schedules",), ("preferences",),
+    ("retry",), ("priorities",), ("idempotency",), ("retention",), ("log", "level"),
+)  # fmt: skip
+TAKEN_S = 20.0  # by every child, or it is replaced: a new one has the new settings
+
+Source = Callable[[Sequence[str]], str]
+
+
+def changed_tables(old: Settings, new: Settings, source: Source) -> list[str]:
+    """The names of what differs. Raises ``SettingsError`` that names every key which takes a restart."""
+    before, after = (msgspec.to_builtins(settings, enc_hook=encode_hook) for settings in (old, new))
+    keys = list(_differing(before, after))
+    fixed = [key for key in keys if not any(key[: len(may)] == may for may in RELOADABLE)]
+    if fixed:
+        remedy = "it cannot change while the dispatcher runs; restart it, or set it back. Nothing was changed"
+        raise SettingsError("\n".join(f"{source(key)}: {'.'.join(key)}: {remedy}" for key in fixed))
+    return list(dict.fromkeys(key[0] for key in keys))
+
+
+def _differing(before: Any, after: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        if list(before) != list(after) and sorted(before) == sorted(after):
+            yield above  # the first that covers a notification counts
+        for key in {**before, **after}:
+            yield from _differing(before.get(key), after.get(key), (*above, key))
+    elif before != after:
+        yield above
+
+
+class Handover:
+    """The way of new settings to the children, which are started with them from now on."""
+
+    def __init__(self, children: Iterable[Child], version: int) -> None:
+        self._version = version
+        self._waiting = {child: child.starts for child in children}  # who has not taken them, and which of its starts
+        self._told: set[Child] = set()
+        self._deadline = time.monotonic() + TAKEN_S
+        for child in self._waiting:
+            child.version = 0
+
+    def step(self, now: float) -> bool:
+        """Tell those that can be told; whether all have taken them."""
+        for child, starts in list(self._waiting.items()):
+            if child.starts != starts or not child.running or child.version == self._version:
+                del self._waiting[child]
+            elif now > self._deadline:
+                log.warning("does not take the new configuration: replaced", child=child.name)
+                child.kill("the new configuration was not taken in time")
+                del self._waiting[child]
+            elif child.ready and child not in self._told:
+                try:
+                    child.change()
+                except OSError:  # a full disk: as long as there is time
+                    continue
+                self._told.add(child)
+        return not self._waiting
