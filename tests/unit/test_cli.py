@@ -29,7 +29,7 @@ GROUPS = {
     "user": ("put", "get", "delete", "import"),
     "topic": ("subscribe", "unsubscribe"),
     "dead": ("list", "show", "replay", "purge"),
-    "config": ("check", "show"),
+    "config": ("check", "show", "reload"),
     "keys": ("new",),
 }
 ASKING = (
@@ -145,7 +145,7 @@ def test_the_module_runs_as_a_program() -> None:
         (["simulate", "--events", "0"], "x>=1"),
         (["simulate", "--retry-base", "5x"], 'is not a duration such as "50ms"'),
         (["simulate", "--failure-rate", "2"], "0<=x<=1"),
-        (["send"], "Missing argument 'USER_ID'"),
+        (["send"], "give a USER_ID or a --topic"),
         (["send", "user-1", "--priority", "urgent"], "'low', 'normal', 'high', 'critical'"),
         (["send", "user-1", "--payload", "{"], "--payload is not JSON"),
         (["stats", "--timeout", "soon"], 'is not a duration such as "50ms"'),
