@@ -28,6 +28,7 @@ VALID: dict[str, dict[str, Any]] = {
     "dead.list": {},
     "dead.replay": {"id": "x"},
     "dead.purge": {"id": "x"},
+    "config.reload": {},
     "backup.begin": {"id": "x"},
     "backup.end": {"id": "x"},
     "stats": {},
