@@ -29,6 +29,7 @@ VALID: dict[str, dict[str, Any]] = {
     "dead.purge": {"id": "x"},
     "backup.begin": {"id": "x"},
     "backup.end": {"id": "x"},
+    "config.reload": {},
     "stats": {},
     "ping": {},
 }
