@@ -31,7 +31,6 @@ VALID: dict[str, dict[str, Any]] = {
     "config.reload": {},
     "backup.begin": {"id": "x"},
     "backup.end": {"id": "x"},
-    "config.reload": {},
     "stats": {},
     "ping": {},
 }
