@@ -25,7 +25,7 @@ from shards.rules import Routing
 from shards.validation import instant_ms
 from shards.wire import EVERY_USER, Data, Error, Notification, RequestError, pack
 
-PAGE_USERS = 250  # judged in one turn: whoever waits for a receipt feels it
+PAGE_USERS = 100  # judged in one turn: whoever waits for a receipt feels it
 ASK_AGAIN_S = 1.0
 LOOKED_AT = 8  # broadcasts in one turn, for one whose lanes have room
 NAMES_MAX = 200  # in which the nearest to an unknown topic are looked for
