@@ -99,6 +99,8 @@ class Core(Cancelling):
         self.last = seq
         if data.source == EXPANSION:
             data = self.broadcasts.expand(data, seq, now)
+        else:
+            self.broadcasts.others = True
         frame = Frame(seq, data.at_us, array("I"), b"")
         self._changed(frame)
         judged = self.judge.judge(data, seq, now.wall_us // 1000)
