@@ -70,7 +70,10 @@ class Room(NamedTuple):
 
 
 class Broadcasts:
-    """``open_max`` bounds those that are not expanded; ``patience_s`` is how long others may hold them all up."""
+    """``open_max`` bounds those that are not expanded; ``patience_s`` is how long others may hold them all up.
+
+    ``configure`` comes first.
+    """
 
     def __init__(
         self,
@@ -93,6 +96,7 @@ class Broadcasts:
         self._paged_at = 0.0
 
     def configure(self, routing: Routing, patience_s: float) -> None:
+        """Go by these from now on."""
         self._routing = routing
         self._patience_s = patience_s
 

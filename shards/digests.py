@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from shards.units import Seconds
-from shards.wire import Notification
+from shards.wire import Notification, pack
 
 SHOWN = 10  # items at each end that the template gets
 EXPIRY_MARGIN_MS = 1_000  # a window closes so long before one of its items would expire
@@ -72,6 +72,10 @@ class Digest(msgspec.Struct, array_like=True):
     def window(self) -> str:
         """What its items have in common; no part of it can have a NUL but the last."""
         return window_of(self.user_id, self.channel, self.category, self.name, self.key)
+
+    def row(self) -> tuple[str, str, int, int | None, int | None, bytes]:
+        """As the journal keeps it."""
+        return self.id, self.window, self.lane, self.due_ms, self.carrier, pack(self)
 
 
 def window_of(user_id: str, channel: str, category: str, name: str, key: str) -> str:

@@ -12,12 +12,13 @@ from typing import NamedTuple
 import msgspec
 
 from shards import ledger, schema
+from shards.cutting import Part
 from shards.inbox import NUMBER_BYTES, PLACE_SHIFT
 from shards.journal import topics_of, witness_path
 from shards.preferences import UserDocument
 from shards.reader import Loss
 from shards.schema import DamagedError, JournalError
-from shards.source import Source
+from shards.source import Source, item, waits_for_digest
 from shards.wire import EVERY_USER, DeadAdded, DeadRemoved, OutboxItem
 from shards.witness import latest
 
@@ -54,6 +55,7 @@ def inspect(path: Path, shard: int, shards: int, progress: Callable[[int, int], 
         if not problems:
             frames = _frames(source, problems, progress)
             problems += _places(source, frames)
+            problems += _digests(source, frames[0])
             problems += _origins(source)
             problems += _topics(source)
             problems += _state(path, source)
@@ -103,6 +105,7 @@ def _frames(source: Source, problems: list[str], progress: Callable[[int, int], 
         for _, slot, letter, *_ in source.dead_upto(seq):
             if slot >= 0 and (slot >= len(part.slots) or ledger.outcome_of(part.slots[slot]) != ledger.DEAD):
                 problems.append(f"{letter} is a dead letter, and its delivery is not dead")
+        problems += _timers(source, seq, part)
         if done % 256 == 0:
             progress(done, source.total)
     for seq, slot, letter, *_ in source.dead_upto(2**63):
@@ -142,6 +145,40 @@ def _places(source: Source, frames: tuple[array[int], array[int]]) -> Iterator[s
         entries = _numbers(blob)
         for at in range(0, len(entries), 2):
             yield from wrong(entries[at], entries[at + 1 : at + 2])
+
+
+def _timers(source: Source, seq: int, part: Part) -> Iterator[str]:
+    """Whatever is deferred is woken: by its timer, or by its digest."""
+    for slot, value in enumerate(part.slots) if any(map(_has_timer, set(part.slots))) else ():
+        if _has_timer(value):
+            due_ms = part.notes.get(slot, (None, "", ""))[0]
+            row = (ledger.lane_of_word(value), due_ms, seq, slot)
+            if not source.reader.database.execute(
+                "SELECT 1 FROM timers WHERE lane = ? AND due_ms = ? AND seq = ? AND slot = ?", row
+            ).fetchone():
+                yield f"delivery {slot} of frame {seq} is deferred, and has no timer"
+
+
+def _has_timer(value: int) -> bool:
+    return ledger.outcome_of(value) == ledger.DEFERRED and not waits_for_digest(value)
+
+
+def _digests(source: Source, frames: array[int]) -> Iterator[str]:
+    """The items of open windows wait for them. (What waits for a window that is not there, ``Source`` tells.)"""
+    for _ in source.reader.rows("timers"):
+        pass  # their checksums
+    kept = frozenset(frames)
+    for digest in source.digests:
+        if digest.due_ms is None:
+            carrier = (digest.carrier or 0) >> PLACE_SHIFT
+            if carrier not in kept:
+                yield f"digest {digest.id} is sent with frame {carrier}, which is not there"
+            continue
+        channel = source.channels.index(digest.channel)
+        for place in digest.places:
+            if item(place, channel) not in source.waiting:
+                seq, index = place >> PLACE_SHIFT, place & (1 << PLACE_SHIFT) - 1
+                yield f"digest {digest.id} names position {index} of frame {seq}, which does not wait for it"
 
 
 def _numbers(blob: bytes) -> array[int]:

@@ -232,7 +232,7 @@ class SqliteJournal:
             if digest is None:
                 self.database.execute("DELETE FROM digests WHERE id = ?", (identifier,))
                 continue
-            row = (identifier, digest.window, digest.lane, digest.due_ms, digest.carrier, pack(digest))
+            row = digest.row()
             self.database.execute("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, checksum(*row)))
             self._digests_stored = True
 

@@ -72,6 +72,7 @@ class Rebuild:
         for source in self.sources:
             self._copy_users(source)
             self._copy_inbox(source)
+            self._copy_digests(source)
         for number, source in zip(numbers, self.sources, strict=True):
             self._copy_outbox(number, source)
         self._copy_broadcasts()
@@ -206,6 +207,23 @@ class Rebuild:
                 number += 1
                 for shard, part in split(row[1:], len(self.targets)).items():
                     self.targets[shard].add("limits", (number, *part))
+
+    def _copy_digests(self, source: Source) -> None:
+        """With the new numbers of their items' frames and of their lanes; what is left of no item is forgotten."""
+        table = self._renamed[self.sources.index(source)]
+        for digest in source.digests:
+            if table is not None:
+                digest.lane = ledger.lane_of(table[digest.lane >> 2], digest.lane & 3)
+            digest.places = [new for place in digest.places if (new := self._place(source, place)) is not None]
+            if digest.carrier is not None:
+                digest.carrier = self._place(source, digest.carrier)
+            if digest.places and (digest.carrier is not None or digest.due_ms is not None):
+                self.targets[hash_user(digest.user_id) % len(self.targets)].add("digests", digest.row())
+
+    def _place(self, source: Source, place: int) -> int | None:
+        """Renumbered; None if its frame is no more."""
+        new = source.new_number(place >> PLACE_SHIFT)
+        return None if new is None else new << PLACE_SHIFT | place & (1 << PLACE_SHIFT) - 1
 
     def _copy_configs(self) -> None:
         configs = {version: rules for source in self.sources for version, rules in source.reader.rows("configs")}

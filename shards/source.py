@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from shards import ledger
 from shards.changes import Place, decode_notes
 from shards.cutting import Part
+from shards.digests import PLACE_SHIFT, Digest
 from shards.journal import State
 from shards.ledger import words
 from shards.marks import Mark
@@ -53,6 +55,9 @@ class Source:
         numbered = len(self.state.counters.channels) if self.state else 0
         self.channels += [f"channel-{number}" for number in range(len(self.channels), numbered)]
         self.total = reader.count("frames")
+        self.digests = [msgspec.msgpack.decode(row[-1], type=Digest) for row in reader.rows("digests")]
+        self._gathered = set(self._items())
+        self.waiting: set[int] = set()  # of these, those that were found to wait
         self._numbers = (array("q"), array("q"))  # a frame's number here, and its new one
         self._results: dict[int, list[tuple[int, int, int, Any]]] = {}
         for number, blob, _ in reader.rows("results"):
@@ -68,6 +73,17 @@ class Source:
             place = mark.seq, mark.slot
             if mark.alone or place not in suspected:
                 self.suspects[place] = self.suspects.get(place, 0) + 1
+
+    def _items(self) -> Iterator[int]:
+        """Of the digests that will be sent, as ``item`` numbers them."""
+        for digest in self.digests:
+            is_sent = digest.due_ms is not None or self.has_frame((digest.carrier or 0) >> PLACE_SHIFT)
+            if is_sent and digest.channel in self.channels:
+                channel = self.channels.index(digest.channel)
+                yield from (item(place, channel) for place in digest.places)
+
+    def has_frame(self, seq: int) -> bool:
+        return self.reader.row("frames", seq) is not None and self.reader.row("ledger", seq) is not None
 
     def close(self) -> None:
         self.reader.close()
@@ -92,6 +108,7 @@ class Source:
                     settled[slot] = value
                     if note is not None:
                         said[slot] = note
+            self._free(seq, widths, settled)
             part = Part(
                 at_us,
                 source,
@@ -110,6 +127,27 @@ class Source:
             yield Found(self, seq, part)
         if self.reader.count("ledger") > seen:
             self._miss_frames()
+
+    def _free(self, seq: int, widths: bytes, slots: array[int]) -> None:
+        """What waits for a digest that is not there is decided again: nobody else would."""
+        wait = {value for value in set(slots) if waits_for_digest(value)}
+        if not wait:
+            return
+        slot = 0
+        for index, width in enumerate(widths):
+            for at in range(slot, slot + width):
+                value = slots[at]
+                if value not in wait:
+                    continue
+                number = item(seq << PLACE_SHIFT | index, ledger.channel_of(value))
+                if number in self._gathered:
+                    self.waiting.add(number)
+                else:
+                    slots[at] = value & ledger.KEEP
+                    if self.losses is not None:
+                        what = f"position {index} of frame {seq} waits for a digest that is not there"
+                        self.losses.append(Loss("digests", what))
+            slot += width
 
     def _miss_frames(self) -> None:
         for seq, still_open, _, _, _, slots, _ in self.reader.rows("ledger"):
@@ -143,3 +181,12 @@ class Source:
         """None of a frame that is no more."""
         at = bisect_left(self._numbers[0], seq)
         return self._numbers[1][at] if at < len(self._numbers[0]) and self._numbers[0][at] == seq else None
+
+
+def item(place: int, channel: int) -> int:
+    """A delivery of a notification, as one number."""
+    return place << 8 | channel
+
+
+def waits_for_digest(value: int) -> bool:
+    return ledger.outcome_of(value) == ledger.DEFERRED and ledger.reason_of(value) == ledger.REASON["digest"]

@@ -188,7 +188,11 @@ class Worker:
     def _reconfigure(self, settings: ShardSettings) -> None:
         self.settings = settings
         if self.shard:  # else it will be opened with them
-            self.shard.reconfigure(settings, now())
+            try:
+                self.shard.reconfigure(settings, now())
+            except (sqlite3.Error, OSError, DamagedError) as error:
+                self._note(error)
+                self._drop()
         say(f"reloaded {settings.version}")
 
     def _turn(self) -> None:

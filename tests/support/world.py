@@ -107,6 +107,7 @@ class World:
 
     def _open(self) -> None:
         self.shard = Shard(self.settings, self.now, set())
+        self._closed = False
         self.shard.channels = {number: Provider(one.name, self) for number, one in self.shard.channels.items()}
 
     @property
@@ -119,14 +120,18 @@ class World:
 
     def restart(self, **changes: Any) -> None:
         """The process is killed between two turns, and starts again."""
-        self.shard.marks.close()
-        self.shard.journal.close()
+        if not self._closed:
+            self.shard.marks.close()
+            self.shard.journal.close()
         self.settings = msgspec.structs.replace(self.settings, **changes)
         self._open()
         self.run()
 
     def close(self) -> None:
-        self.shard.close()
+        """Legal when it is closed."""
+        if not self._closed:
+            self._closed = True
+            self.shard.close()
 
     # --- time --------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -67,6 +68,16 @@ def test_what_is_put_back_comes_next() -> None:
     assert first == "a"
     queue.put_back(first, 1)
     assert drain(queue, 0.0) == ["a", "b"]
+
+
+@pytest.mark.parametrize(("aging_s", "first"), [(AGING_S / 10, "low"), (AGING_S * 10, "high")])
+def test_another_aging_counts_for_what_waits(aging_s: float, first: str) -> None:
+    queue = NotificationQueue[str](AGING_S)
+    queue.push("low", 0, 0.0)
+    queue.push("high", 1, 1.5 * AGING_S)
+    queue.pop_many(0, 0.0)
+    queue.set_aging(aging_s)
+    assert queue.pop(1.6 * AGING_S) == first
 
 
 def test_depths() -> None:

@@ -16,7 +16,7 @@ def shard(planned: int, delivered: int, pending: int) -> dict[str, Any]:
     }  # fmt: skip
     return {
         "accepted": planned, "duplicates": 1, "rejected": 2, "pending": pending, "dead_letters": {"permanent": 4},
-        "channels": {"email": channel}, "idempotency_window_s": float(planned), "broadcasts": [],
+        "channels": {"email": channel}, "idempotency_window_s": float(planned), "broadcasts": [], "config_version": 1,
     }  # fmt: skip
 
 
