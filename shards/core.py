@@ -439,7 +439,7 @@ class Core:
                 self._joins_digest(entry, asked.category, "overflow", now)
             case "inapp":
                 self._move_to_inbox(frame, slot)
-                return self._decides(entry, asked, now)
+                return not self._is_left(frame, slot) and self._decides(entry, asked, now)
             case "drop":
                 self._end(entry, ledger.RATE_LIMITED, "limit", now)
         return False
@@ -574,11 +574,11 @@ class Core:
         return f"the configuration has no [channels.{self.channel_names[channel]}]"
 
     def _enqueue(self, lane: int, run: Run, mono: float) -> None:
-        """Into the lane; one that is full now leaves what comes after this frame on disk."""
+        """Into the lane; one that is full now leaves on disk what is received from now on."""
         self.queues[lane >> 2].push(run, lane & 3, mono)
         self.queued[lane] += len(run)
         if self.queued[lane] >= self.settings.bounds.lane_items and lane not in self.behind:
-            self.behind[lane] = run.frame.seq
+            self.behind[lane] = self.last
 
     def _settle(self, frame: Frame, slot: int, outcome: int, reason: int) -> None:
         """Write a final outcome that took no attempt."""
@@ -739,10 +739,12 @@ class Core:
 
     def _decide_or_leave(self, entry: Entry, asked: Asked, now: Now) -> None:
         """Decide it, unless its lane will come to it on disk."""
-        frame, slot, *_ = entry
-        lane = ledger.lane_of_word(frame.slots[slot])
-        if frame.seq <= self.behind.get(lane, self.last):
+        if not self._is_left(*entry[:2]):
             self._decide_singly(entry, asked, now)
+
+    def _is_left(self, frame: Frame, slot: int) -> bool:
+        """Whether the lane of a pending delivery will come to it on disk."""
+        return frame.seq > self.behind.get(ledger.lane_of_word(frame.slots[slot]), self.last)
 
     def _known(self, seq: int) -> Frame | None:
         """A frame in memory or from disk; None if it is no more."""
@@ -1109,10 +1111,10 @@ class Core:
             if len(run) > count:
                 rest, run = run, run.split(count)
                 queue.put_back(rest, priority)
-            count -= len(run)
             self.queued[ledger.lane_of(channel, priority)] -= len(run)
             if run.frame.expiry or run.frame.gone or run.frame.digests:
                 run = self._drop_ended(run, now)
+            count -= len(run)
             if len(run):
                 runs.append(run)
         return runs

@@ -264,8 +264,7 @@ def test_from_ingest(service: RunningDispatcher, topic: str, new_user: NewUser, 
     ]
     encoded = encode(batch)
     service.ingested(encoded if isinstance(encoded, bytes) else encoded.encode())
-    for user in users:
-        wait_until(lambda user=user: titles(service, user) == ["news"], what="the news")
+    wait_until(lambda: [titles(service, user) for user in users] == [["news"], ["news"]], what="the news")
 
     def letters() -> list[dict[str, Any]] | None:
         items: list[dict[str, Any]] = service.request("dead.list", reason="rejected", since=since)["items"]
