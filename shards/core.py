@@ -723,7 +723,7 @@ class Core:
         if ledger.outcome_of(value) != ledger.DEFERRED or note is None or note[0] != due_ms:
             self._let_go(frame)
             return  # it was cancelled, or deferred anew
-        entry, notification = self._entry(frame, slot, _index_of(frame, slot))
+        entry, notification = self._entry(frame, slot, frame.index_of(slot))
         asked = self.routing.asked(notification)
         charged = ledger.reason_of(value) in ledger.CHARGED
         self._resume(frame, slot, "charged" if charged else "")
@@ -1046,7 +1046,7 @@ class Core:
             self._let_go(frame)
             return None
         frame.active += 1
-        return self._entry(frame, slot, _index_of(frame, slot))[0]
+        return self._entry(frame, slot, frame.index_of(slot))[0]
 
     def take(self, channel: int, now: Now) -> list[Run]:
         """What the channel may start now, within its concurrency and the bound on what waits for a retry."""
@@ -1288,15 +1288,6 @@ class Core:
             if self._has_room(lane):
                 dues.append(now.mono + due_ms / 1000 - now.wall_us / 1e6)
         return min(dues) if dues else None
-
-
-def _index_of(frame: Frame, slot: int) -> int:
-    """The position of the notification that a slot is of."""
-    index, end = 0, frame.widths[0]
-    while slot >= end:
-        index += 1
-        end += frame.widths[index]
-    return index
 
 
 def _expires_ms(frame: Frame, index: int, slot: int) -> int | None:
