@@ -24,6 +24,7 @@ SMALL: dict[str, list[str]] = {
     "hot_user": ["--rate", "1000", "--duration-s", "1"],
     "backlog": ["--pending", "50000", "--criticals", "20"],
     "recovery": ["--pending", "50000"],
+    "scheduled": ["--items", "20000", "--lead-s", "15", "--duration-s", "1"],
     "end_to_end": [
         "--shards",
         "2",

@@ -10,7 +10,6 @@ from shards import ledger
 from shards.book import (
     PLACE_MASK,
     expires_ms_of,
-    index_of,
     is_expired,
     waits_in_digest,
 )
@@ -90,7 +89,7 @@ class Attempts(Releasing):
             self._let_go(frame)
             return None
         frame.active += 1
-        return self._entry(frame, slot, index_of(frame, slot))[0]
+        return self._entry(frame, slot, frame.index_of(slot))[0]
 
     def take(self, channel: int, now: Now) -> list[Run]:
         """What the channel may start now, within its concurrency and the bound on what waits for a retry."""

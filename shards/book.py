@@ -327,15 +327,6 @@ class Book:
         return frame.seq > self.behind.get(ledger.lane_of_word(frame.slots[slot]), self.last)
 
 
-def index_of(frame: Frame, slot: int) -> int:
-    """The position of the notification that a slot is of."""
-    index, end = 0, frame.widths[0]
-    while slot >= end:
-        index += 1
-        end += frame.widths[index]
-    return index
-
-
 def expires_ms_of(frame: Frame, index: int, slot: int) -> int | None:
     """When the delivery expires, or the digest that is sent by way of it."""
     digest = frame.digests.get(slot)

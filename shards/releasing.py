@@ -7,7 +7,6 @@ from shards.book import (
     PLACE_MASK,
     PLACE_SHIFT,
     StoredFrame,
-    index_of,
     is_expired,
     waits_in_digest,
 )
@@ -101,7 +100,7 @@ class Releasing(Deciding):
         if ledger.outcome_of(value) != ledger.DEFERRED or note is None or note[0] != due_ms:
             self._let_go(frame)
             return  # it was cancelled, or deferred anew
-        entry, notification = self._entry(frame, slot, index_of(frame, slot))
+        entry, notification = self._entry(frame, slot, frame.index_of(slot))
         asked = self.routing.asked(notification)
         charged = ledger.reason_of(value) in ledger.CHARGED
         self._resume(frame, slot, "charged" if charged else "")
