@@ -392,6 +392,7 @@ class Core:
                 return False
             if not self._charge(entry, asked, now):
                 return False
+        channel = ledger.channel_of(frame.slots[slot])  # it may have been moved
         if quiet_until_ms := self.quiet_until_ms(user, asked, channel, priority, now):
             self._defer(frame, slot, index, "quiet_hours", quiet_until_ms)
             return False
@@ -614,7 +615,8 @@ class Core:
         """
         more = False
         room = self.settings.bounds.lane_items // 2
-        for lane, after in list(self.behind.items()):
+        # what the others move to the inbox is not in the journal yet: its lanes come first, and find it the next time
+        for lane, after in sorted(self.behind.items(), key=lambda item: item[0] >> 2 != self.inapp):
             if self.queued[lane] > room:
                 continue
             decided = 0
