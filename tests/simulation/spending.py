@@ -71,7 +71,7 @@ class Spending:
         passed: list[tuple[str, str, str, float]] = []
         limited: list[tuple[Place, int]] = []
         for change in self._stored.changed:
-            place, old, new = change
+            place, _old, new = change
             sent = self._stored.sent(place)
             channel = self._stored.channel_names[ledger.channel_of(new)]
             _, priority, category = sent.planned()

@@ -191,7 +191,7 @@ class Windows:
 
     def _ended_alike(self) -> None:
         """Each item has its digest's outcome, from the same commit on."""
-        for place, old, new in self._stored.changed:
+        for place, _old, new in self._stored.changed:
             outcome = ledger.outcome_of(new)
             came_along = self.came_along(place)
             assert came_along or outcome != ledger.DELIVERED or ledger.attempts_of(new), f"C: {place} was not sent"
