@@ -53,18 +53,21 @@ class Deferrals:
     def __init__(self, first: Mapping[int, int], counts: Mapping[int, int]) -> None:
         self.dues = Dues(first)
         self.counts = Counter(counts)
-        self.added: list[Timer] = []
+        self.added: dict[Timer, None] = {}  # a set, in order
         self.removed: list[Timer] = []
 
     def add(self, timer: Timer) -> None:
-        self.added.append(timer)
+        self.added[timer] = None
         self.counts[timer.lane] += 1
         self.dues.add(timer.lane, timer.due_ms)
 
     def remove(self, timers: list[Timer]) -> None:
-        self.removed += timers
         for timer in timers:
             self.counts[timer.lane] -= 1
+            if timer in self.added:  # in this turn
+                del self.added[timer]
+            else:
+                self.removed.append(timer)
 
     def take(self, lane: int, timers: list[Timer], left_ms: int | None) -> None:
         """The first ones of a lane are looked at now. ``left_ms`` is when the journal's others are due."""
@@ -75,4 +78,4 @@ class Deferrals:
                 self.dues.add(lane, timer.due_ms)
 
     def committed(self) -> None:
-        self.added, self.removed = [], []
+        self.added, self.removed = {}, []

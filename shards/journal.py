@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 
 from shards import logs, schema
+from shards.book import StoredFrame
 from shards.changes import Changes, Dead, Note, Place, Result, decode_notes
-from shards.core import StoredFrame
 from shards.counters import Counters
 from shards.deferrals import Timer
 from shards.digests import PLACE_SHIFT, Digest
@@ -217,13 +217,13 @@ class SqliteJournal:
         if changes.acquitted:
             many("DELETE FROM suspects WHERE seq = ? AND slot = ?", changes.acquitted)
 
-    def record_deferrals(self, added: list[Timer], removed: list[Timer]) -> None:
+    def record_deferrals(self, added: Iterable[Timer], removed: list[Timer]) -> None:
         """Within the transaction."""
         many = self.database.executemany
         if removed:
             many("DELETE FROM timers WHERE lane = ? AND due_ms = ? AND seq = ? AND slot = ?", removed)
-        if added:
-            rows = [(*timer, checksum(*timer)) for timer in added]
+        rows = [(*timer, checksum(*timer)) for timer in added]
+        if rows:
             many("INSERT OR REPLACE INTO timers VALUES (?, ?, ?, ?, ?)", rows)
 
     def record_digests(self, changed: Mapping[str, Digest | None]) -> None:

@@ -20,7 +20,7 @@ from shards import ledger
 from shards.broadcast import Broadcast, merged
 from shards.counters import ChannelCounters
 from shards.cutting import Part, cut
-from shards.inbox import NUMBER_BYTES, PLACE_SHIFT
+from shards.inbox import NUMBER_BYTES, PLACE_SHIFT, unsorted
 from shards.limit_store import split
 from shards.source import Found, Source
 from shards.target import Target
@@ -240,11 +240,8 @@ class Rebuild:
             places.frombytes(blob)
             self._of_user(user_hash).add("inbox", (user_hash, first, self._places(source, places)))
         tail: dict[int, array[int]] = {}
-        for _, blob in source.reader.rows("inbox_tail"):
-            entries = array("q")
-            entries.frombytes(blob)
-            for user_hash, place in zip(entries[0::2], entries[1::2], strict=True):
-                tail.setdefault(user_hash, array("q")).append(place)
+        for _, user_hash, place in unsorted(source.reader.rows("inbox_tail")):
+            tail.setdefault(user_hash, array("q")).append(place)
         for target in self.targets:
             target.flush()
         for user_hash, places in sorted(tail.items()):

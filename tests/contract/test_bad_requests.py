@@ -17,6 +17,7 @@ VALID: dict[str, dict[str, Any]] = {
     "submit": {"notifications": []},
     "status": {"id": "x"},
     "cancel": {"id": "x"},
+    "explain": {"notification": {}},
     "user.put": {"user_id": "u", "user": {}},
     "user.get": {"user_id": "u"},
     "user.delete": {"user_id": "u"},
@@ -27,6 +28,7 @@ VALID: dict[str, dict[str, Any]] = {
     "dead.list": {},
     "dead.replay": {"id": "x"},
     "dead.purge": {"id": "x"},
+    "config.reload": {},
     "backup.begin": {"id": "x"},
     "backup.end": {"id": "x"},
     "stats": {},
@@ -41,6 +43,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "ids": ("x", 5, {}, [5], [None]),
     "state": (5, "", "new", "READ", "x" * 100_000),
     "user": (5, "x", [], True),
+    "notification": (5, "x", [], True),
     "notifications": (),
     **dict.fromkeys(
         ("id", "user_id", "idempotency_key", "channel", "category", "reason", "error_class", "name", "topic"), NO_TEXT

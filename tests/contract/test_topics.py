@@ -93,12 +93,8 @@ def test_a_topic_is_a_name(service: RunningDispatcher, op: str, topic: str, user
 def test_a_document_has_room_for_so_many_topics(service: RunningDispatcher, topic: str, user: str) -> None:
     many = [f"{number:0250}" for number in range(255)]
     service.request("user.put", user_id=user, user={"preferences": {"topics": many}})
-    assert service.client.refused("topic.subscribe", topic="x" * 256 * 3, user_id=user)["code"] == "bad_value"
-    for number in range(10):
-        answer = service.client.exchange(
-            {"op": "topic.subscribe", "topic": f"{topic}{number:0240}", "user_id": user}, as_json=True
-        )
-    assert answer["error"]["code"] == "too_large"
+    more = [{"op": "topic.subscribe", "topic": f"{topic}{number:0240}", "user_id": user} for number in range(10)]
+    assert service.client.pipelined(*more)[-1]["error"]["code"] == "too_large"
 
 
 # --- publishing -----------------------------------------------------------------------------------------------------
@@ -264,8 +260,7 @@ def test_from_ingest(service: RunningDispatcher, topic: str, new_user: NewUser, 
     ]
     encoded = encode(batch)
     service.ingested(encoded if isinstance(encoded, bytes) else encoded.encode())
-    for user in users:
-        wait_until(lambda user=user: titles(service, user) == ["news"], what="the news")
+    wait_until(lambda: [titles(service, user) for user in users] == [["news"], ["news"]], what="the news")
 
     def letters() -> list[dict[str, Any]] | None:
         items: list[dict[str, Any]] = service.request("dead.list", reason="rejected", since=since)["items"]

@@ -57,7 +57,7 @@ TINY: dict[Any, dict[str, int]] = {
     shards.core: {"FRAMES_PER_REFILL": 2, "LOGGED_MAX": 2},
     shards.journal: {"LOG_ROWS_MAX": 6, "LOGGED_FRAMES_MAX": 4, "TAIL_FRAMES": 8},
     shards.schema: {"CHECKPOINT_PAGES": 20},
-    shards.inbox: {"TAIL_MAX": 12},
+    shards.inbox: {"TAIL_MAX": 6, "SORTED_USERS": 1},
     shards.contents: {"FRAMES_KEPT": 3},
     shards.maintenance: {"EXPIRY_FRAMES": 3, "FRAMES": 5, "SCRUB_BYTES": 60_000},
     shards.shard: {"OUTBOX_BATCH": 4},

@@ -16,8 +16,11 @@ ROOT = Path(__file__).parents[2]
 
 # Given the time, a random generator and the bytes, these decide; they fetch nothing themselves.
 PURE = (
+    "attempts",
+    "book",
     "broadcast",
     "broadcasts",
+    "cancelling",
     "caps",
     "changes",
     "conditions",
@@ -27,6 +30,7 @@ PURE = (
     "core",
     "counters",
     "dead_letters",
+    "deciding",
     "dedupe",
     "deferrals",
     "digests",
@@ -47,6 +51,7 @@ PURE = (
     "people",
     "preferences",
     "quiet",
+    "releasing",
     "retry",
     "rules",
     "suspects",
@@ -71,11 +76,15 @@ IMPURE_LIBRARIES = {
     "zmq",
 }
 OF_ONE_SHARD = {
+    "attempts",
+    "book",
     "broadcast",
     "broadcasts",
+    "cancelling",
     "contents",
     "core",
     "dead_letters",
+    "deciding",
     "dedupe",
     "deferrals",
     "explaining",
@@ -88,6 +97,7 @@ OF_ONE_SHARD = {
     "marks",
     "operations",
     "people",
+    "releasing",
     "shard",
     "stream",
     "suspects",
