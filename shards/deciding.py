@@ -70,6 +70,7 @@ class Deciding(Book):
                 return False
             if not self._charge(entry, asked, now):
                 return False
+        channel = ledger.channel_of(frame.slots[slot])  # it may have been moved
         if quiet_until_ms := self.quiet_until_ms(user, asked, channel, priority, now):
             self._defer(frame, slot, index, "quiet_hours", quiet_until_ms)
             return False

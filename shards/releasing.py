@@ -33,7 +33,8 @@ class Releasing(Deciding):
         """
         more = False
         room = self.settings.bounds.lane_items // 2
-        for lane, after in list(self.behind.items()):
+        # what the others move to the inbox is not in the journal yet: its lanes come first, and find it the next time
+        for lane, after in sorted(self.behind.items(), key=lambda item: item[0] >> 2 != self.inapp):
             if self.queued[lane] > room:
                 continue
             decided = 0

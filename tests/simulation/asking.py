@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from random import Random
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import msgspec
 
 from shards import ledger
 from shards.inbox import PLACE_SHIFT
 from shards.preferences import UserDocument
-from shards.wire import Query, Reply, Request, hash_user, make_id
+from shards.wire import Query, Reply, Request, hash_user, make_id, parse_id
 from tests.simulation.receipts import Receipts
-from tests.simulation.stored import Stored
+from tests.simulation.stored import Place, Stored
+from tests.simulation.wire import Clock
+
+ZONES = ("Europe/Paris", "America/New_York", "Asia/Kolkata", "Pacific/Apia", None)
+CONTACTS: dict[str, Any] = {"email": "a@example.org", "phone": "+33612345678"}
 
 Key = tuple[str, str | int]
 Ask = Callable[[], tuple[Request, Callable[[Reply], None]]]
@@ -29,8 +36,12 @@ class Asking:
     """Draws requests, and checks the replies to them. A change that was answered is found after any crash; of those
     that were not answered, each may have happened or not."""
 
-    def __init__(self, random: Random, users: list[str], stored: Stored, receipts: Receipts) -> None:
+    def __init__(self, random: Random, clock: Clock, users: list[str], stored: Stored, receipts: Receipts) -> None:
         self.answered = 0
+        self.cancelled = 0  # deliveries, as they were counted
+        self.wanted_gone: set[Place] = set()  # notifications that somebody wanted to cancel, by seq and position
+        self._counted: Counter[Place] = Counter()
+        self._clock = clock
         self._random = random
         self._users = users
         self._stored = stored
@@ -39,12 +50,15 @@ class Asking:
         self._asked: dict[int, Callable[[Reply], None]] = {}
         self._possible: dict[Key, list[tuple[int, Any]]] = {}  # number of the query, and the value it sets
         self._replays = random.random() < 0.5
+        self._cancels = random.choice((1, 4, 12))
+        self._cancel_of: dict[int, tuple[Place, bool]] = {}  # by query: which notification, and whether by its id
         self.generation = ""
         self.inbox: dict[str, list[int]] = {}  # places
 
     def next(self) -> Query:
         self._number += 1
-        asks: list[Ask] = [self._stats, self._list, self._status, self._status, self._put, self._delete, self._mark]
+        asks: list[Ask] = [self._stats, self._list, self._status, self._put, self._put, self._delete, self._mark]
+        asks += [self._cancel] * self._cancels
         if self._replays:
             asks += [self._replay, self._replay, self._replay, self._purge]
         request, check = self._random.choice(asks)()
@@ -56,6 +70,26 @@ class Asking:
             return  # whether it was done is unknown
         self._asked[reply.query](reply)
         self.answered += 1
+
+    def leaves(self, reply: Reply) -> None:
+        """A reply leaves the shard: the turn that it is of is committed."""
+        if reply.query not in self._cancel_of or (reply.error is not None and reply.error.code != "already_final"):
+            return
+        (seq, index), by_id = self._cancel_of[reply.query]
+        slots = self._stored.slots_of(seq, index)
+        still_open = [slot for slot in slots if (seq, slot) in self._stored.open]
+        if reply.error is not None:
+            left = [slot for slot in still_open if (seq, slot) not in self._stored.revived]
+            assert not left or not by_id, f"cancel: {(seq, index)} is already final, and {left} are open"
+            return
+        if not by_id:
+            return  # the key may be another notification's by now
+        self._counted[seq, index] += reply.result["cancelled"]
+        gone = sum(ledger.outcome_of(self._stored.words[seq][slot]) == ledger.CANCELLED for slot in slots)
+        assert self._counted[seq, index] <= gone, f"cancel: of {(seq, index)} {gone} are cancelled, not {reply.result}"
+        self.cancelled += reply.result["cancelled"]
+        for slot in still_open:
+            self._stored.withdrawn.add((seq, slot))
 
     # --- requests ----------------------------------------------------------------------------------------------
 
@@ -99,21 +133,62 @@ class Asking:
 
     def _check_deliveries(self, seq: int, deliveries: list[dict[str, Any]], channels: tuple[str, ...]) -> None:
         """What is said to be final is stored as that: the answer left after the commit."""
-        assert tuple(one["channel"] for one in deliveries) == channels, f"status: {deliveries}, not {channels}"
+        said = tuple(one["channel"] for one in deliveries)
+        moved = {name for name in said if name not in channels} <= {"inapp"} and len(said) == len(channels)
+        assert said == channels or moved, f"status: {deliveries}, not {channels}"
         stored = {
             (self._stored.channel_names[ledger.channel_of(word)], ledger.OUTCOMES[ledger.outcome_of(word)])
             for word in self._stored.words[seq]
         }
         for one in deliveries:
-            if one["outcome"] not in {"pending", "retrying", "dead"}:
+            if one["outcome"] not in {"pending", "retrying", "deferred", "dead"}:
                 assert (one["channel"], one["outcome"]) in stored, f"status: frame {seq} has {one}, stored is {stored}"
+
+    def _cancel(self) -> tuple[Request, Callable[[Reply], None]]:
+        receipt = self._receipts.draw_open(self._random) if self._random.random() < 0.8 else None
+        receipt = receipt or self._receipts.draw(self._random)
+        if receipt is None:
+            return self._stats()
+        by_key = receipt.sent.key is not None and self._random.random() < 0.3
+        place = receipt.seq, parse_id(receipt.id)[3]
+        self._cancel_of[self._number] = place, not by_key
+        self.wanted_gone.add(place)
+        if by_key:
+            self._stored.cancelled_keys.add((receipt.sent.user_id, str(receipt.sent.key)))
+
+        def check(reply: Reply) -> None:
+            if reply.error is None:
+                assert reply.result["cancelled"] >= 0, reply
+            elif reply.error.code == "not_found":
+                may_miss = self._receipts.may_be_forgotten if by_key else self._receipts.is_pruned
+                assert may_miss(receipt), f"cancel: {receipt} is not found by {'key' if by_key else 'id'}"
+            else:
+                assert reply.error.code == "already_final", reply.error
+
+        if by_key:
+            return Request("cancel", user_id=receipt.sent.user_id, idempotency_key=receipt.sent.key), check
+        return Request("cancel", id=receipt.id), check
+
+    def _quiet_hours(self, zone: str | None) -> dict[str, Any]:
+        """Around this time of the user's day, so that they begin and end within the run."""
+        now = datetime.fromtimestamp(self._clock.wall_us / 1e6, ZoneInfo(zone or "UTC"))
+        start = now + timedelta(minutes=self._random.choice((-400, -30, 2, 60)))
+        end = now + timedelta(minutes=self._random.choice((1, 3, 90, 500)))
+        return {"start": start.strftime("%H:%M"), "end": end.strftime("%H:%M")}
 
     def _put(self) -> tuple[Request, Callable[[Reply], None]]:
         random, user_id = self._random, self._random.choice(self._users)
-        channels = {name: False for name in ("email", "push", "inapp") if random.random() < 0.5}
-        categories = random.choice(({}, {"marketing": False}, {"marketing": {"email": False}}))
-        preferences = {"channels": channels, "categories": categories}
-        document = msgspec.to_builtins(msgspec.convert({"preferences": preferences}, UserDocument))
+        channels = {name: False for name in ("email", "push", "inapp") if random.random() < 0.2}
+        categories = random.choice(({}, {}, {"marketing": False}, {"social": {"email": False}}))
+        preferences: dict[str, Any] = {"channels": channels, "categories": categories}
+        said: dict[str, Any] = {"preferences": preferences}
+        if zone := random.choice(ZONES):
+            said["timezone"] = zone
+        if random.random() < 0.5:
+            preferences["quiet_hours"] = self._quiet_hours(zone)
+        if random.random() < 0.3:
+            said["contacts"] = {name: value for name, value in CONTACTS.items() if random.random() < 0.7}
+        document = msgspec.to_builtins(msgspec.convert(said, UserDocument))
         return Request("user.put", user_id=user_id, user=document), self._sets({("user", user_id): document})
 
     def _delete(self) -> tuple[Request, Callable[[Reply], None]]:

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter, deque
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from shards import ledger
 from shards.changes import Now
 from shards.core import Core
-from shards.frames import Entry
+from shards.frames import Entry, Run
 from shards.inbox import PLACE_SHIFT, Inbox
 from shards.shard import Shard
+from shards.wire import Notification
 from shards.worker import Worker
 from tests.simulation.asking import Asking, signed
 from tests.simulation.memory import Memory
 from tests.simulation.order import Attempts
+from tests.simulation.policies import Policies
 from tests.simulation.receipts import Receipts
 from tests.simulation.router import Router
+from tests.simulation.spending import Spending
 from tests.simulation.stored import Stored
 from tests.simulation.trials import Trials
+from tests.simulation.waiting import Waiting
+from tests.simulation.windows import Windows
 from tests.simulation.wire import Clock
 
 TRACED = 60
@@ -29,9 +36,19 @@ class Checker:
     """A failed check raises ``AssertionError`` that names the invariant; ``trace`` has what came before it."""
 
     def __init__(
-        self, stored: Stored, receipts: Receipts, asking: Asking, trials: Trials, clock: Clock, users: list[str]
+        self,
+        stored: Stored,
+        policies: Policies,
+        receipts: Receipts,
+        asking: Asking,
+        trials: Trials,
+        clock: Clock,
+        users: list[str],
     ) -> None:
         self.stored = stored
+        self.waiting = Waiting(stored, policies, clock)
+        self.windows = Windows(stored, self.waiting, policies, clock)
+        self.spending = Spending(stored, self.windows, policies, clock, users)
         self.receipts = receipts
         self.asking = asking
         self.attempts = Attempts(stored, clock)
@@ -46,6 +63,8 @@ class Checker:
         """Retries wait no longer than the policy says, wherever the wall clock is now; keys are within their bound."""
         core = shard.core
         self.attempts.restart()
+        self.spending.restart()
+        self.windows.lives += 1
         self.trials.opened(shard)
         self._memory = Memory(core, self.stored)
         self._has_committed = False
@@ -57,11 +76,21 @@ class Checker:
 
     def attempt(self, channel: str, entry: Entry) -> None:
         self.trace.append(f"    starts {entry[0].seq}/{entry[1]} on {channel}: {entry[0].slots[entry[1]]:#x}")
-        self.attempts.start(channel, entry)
+        assert self._memory is not None
+        said = self._memory.core.said(entry)
+        self.attempts.start(channel, entry, self.windows.check_start(entry, said))
+
+    def queued(self, run: Run, said: Callable[[int, int], Notification]) -> None:
+        for at in range(len(run)):
+            entry = run.entry(at)
+            self.waiting.check_queued(entry, said(run.frame.seq, entry[2]))
 
     def committed(self, database: sqlite3.Connection) -> None:
         before = len(self.stored.words)
         self.stored.read(database)
+        self.waiting.read(database)
+        self.windows.read(database)
+        self.spending.read(database, self.waiting.due_ms)
         self.trials.committed()
         self._has_committed = True
         new = len(self.stored.words) - before
@@ -74,7 +103,11 @@ class Checker:
             statement, state = shard.journal._witness.read(), shard.state
             assert statement is not None, "witness: it says nothing"
             assert statement[:3] == (shard.journal.generation, state.log, state.last), f"witness: {statement}"
-        self._memory.check(worker, shard, self.attempts.starts, self._clock.now())
+        due_ms = {**self.windows.first_due_ms()}
+        for (seq, slot), one in self.waiting.due_ms.items():
+            lane = ledger.lane_of_word(self.stored.words[seq][slot])
+            due_ms[lane] = min(one, due_ms.get(lane, one))
+        self._memory.check(worker, shard, self.attempts.starts, due_ms, self._clock.now())
         self.receipts.check_set(shard.core.idempotency)
         self.trials.turned(shard)
 
@@ -113,15 +146,26 @@ class Checker:
                 found[seq] += 1
                 priority = self.stored.priority[seq, index]
                 assert self.stored.entered[seq].positions[index].user_id == user_id, f"inbox: {seq}/{index} of another"
+                slots = self.stored.slots_of(seq, index)
+                if any((seq, slot) in self.stored.late for slot in slots if self._is_inapp(seq, slot)):
+                    continue
                 assert place > newest[priority], f"O: {seq}/{index} in {user_id}'s inbox after a later one"
                 newest[priority] = place
-        inapp = self.stored.channel_names.index("inapp")
         delivered: Counter[int] = Counter()
         for seq, words in self.stored.words.items():
-            count = sum(word & 0xFF == inapp and word >> 8 & 0xF == ledger.DELIVERED for word in words)
+            count = sum(
+                self._is_inapp(seq, slot)
+                and ledger.outcome_of(word) == ledger.DELIVERED
+                and not self.windows.came_along((seq, slot))
+                for slot, word in enumerate(words)
+            )
             if count:
                 delivered[seq] = count
         assert found == delivered, "inbox: entries are not the in-app deliveries"
+
+    def _is_inapp(self, seq: int, slot: int) -> bool:
+        word = self.stored.words[seq][slot]
+        return self.stored.channel_names[ledger.channel_of(word)] == "inapp"
 
     def drained(self, shard: Shard, letters: set[tuple[str, str | None]]) -> None:
         core, journal = shard.core, shard.journal
@@ -135,12 +179,23 @@ class Checker:
         assert not core.behind, f"lanes are behind: {core.behind}"
         stored = set(journal.database.execute("SELECT id, channel FROM dead"))
         assert letters == stored, "the collector's dead letters are not the shard's"
+        assert not self.waiting.due_ms, f"timers are left: {self.waiting.due_ms}"
+        counts = {lane: count for lane, count in core.deferrals.counts.items() if count}
+        assert not counts, f"deferred, as stats have it: {counts}"
         self.trials.drained(shard)
         self.crashed(journal.database)
         self.receipts.check_keys()
 
 
 class CheckedCore(Core):
+    def __init__(self, checker: Checker, *arguments: Any) -> None:
+        self._checker = checker
+        super().__init__(*arguments)
+
+    def _enqueue(self, lane: int, run: Run, mono: float) -> None:
+        self._checker.queued(run, self.contents.notification)
+        super()._enqueue(lane, run, mono)
+
     def refill(self, now: Now) -> bool:
         """Invariant P, of what waits on disk: a lane that has nothing in memory comes nearer to it."""
         before = {lane: after for lane, after in self.behind.items() if not self.queued[lane]}

@@ -14,6 +14,7 @@ from tests.simulation.channels import TemperedChannel
 from tests.simulation.order import CheckedQueue
 from tests.simulation.stored import Place, Stored
 
+RELEASED_MAX = 5  # of one lane in a turn: deferred deliveries, and windows
 POSITIONS_MAX = 60  # of a frame: 20 entries, three recipients each
 KEYS_PER_TURN_MAX = 100
 
@@ -30,7 +31,9 @@ class Memory:
             int, tuple[tuple[int, int], int]
         ] = {}  # of a channel with work and room: turns without progress
 
-    def check(self, worker: Worker, shard: Shard, starts: Counter[str], now: Now) -> None:
+    def check(self, worker: Worker, shard: Shard, starts: Counter[str], due_ms: Mapping[int, int], now: Now) -> None:
+        """``due_ms`` says of each lane when its first timer or window is due."""
+        self._due_ms = due_ms
         channels = {
             number: channel for number, channel in shard.channels.items() if isinstance(channel, TemperedChannel)
         }
@@ -51,7 +54,7 @@ class Memory:
         core = self.core
         settings, bounds, replayed = core.settings, core.settings.bounds, self._stored.revivals.total()
         for lane, queued in enumerate(core.queued):
-            limit = bounds.lane_items + POSITIONS_MAX + bounds.retrying + self._recovered + replayed
+            limit = bounds.lane_items + POSITIONS_MAX + RELEASED_MAX + bounds.retrying + self._recovered + replayed
             assert 0 <= queued <= limit, f"B: lane {lane} has {queued}"
         for channel, heap in enumerate(core.retrying):
             limit = max(bounds.retrying, self._recovered) + replayed
@@ -98,15 +101,26 @@ class Memory:
             if ledger.outcome_of(word) not in ledger.OPEN:
                 continue  # it expired on its way to the channel: stored with the next turn
             lane_number = ledger.lane_of(ledger.channel_of(word), ledger.priority_of(word))
+            if ledger.outcome_of(word) == ledger.DEFERRED:
+                assert (seq, slot) not in found, f"C: {(seq, slot)} is deferred, and in memory"
+                continue
             is_pending = ledger.outcome_of(word) == ledger.PENDING
             is_on_disk = is_pending and not ledger.attempts_of(word) and seq > core.behind.get(lane_number, 2**62)
             count = found.pop((seq, slot), 0)
             assert count == (not is_on_disk), f"C: {(seq, slot)} is in {count} places in memory, on disk: {is_on_disk}"
-        assert not found, f"C: {list(found)[:5]} are in memory, and are not open"
+        left = [(seq, slot) for seq, slot in found if not self._is_cancelled(seq, slot)]
+        assert not left, f"C: {left[:5]} are in memory, and are not open"
+
+    def _is_cancelled(self, seq: int, slot: int) -> bool:
+        """It stays where it is until its turn comes."""
+        frame = self.core.frames.get(seq)
+        word = frame.slots[slot] if frame else self._stored.words[seq][slot]
+        return ledger.outcome_of(word) == ledger.CANCELLED
 
     def _frames(self) -> None:
         changed = {frame.seq for frame in self.core.changes.frames}
         for seq, frame in self.core.frames.items():
+            assert frame.active or seq in changed, f"B: frame {seq} is in memory for nothing"
             is_open = [ledger.outcome_of(word) in ledger.OPEN for word in frame.slots]
             assert frame.open == sum(is_open), f"C: frame {seq} counts {frame.open} open"
             assert seq in changed or tuple(frame.slots) == self._stored.words[seq], f"C: frame {seq} is not as stored"
@@ -118,7 +132,8 @@ class Memory:
         within as many turns as frames are open."""
         core = self.core
         open_frames = len({seq for seq, _ in self._stored.open})
-        still_open = Counter(ledger.channel_of(word) for word in self._stored.open.values())
+        open_words = [word for word in self._stored.open.values() if ledger.outcome_of(word) != ledger.DEFERRED]
+        still_open = Counter(ledger.channel_of(word) for word in open_words)
         for number, one in channels.items():
             settings, waiting = core.settings.channels[one.name], len(core.retrying[number])
             room = min(
@@ -138,6 +153,9 @@ class Memory:
         """The next turn begins when the first result or retry is due, whatever else is under way."""
         dues = [due for one in channels.values() for due, _ in one.under_way]
         dues += [due for heap in self.core.retrying for due, *_ in heap._heap]
+        for lane, due_ms in self._due_ms.items():
+            if self.core.queued[lane] < self.core.settings.bounds.lane_items:
+                dues.append(now.mono + due_ms / 1000 - now.wall_us / 1e6)
         first_s = min(dues, default=float("inf")) - now.mono
         assert wait_s <= max(0.0, first_s) + 0.002, f"I: it sleeps {wait_s} s, and something is due in {first_s} s"
         assert wait_s == 0 or not self.core.changes, "I: it sleeps, and has something to store"

@@ -8,7 +8,6 @@ from typing import TypeVar
 from shards import ledger
 from shards.frames import Entry
 from shards.lanes import LANES, MARKS_PER_STEP, NotificationQueue
-from shards.limiter import Limiter, RateLimit
 from tests.simulation.stored import Place, Stored
 from tests.simulation.wire import Clock
 
@@ -56,32 +55,6 @@ class CheckedQueue(NotificationQueue[T]):
         return min(LANES - 1, priority + int(max(0.0, waited_s) / self._aging))
 
 
-class CheckedLimiter(Limiter):
-    """In any window of t seconds at most burst + rate * t pass, whatever the wall clock and the disk do; those that are
-    exempt are charged, and pass even so. ``passed`` is by key, of all limiters of this limit in one process."""
-
-    def __init__(self, clock: Clock, passed: dict[int, list[float]], limit: RateLimit, keys_max: int) -> None:
-        super().__init__(limit, keys_max)
-        self._clock = clock
-        count, period_s = limit.parse()
-        self._rate = count / period_s
-        self._burst = limit.burst or count
-        self._passed = passed
-
-    def allow(self, key: int, now: float, exempt: bool = False) -> bool:
-        assert now == self._clock.mono, "limit: by another clock"
-        allowed = super().allow(key, now, exempt)
-        passed = self._passed.setdefault(key, [])
-        assert allowed or not exempt, f"limit: {key} is exempt, and was not let pass"
-        if allowed:
-            passed.append(now)
-        if allowed and not exempt:
-            for at, since in enumerate(passed):
-                count, most = len(passed) - at, self._burst + self._rate * (now - since)
-                assert count <= most + 1e-3, f"limit: {count} of {key} passed in {now - since:g} s"
-        return allowed
-
-
 class Attempts:
     """Every attempt that starts, over all lives of the shard."""
 
@@ -105,7 +78,7 @@ class Attempts:
         word = self._stored.open.get(place)
         return word is not None and (self._stored.revivals[place], ledger.attempts_of(word)) == (revival, attempts)
 
-    def start(self, channel: str, entry: Entry) -> None:
+    def start(self, channel: str, entry: Entry, is_digest: bool) -> None:
         frame, slot, index, user, key = entry
         place, value = (frame.seq, slot), frame.slots[slot]
         committed = self._stored.open.get(place)
@@ -113,8 +86,10 @@ class Attempts:
         assert value == committed, f"D: {place} starts from {value:#x}, and {committed:#x} is committed"
         assert self._stored.channel_names[ledger.channel_of(value)] == channel, f"{place} starts on {channel}"
         sent = self._stored.entered[frame.seq].positions[index]
-        assert (sent.user_id, sent.key) == (user.user_id, key), f"{place} goes to {user.user_id} as {key}, not {sent}"
-        expires_ms = sent.said.get("expires_at") if sent.said else None
+        assert sent.user_id == user.user_id, f"{place} goes to {user.user_id}, not {sent}"
+        assert is_digest or sent.key == key, f"{place} goes as {key}, not {sent}"
+        assert place not in self._stored.withdrawn, f"{place} starts again, and somebody was told that it will not"
+        expires_ms = sent.said.get("expires_at") if sent.said and not is_digest else None
         assert expires_ms is None or expires_ms * 1000 > self._clock.wall_us, f"{place} starts after it has expired"
         attempts, revival = ledger.attempts_of(value), self._stored.revivals[place]
         number = (place, revival, attempts)
@@ -124,7 +99,7 @@ class Attempts:
         self._life.add(number)
         self._ever.add(number)
         self.starts[channel] += 1
-        if attempts or revival or place in self._stored.suspects:
+        if attempts or revival or is_digest or place in self._stored.suspects or place in self._stored.late:
             return
         # in order whoever the user is: so a hot user delays nobody who came before
         lane = ledger.channel_of(value), ledger.priority_of(value)

@@ -16,6 +16,8 @@ CATEGORIES = {  # with the default routing and the simulation's own: channels, p
     "marketing": (("email", "sms", "inapp"), "low"),
     "security": (("email", "sms", "push"), "critical"),
     "system": (("inapp",), "normal"),
+    "social": (("email", "push", "inapp"), "normal"),
+    "news": (("email", "sms", "push"), "low"),
 }
 
 UNJUDGEABLE = b"unjudgeable"  # in a frame that brings judging down
@@ -111,6 +113,8 @@ class Producer:
         said = {"title": f"{kind} {self._made}", "category": random.choice(list(CATEGORIES))}
         if random.random() < 0.3:
             said["priority"] = random.choice(("low", "normal", "high", "critical"))
+        if said["category"] == "social" and random.random() < 0.5:
+            said["payload"] = {"thread": random.choice(("a", "b"))}
         return user_id, key, said
 
     def _complicate(self, said: dict[str, Any]) -> bool:
@@ -122,6 +126,11 @@ class Producer:
             return False
         if draw < 0.35:
             said["expires_at"] = self._clock.wall_us // 1000 + random.choice((-1_000, 500, 30_000, 10**7))
-        if draw > 0.7:
+        if 0.35 < draw < 0.6:
+            ahead_ms = random.choice((-1_000, 1, 400, 5_000, 60_000, 3_600_000, 20 * 86_400_000))
+            said["send_at"] = self._clock.wall_us // 1000 + ahead_ms
+            if random.random() < 0.3:
+                said["expires_at"] = said["send_at"] + random.choice((-200, 0, 200, 30_000))
+        if draw > 0.8 or draw < 0.1:
             said["channels"] = random.sample(["email", "sms", "push", "inapp", "webhook"], random.randint(1, 3))
         return True

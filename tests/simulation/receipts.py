@@ -35,6 +35,12 @@ class Receipts:
     def draw(self, random: Random) -> Receipt | None:
         return random.choice(self.all) if self.all else None
 
+    def draw_open(self, random: Random) -> Receipt | None:
+        """One of those that still have something to lose."""
+        seqs = {seq for seq, _ in self._stored.open}
+        found = [receipt for receipt in self.all if receipt.seq in seqs]
+        return random.choice(found) if found else None
+
     def turn(self, wall_us: int) -> None:
         self._walls.append((len(self._stored.at_us), wall_us))
 

@@ -17,18 +17,20 @@ from unittest import mock
 import msgspec
 
 import dispatcher.link
+import shards.attempts
+import shards.book
 import shards.contents
 import shards.core
 import shards.inbox
 import shards.journal
+import shards.limit_store
 import shards.maintenance
+import shards.releasing
 import shards.schema
 import shards.shard
 import shards.worker
-from shards.limiter import RateLimit
 from shards.process import Stop
 from shards.retry import RetryPolicy
-from shards.rules import Category
 from shards.settings import Bounds, ChannelSettings, Idempotency, Priorities, Retention, ShardSettings
 from shards.shard import Shard
 from shards.units import Seconds
@@ -38,7 +40,8 @@ from tests.simulation.asking import Asking
 from tests.simulation.channels import HEALTHY, TEMPERS, TemperedChannel
 from tests.simulation.checks import CheckedCore, Checker
 from tests.simulation.disk import Crash, Disk, Fuse
-from tests.simulation.order import CheckedLimiter, CheckedQueue
+from tests.simulation.order import CheckedQueue
+from tests.simulation.policies import CATEGORIES, draw
 from tests.simulation.producer import Producer, Submission
 from tests.simulation.receipts import Receipts
 from tests.simulation.router import Collector, Router
@@ -54,7 +57,9 @@ CHANNELS = ("email", "sms", "push")
 
 # Small enough that every list overflows within a few turns.
 TINY: dict[Any, dict[str, int]] = {
-    shards.core: {"FRAMES_PER_REFILL": 2, "LOGGED_MAX": 2},
+    shards.attempts: {"LOGGED_MAX": 2},
+    shards.releasing: {"FRAMES_PER_REFILL": 2, "RELEASED_MAX": 3, "WINDOWS_MAX": 2},
+    shards.limit_store: {"CHARGES_MAX": 40, "PART_TIMES": 3, "OLD_ROWS": 2},
     shards.journal: {"LOG_ROWS_MAX": 6, "LOGGED_FRAMES_MAX": 4, "TAIL_FRAMES": 8},
     shards.schema: {"CHECKPOINT_PAGES": 20},
     shards.inbox: {"TAIL_MAX": 6, "SORTED_USERS": 1},
@@ -115,16 +120,16 @@ class Simulation:
         self.retrying_max = random.choice((3, 10))
         self.users_max = random.choice((4, 100))
         self.made: dict[bytes, Submission] = {}
-        self.stored = Stored(self.made)
+        self.policies = draw(random)
+        self.stored = Stored(self.made, self.policies)
         self.receipts = Receipts(self.stored, self.window_s, self.keys_max)
-        self.asking = Asking(random, USERS, self.stored, self.receipts)
+        self.asking = Asking(random, self.clock, USERS, self.stored, self.receipts)
         self.trials = Trials(self.stored, self.fuse.blow)
-        self.checker = Checker(self.stored, self.receipts, self.asking, self.trials, self.clock, USERS)
+        self.checker = Checker(self.stored, self.policies, self.receipts, self.asking, self.trials, self.clock, USERS)
         self.producer = Producer(random, self.clock, USERS)
         self.collector = Collector()
         self.router = Router(self.epoch, self.data, self.clock)
         self.disk = Disk(random, self.fuse, self.checker.committed)
-        self.passed: dict[int, list[float]] = {}  # what the limits let pass, by user, in this life of the process
         self.worker: SimulatedWorker
         self._answered: set[int] = set()
         self._opened: Shard | None = None
@@ -154,8 +159,10 @@ class Simulation:
             durability="process",
             incarnation=self.clock.wall_us,
             secret=7,
-            categories={"marketing": Category(channels=("email", "sms", "inapp"), priority="low")},
-            rate_limits={"sms": RateLimit("6/minute", burst=2, exempt=("critical",))},
+            categories=CATEGORIES,
+            rate_limits=self.policies.rate_limits,
+            caps=self.policies.caps,
+            digests=self.policies.digests,
             retry=RetryPolicy(max_retries=2, base=Seconds(1.0)),
             priorities=Priorities(aging=Seconds(AGING_S)),
             idempotency=Idempotency(window=Seconds(self.window_s), max_entries=self.keys_max),
@@ -177,10 +184,9 @@ class Simulation:
                 (shards.worker, "time", self.clock),
                 (shards.shard, "random", self.random),
                 (shards.shard, "SimulatedChannel", self._make_channel),
-                (shards.shard, "Core", CheckedCore),
-                (shards.core, "NotificationQueue", CheckedQueue),
+                (shards.shard, "Core", partial(CheckedCore, self.checker)),
+                (shards.book, "NotificationQueue", CheckedQueue),
                 (shards.core, "Judge", FaultyJudge),
-                (shards.core, "Limiter", partial(CheckedLimiter, self.clock, self.passed)),
                 (sqlite3, "connect", self.disk.connect),
                 (os, "posix_fallocate", self.disk.allocate),
                 *((module, "log", self._log()) for module in (shards.worker, shards.journal, dispatcher.link)),
@@ -206,7 +212,6 @@ class Simulation:
         """As the supervisor does: again and again, until it stays."""
         while True:
             self.lives += 1
-            self.passed.clear()
             self.receipts.turn(self.clock.wall_us)
             try:
                 with self.fuse.live():
@@ -246,6 +251,7 @@ class Simulation:
             is_excuse = decoded.error is not None and decoded.error.code == "unavailable"
             assert decoded.query not in self._answered, f"query {decoded.query} is answered twice"
             self._answered.add(decoded.query)
+            self.asking.leaves(decoded)
         assert is_excuse or not self.disk.is_uncommitted, f"A: {decoded} leaves, and its turn is not committed"
         if isinstance(decoded, Report):
             if decoded.conn == 0 and decoded.resend:
@@ -291,6 +297,7 @@ class Simulation:
             self._ping: 3,
             self._turn: 10,
             self._wait: 6,
+            self._approach: 2,
             self._ask: 5,
             self._jump_wall_clock: 0.6,
             self._suspend: 0.1,
@@ -348,6 +355,13 @@ class Simulation:
     def _wait(self) -> None:
         self.clock.advance(self.random.choice((0.001, 0.1, 1.0, 3.0, 11.0)))
 
+    def _approach(self) -> None:
+        """To just around an instant at which something is let go."""
+        dues = sorted({*self.checker.waiting.due_ms.values(), *self.checker.windows.first_due_ms().values()})
+        if dues:
+            due_ms = self.random.choice(dues[:4]) + self.random.choice((-1, 0, 1, 500))
+            self.clock.advance(max(0.0, due_ms / 1000 - self.clock.wall_us / 1e6))
+
     def _jump_wall_clock(self) -> None:
         seconds = self.random.choice((-3_600, -5, 5, 3_600))
         self.clock.wall_us += seconds * 1_000_000
@@ -396,6 +410,8 @@ class Simulation:
             self._turn()
             self._hear()
             self.clock.advance(1.0)
+            if not self.stored.runnable():
+                self._approach()
             if not self.router.unfinished() and not self._busy():
                 break
         left = len(self.router.unfinished())

@@ -16,21 +16,30 @@ from shards.changes import Note
 from shards.dedupe import DIGEST_BYTES, NO_DIGEST
 from shards.journal import State
 from shards.wire import PRIORITIES, Verdict
-from tests.simulation.producer import Submission
+from tests.simulation.policies import Policies
+from tests.simulation.producer import Sent, Submission
 
 TABLES = (
     "state", "frames", "ledger", "results", "users", "dead", "outbox", "inbox_tail", "inbox", "inbox_marks", "origins",
-    "suspects", "timers", "limits", "digests", "subscriptions", "broadcasts", "configs",
+    "suspects", "timers", "limits", "digests", "subscriptions", "topics", "broadcasts", "pages",
+    "configs",
 )  # fmt: skip
 
 Place = tuple[int, int]  # seq, slot
+Change = tuple[Place, int | None, int]  # a delivery, its word before, or None if it is new, and its word now
 Results = list[tuple[int, int, int, Note | None]]
 
 
 class Stored:
     """``read`` after every commit; what it knew of frames that are pruned since, it keeps."""
 
-    def __init__(self, made: dict[bytes, Submission]) -> None:
+    def __init__(self, made: dict[bytes, Submission], policies: Policies) -> None:
+        self.changed: list[Change] = []  # by the last commit
+        self.revived: set[Place] = set()  # by the last commit
+        self.late: set[Place] = set()  # was deferred, or moved to the inbox: it is in no order
+        self.index: dict[int, list[int]] = {}  # by seq: the position that each slot is of
+        self.withdrawn: set[Place] = set()  # open, and somebody was told that they are cancelled once they fail
+        self.cancelled_keys: set[tuple[str, str]] = set()
         self.words: dict[int, tuple[int, ...]] = {}  # by seq; of pruned frames, as they were
         self.open: dict[Place, int] = {}
         self.pruned: set[int] = set()
@@ -41,35 +50,39 @@ class Stored:
         self.priority: dict[Place, int] = {}  # by seq and position
         self.revivals: Counter[Place] = Counter()
         self.documents: dict[str, dict[str, Any]] = {}
+        self.documents_before: dict[str, dict[str, Any]] = {}  # as of the commit before: what a turn decides by
         self.suspects: dict[Place, int] = {}  # and the crashes under each
         self.poisoned: set[Place] = set()
         self.channel_names: list[str] = []
         self._made = made
+        self._policies = policies
         self._raw: dict[int, tuple[bytes, int]] = {}
         self._verdict_counts: Counter[str] = Counter()
         self._reset_attempts: Counter[int] = Counter()  # by channel, of what was replayed
 
     def read(self, database: sqlite3.Connection) -> None:
         """Compare with what was there before; ``AssertionError`` names the invariant that is broken."""
-        run = _plainly(database)
+        run = plainly(database)
         self.channel_names = msgspec.msgpack.decode(
             run("SELECT value FROM meta WHERE key = 'channels'").fetchone()[0], type=list[str]
         )
         dead = {(seq, slot): reason for seq, slot, reason in run("SELECT seq, slot, reason FROM dead")}
         self.poisoned = {place for place, reason in dead.items() if reason == "poison"}
         self.suspects = {(seq, slot): crashes for seq, slot, crashes in run("SELECT seq, slot, crashes FROM suspects")}
-        self._compare(self._changed(run, {seq for seq, _ in dead}))
+        self.changed, self.revived = [], set()
+        self._compare(self._find_changes(run, {seq for seq, _ in dead}))
         for seq in sorted(self.words.keys() - self.at_us.keys()):
             self._enter(seq, run("SELECT * FROM frames WHERE seq = ?", (seq,)))
             if self.entered[seq].is_unjudgeable:
                 letters = run("SELECT slot, reason, error_class FROM dead WHERE seq = ?", (seq,)).fetchall()
                 assert letters == [(-1, "rejected", "internal")], f"frame {seq} cannot be judged, and has {letters}"
         rows = run("SELECT user_id, document FROM users")
+        self.documents_before = self.documents
         self.documents = {user_id: msgspec.msgpack.decode(blob) for user_id, blob in rows}
         row = run("SELECT value FROM state").fetchone()
         self._conserved(msgspec.msgpack.decode(row[0], type=State) if row else State(), dead)
 
-    def _changed(self, run: Any, dead: set[int]) -> dict[int, tuple[int, ...]]:
+    def _find_changes(self, run: Any, dead: set[int]) -> dict[int, tuple[int, ...]]:
         rows = {seq: (log, slots) for seq, log, slots in run("SELECT seq, log, slots FROM ledger")}
         logged: dict[int, list[tuple[int, int, int]]] = {}
         for number, blob in run("SELECT id, entries FROM results ORDER BY id"):
@@ -106,6 +119,8 @@ class Stored:
                 else:
                     self.open.pop((seq, slot), None)
             if before is None:
+                self.changed += [((seq, slot), None, word) for slot, word in enumerate(words)]
+                self.late |= {(seq, slot) for slot, word in enumerate(words) if _is_deferred(word)}
                 continue
             assert len(before) == len(words), f"C: frame {seq} has another number of deliveries"
             for slot, (old, new) in enumerate(zip(before, words, strict=True)):
@@ -113,18 +128,43 @@ class Stored:
                     self._compare_words((seq, slot), old, new)
 
     def _compare_words(self, place: Place, old: int, new: int) -> None:
-        assert old & 0x30FF == new & 0x30FF, f"C: {place} changed its channel or priority"
-        if ledger.outcome_of(old) == ledger.DEAD and ledger.outcome_of(new) == ledger.PENDING:
+        self.changed.append((place, old, new))
+        if _is_deferred(new):
+            self.late.add(place)
+        before, after = ledger.outcome_of(old), ledger.outcome_of(new)
+        if old & 0xFF != new & 0xFF:
+            names = [self.channel_names[ledger.channel_of(word)] for word in (old, new)]
+            limit = self._policies.rate_limits.get(names[0])
+            assert limit is not None, f"C: {place} changed its channel"
+            assert (limit.overflow, names[1]) == ("inapp", "inapp"), f"C: {place} moved from {names}"
+            assert before in {ledger.PENDING, ledger.DEFERRED}, f"C: {place} moved when it was {old:#x}"
+            self.late.add(place)
+        assert ledger.priority_of(old) == ledger.priority_of(new), f"C: {place} changed its priority"
+        if before == ledger.DEAD and after in {ledger.PENDING, ledger.DEFERRED}:
             self.revivals[place] += 1
+            self.revived.add(place)
             self._reset_attempts[ledger.channel_of(old)] += ledger.attempts_of(old) - ledger.attempts_of(new)
             return
-        assert ledger.outcome_of(old) in ledger.OPEN, f"C: {place} was final as {old:#x} and is {new:#x}"
+        assert before in ledger.OPEN, f"C: {place} was final as {old:#x} and is {new:#x}"
         steps = ledger.attempts_of(new) - ledger.attempts_of(old)
+        if is_digest_item(old):  # it takes the outcome of another, which is checked beside the digests
+            if after == ledger.RETRYING:  # it carries the digest in the place of one that was cancelled
+                self._reset_attempts[ledger.channel_of(old)] -= steps
+            return
         assert steps in {0, 1}, f"D: {place} went from {old:#x} to {new:#x}"
         if steps == 0:
-            unsent = (ledger.SUPPRESSED, ledger.RATE_LIMITED, ledger.EXPIRED, ledger.CANCELLED, ledger.DEAD)
-            waits = (ledger.PENDING, ledger.DEFERRED) if ledger.outcome_of(old) != ledger.RETRYING else ()
-            assert ledger.outcome_of(new) in (*unsent, *waits), f"C: {place} is {new:#x} without an attempt"
+            unsent = (
+                ledger.DELIVERED,
+                ledger.SUPPRESSED,
+                ledger.RATE_LIMITED,
+                ledger.EXPIRED,
+                ledger.CANCELLED,
+                ledger.DEAD,
+            )
+            waits = (ledger.PENDING, ledger.DEFERRED) if before != ledger.RETRYING else (ledger.RETRYING,)
+            assert after in (*unsent, *waits), f"C: {place} is {new:#x} without an attempt"
+        if after == ledger.CANCELLED:
+            self.withdrawn.discard(place)
 
     # --- a frame's first commit --------------------------------------------------------------------------------
 
@@ -156,30 +196,55 @@ class Stored:
                 continue
             channels, priority, category = position.planned()
             words = self.words[seq][slot : slot + width]
+            assert len(channels) == width, (
+                f"C: {(seq, index)} {position} has {width} deliveries, not {channels} {words}"
+            )
             planned = tuple(self.channel_names[ledger.channel_of(word)] for word in words)
-            assert planned == channels, f"C: {(seq, index)} is planned for {planned}, not for {channels}"
+            self.index.setdefault(seq, []).extend([index] * width)
+            for at, (channel, wanted) in enumerate(zip(planned, channels, strict=True)):
+                limit = self._policies.rate_limits.get(wanted)
+                may_move = limit is not None and limit.overflow == "inapp" and "inapp" not in channels
+                assert channel == wanted or (may_move and channel == "inapp"), f"C: {(seq, index)} is for {planned}"
+                if channel != wanted:
+                    self.late.add((seq, slot + at))
             assert {ledger.priority_of(word) for word in words} == {PRIORITIES.index(priority)}
             self.priority[seq, index] = PRIORITIES.index(priority)
-            for channel, word in zip(channels, words, strict=True):
-                blocked = category != "security" and self._blocks(position.user_id, category, channel)
-                self._decided((seq, index), channel, word, blocked)
+            for channel, word in zip(planned, words, strict=True):
+                self._decided((seq, index), channel, word, self.forbids(position.user_id, category, channel))
             slot += width
 
-    def _blocks(self, user_id: str, category: str, channel: str) -> bool:
+    def forbids(self, user_id: str, category: str, channel: str) -> bool:
         """As of the commit before: a turn judges its frames before it takes new preferences."""
         preferences = self.documents.get(user_id, {}).get("preferences", {})
         categories = preferences.get("categories", {}).get(category, {})
         by_category = categories is False or (categories is not True and categories.get(channel) is False)
-        return preferences.get("channels", {}).get(channel) is False or by_category
+        return category != "security" and (preferences.get("channels", {}).get(channel) is False or by_category)
+
+    def has_no_contact(self, user_id: str, channel: str) -> bool:
+        """Who has none at all is simulated."""
+        contacts = self.documents.get(user_id, {}).get("contacts", {})
+        name = {"email": "email", "sms": "phone", "push": "push", "webhook": "webhook"}.get(channel)
+        return bool(contacts) and name is not None and not contacts.get(name)
 
     @staticmethod
     def _decided(place: Place, channel: str, word: int, blocked: bool) -> None:
         outcome, reason = ledger.outcome_of(word), ledger.REASONS[ledger.reason_of(word)]
         if outcome == ledger.SUPPRESSED and reason == "preference":
             assert blocked, f"{place} on {channel} is suppressed, and its user allows it"
-        elif blocked:
-            undecided = outcome in {ledger.PENDING, ledger.EXPIRED}
+        elif blocked and reason != "overflow":
+            undecided = outcome in {ledger.PENDING, ledger.EXPIRED, ledger.CANCELLED} or reason == "send_at"
             assert undecided, f"{place} on {channel} is {ledger.OUTCOMES[outcome]}, and its user forbade it"
+
+    def runnable(self) -> bool:
+        """Whether anything is open that is not deferred."""
+        return not all(map(_is_deferred, self.open.values()))
+
+    def slots_of(self, seq: int, index: int) -> list[int]:
+        return [slot for slot, at in enumerate(self.index.get(seq, ())) if at == index]
+
+    def sent(self, place: Place) -> Sent:
+        """What a delivery is of."""
+        return self.entered[place[0]].positions[self.index[place[0]][place[1]]]
 
     # --- totals ------------------------------------------------------------------------------------------------
 
@@ -213,23 +278,31 @@ class Stored:
 
     def compare(self, database: sqlite3.Connection) -> None:
         """What a second reader finds in the files that a crash left is what was committed, no more and no less."""
-        other = Stored(self._made)
+        other = Stored(self._made, self._policies)
         other._verdict_counts = self._verdict_counts.copy()
         other._reset_attempts = self._reset_attempts.copy()
         other.words = {seq: self.words[seq] for seq in self.pruned}
         other.at_us, other.entered = self.at_us, self.entered
         other.read(database)
         assert other.words == self.words, "A: what is on disk after the crash is not what was committed"
-        for seq, body in _plainly(database)("SELECT seq, body FROM frames"):
+        for seq, body in plainly(database)("SELECT seq, body FROM frames"):
             assert body == self.entered[seq].body, f"A: frame {seq} has another body after the crash"
         assert other.documents == self.documents, "A: users' documents after the crash"
         assert other.suspects == self.suspects, "suspects after the crash"
         for table in TABLES:
-            for row in _plainly(database)(f"SELECT * FROM {table}"):
+            for row in plainly(database)(f"SELECT * FROM {table}"):
                 checksum = xxhash.xxh3_64_intdigest(msgspec.msgpack.encode(row[:-1])) >> 1
                 assert checksum == row[-1], f"the checksum of {row} in {table}"
 
 
-def _plainly(database: sqlite3.Connection) -> Any:
+def _is_deferred(word: int) -> bool:
+    return ledger.outcome_of(word) == ledger.DEFERRED
+
+
+def is_digest_item(word: int) -> bool:
+    return _is_deferred(word) and ledger.REASONS[ledger.reason_of(word)] == "digest"
+
+
+def plainly(database: sqlite3.Connection) -> Any:
     """Reading that takes no part in the faults."""
     return lambda *arguments: sqlite3.Connection.execute(database, *arguments)
