@@ -12,7 +12,7 @@ from shards.digesting import Digesting
 
 FRAMES_PER_REFILL = 64  # read from disk for a lane in one turn,
 ITEMS_PER_REFILL = 1_000  # until so many deliveries are decided: they delay whatever comes in
-RELEASED_MAX = 500  # deferred deliveries that one turn decides per lane
+RELEASED_MAX = 200  # deferred deliveries that one turn decides per lane: others wait for so many
 WINDOWS_MAX = 100  # digests that one turn closes per lane; each reads the frames of its items
 
 
