@@ -675,6 +675,12 @@ class Core:
         if not frame.active and not frame.touched:
             self.frames.pop(frame.seq, None)
 
+    def _leave(self, frame: Frame) -> None:
+        """A delivery that has ended before leaves the memory. With the last one goes what only the log has of others."""
+        frame.active -= 1
+        if not frame.active:
+            self._changed(frame)
+
     def wait(self, seq: int, slot: int, channel: int, due: float) -> None:
         """A retry that was waiting when the shard stopped, or a dead letter that is to be tried again."""
         self.retrying[channel].push(due, (seq, slot))
@@ -996,8 +1002,7 @@ class Core:
                     self._acquit(channel, entry[0], entry[1])
                     continue
                 if self._is_cancelled(entry, now):
-                    entry[0].active -= 1
-                    self._let_go(entry[0])
+                    self._leave(entry[0])
                     continue
                 if self._sleeps(entry, now):
                     continue
@@ -1075,7 +1080,7 @@ class Core:
     def try_suspect(self, channel: int, now: Now) -> Run | None:
         """A delivery that may have brought the shard down, and is to be tried alone."""
         pace = self.paces.get(channel)
-        if not self.suspects or self._room(channel) <= 0 or (pace is not None and not pace.available(now.mono)):
+        if not self.suspects.has_waiting(channel) or self._room(channel) <= 0 or (pace is not None and not pace.available(now.mono)):
             return None
         entry = self.suspects.next(channel)
         if entry is None:
@@ -1128,15 +1133,12 @@ class Core:
         for at, (slot, index) in enumerate(zip(run.slots, run.indexes, strict=True)):
             if ledger.outcome_of(frame.slots[slot]) == ledger.CANCELLED:
                 ended.add(at)
-                frame.active -= 1
+                self._leave(frame)
             elif _expired(frame, index, slot, now):
                 ended.add(at)
                 frame.active -= 1
                 self._end(run.entry(at), ledger.EXPIRED, "expires_at", now)
-        if not ended:
-            return run
-        self._let_go(frame)
-        return run.without(ended)
+        return run.without(ended) if ended else run
 
     def deliver_inapp(self, now: Now) -> None:
         """In-app deliveries end as rows of this turn's transaction."""

@@ -226,9 +226,10 @@ class Stored:
             undecided = outcome in {ledger.PENDING, ledger.EXPIRED, ledger.CANCELLED} or reason == "send_at"
             assert undecided, f"{place} on {channel} is {ledger.OUTCOMES[outcome]}, and its user forbade it"
 
-    def runnable(self) -> bool:
-        """Whether anything is open that is not deferred."""
-        return not all(map(_is_deferred, self.open.values()))
+    def only_waits(self) -> bool:
+        """Whether everything that is open waits for an instant."""
+        waits = {ledger.DEFERRED, ledger.RETRYING}
+        return all(ledger.outcome_of(word) in waits for word in self.open.values())
 
     def slots_of(self, seq: int, index: int) -> list[int]:
         return [slot for slot, at in enumerate(self.index.get(seq, ())) if at == index]
