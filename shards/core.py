@@ -1175,15 +1175,15 @@ class Core:
             total += count
             frame.open -= count
             frame.active -= count
-            if frame.digests:
-                for slot in slots:
-                    self._end_digest(frame, slot)
             latencies.add(now.wall_us - frame.at_us, count)
             if count > LOGGED_MAX:
                 self._changed(frame)
             else:
                 for slot in slots:
                     self._log(frame, slot)
+            if frame.digests:
+                for slot in slots:
+                    self._end_digest(frame, slot)
         counters = self.counters.channels[channel]
         counters.attempts += total
         counters.outcomes[ledger.DELIVERED] += total
