@@ -676,7 +676,7 @@ class Core:
             self.frames.pop(frame.seq, None)
 
     def _leave(self, frame: Frame) -> None:
-        """A delivery that has ended before leaves the memory. With the last one goes what only the log has of others."""
+        """A delivery that ended before leaves memory: with the last one, what only the log has of others is written."""
         frame.active -= 1
         if not frame.active:
             self._changed(frame)
@@ -1080,7 +1080,11 @@ class Core:
     def try_suspect(self, channel: int, now: Now) -> Run | None:
         """A delivery that may have brought the shard down, and is to be tried alone."""
         pace = self.paces.get(channel)
-        if not self.suspects.has_waiting(channel) or self._room(channel) <= 0 or (pace is not None and not pace.available(now.mono)):
+        if (
+            not self.suspects.has_waiting(channel)
+            or self._room(channel) <= 0
+            or (pace is not None and not pace.available(now.mono))
+        ):
             return None
         entry = self.suspects.next(channel)
         if entry is None:

@@ -64,6 +64,7 @@ class Checker:
         core = shard.core
         self.attempts.restart()
         self.spending.restart()
+        self.waiting.lives += 1
         self.windows.lives += 1
         self.trials.opened(shard)
         self._memory = Memory(core, self.stored)
@@ -201,5 +202,7 @@ class CheckedCore(Core):
         before = {lane: after for lane, after in self.behind.items() if not self.queued[lane]}
         more = super().refill(now)
         for lane, after in before.items():
-            assert self.queued[lane] or self.behind.get(lane, after + 1) > after, f"P: lane {lane} stays empty behind {after}"
+            assert self.queued[lane] or self.behind.get(lane, after + 1) > after, (
+                f"P: lane {lane} stays empty behind {after}"
+            )
         return more

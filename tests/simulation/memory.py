@@ -31,9 +31,7 @@ class Memory:
             int, tuple[tuple[int, int], int]
         ] = {}  # of a channel with work and room: turns without progress
 
-    def check(
-        self, worker: Worker, shard: Shard, starts: Counter[str], due_ms: Mapping[int, int], now: Now
-    ) -> None:
+    def check(self, worker: Worker, shard: Shard, starts: Counter[str], due_ms: Mapping[int, int], now: Now) -> None:
         """``due_ms`` says of each lane when its first timer or window is due."""
         self._due_ms = due_ms
         channels = {

@@ -122,9 +122,7 @@ class Simulation:
         self.receipts = Receipts(self.stored, self.window_s, self.keys_max)
         self.asking = Asking(random, self.clock, USERS, self.stored, self.receipts)
         self.trials = Trials(self.stored, self.fuse.blow)
-        self.checker = Checker(
-            self.stored, self.policies, self.receipts, self.asking, self.trials, self.clock, USERS
-        )
+        self.checker = Checker(self.stored, self.policies, self.receipts, self.asking, self.trials, self.clock, USERS)
         self.producer = Producer(random, self.clock, USERS)
         self.collector = Collector()
         self.router = Router(self.epoch, self.data, self.clock)

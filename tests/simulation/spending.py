@@ -70,7 +70,7 @@ class Spending:
         passed: list[tuple[str, str, str, float]] = []
         limited: list[tuple[Place, int]] = []
         for change in self._stored.changed:
-            place, old, new = change
+            place, _, new = change
             sent = self._stored.sent(place)
             channel = self._stored.channel_names[ledger.channel_of(new)]
             _, priority, category = sent.planned()
@@ -161,7 +161,9 @@ class Spending:
         elif at_s:
             self.reached["delayed by a limit"] += 1
             wanted_s = max(now, due_s - ahead_s)
-            assert is_vague or at_s <= wanted_s + exempt * interval_s + ROUNDING_S, f"limit: {user_id} waits {at_s - wanted_s} s too long"
+            assert is_vague or at_s <= wanted_s + exempt * interval_s + ROUNDING_S, (
+                f"limit: {user_id} waits {at_s - wanted_s} s too long"
+            )
             assert at_s >= wanted_s - ROUNDING_S, f"limit: {user_id} is delayed by {wanted_s - at_s} s too little"
         elif priority not in limit.exempt:
             assert due_s - now <= ahead_s + 1e-3, f"limit: {user_id} passes {name} {due_s - now - ahead_s} s early"
@@ -183,7 +185,9 @@ class Spending:
         _, priority, category = sent.planned()
         now, reason = self._clock.mono, ledger.REASONS[ledger.reason_of(word)]
         self.reached[f"rate_limited by {reason}"] += 1
-        names = [name for name in self._policies.limits_of(category, channel) if name.startswith("cap") == (reason == "cap")]
+        names = [
+            name for name in self._policies.limits_of(category, channel) if name.startswith("cap") == (reason == "cap")
+        ]
         assert names, f"{place} on {channel} is rate_limited by no {reason}"
         if now < self._vague_until_s or any((name, signed(sent.user_id)) in uncertain for name in names):
             return

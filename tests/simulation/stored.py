@@ -39,7 +39,7 @@ class Stored:
         self.late: set[Place] = set()  # was deferred, or moved to the inbox: it is in no order
         self.index: dict[int, list[int]] = {}  # by seq: the position that each slot is of
         self.withdrawn: set[Place] = set()  # open, and somebody was told that they are cancelled once they fail
-        self.cancelled_keys: set[tuple[str, str]] = set()
+        self.unwanted: set[object] = set()  # that somebody asked to cancel, by seq and position or by user and key
         self.words: dict[int, tuple[int, ...]] = {}  # by seq; of pruned frames, as they were
         self.open: dict[Place, int] = {}
         self.pruned: set[int] = set()
@@ -153,7 +153,14 @@ class Stored:
             return
         assert steps in {0, 1}, f"D: {place} went from {old:#x} to {new:#x}"
         if steps == 0:
-            unsent = (ledger.DELIVERED, ledger.SUPPRESSED, ledger.RATE_LIMITED, ledger.EXPIRED, ledger.CANCELLED, ledger.DEAD)
+            unsent = (
+                ledger.DELIVERED,
+                ledger.SUPPRESSED,
+                ledger.RATE_LIMITED,
+                ledger.EXPIRED,
+                ledger.CANCELLED,
+                ledger.DEAD,
+            )
             waits = (ledger.PENDING, ledger.DEFERRED) if before != ledger.RETRYING else (ledger.RETRYING,)
             assert after in (*unsent, *waits), f"C: {place} is {new:#x} without an attempt"
         if after == ledger.CANCELLED:
@@ -189,7 +196,9 @@ class Stored:
                 continue
             channels, priority, category = position.planned()
             words = self.words[seq][slot : slot + width]
-            assert len(channels) == width, f"C: {(seq, index)} {position} has {width} deliveries, not {channels} {words}"
+            assert len(channels) == width, (
+                f"C: {(seq, index)} {position} has {width} deliveries, not {channels} {words}"
+            )
             planned = tuple(self.channel_names[ledger.channel_of(word)] for word in words)
             self.index.setdefault(seq, []).extend([index] * width)
             for at, (channel, wanted) in enumerate(zip(planned, channels, strict=True)):

@@ -105,8 +105,8 @@ class Windows:
     def _opened(self, new: Window) -> None:
         assert new.id not in self._life, f"digest {new.id} is there again"
         self._life[new.id] = self.lives
-        self.reached["digests"] += 1
         settings = self._policies.digests[new.name]
+        self.reached["joined by overflow"] += settings.when == "overflow"
         assert settings.covers(new.category, new.channel), f"digest {new.id} of {new.category} on {new.channel}"
 
     def _changed(self, old: Window | None, new: Window) -> None:
@@ -141,7 +141,9 @@ class Windows:
             self.reached["digests across a crash"] += self._life[new.id] != self.lives
         else:
             wanted_ms = self._due_ms(old, new, fresh)
-            assert new.due_ms <= max(wanted_ms, self._clock.wall_us // 1000), f"{what} is open until {new.due_ms}, not {wanted_ms}"
+            assert new.due_ms <= max(wanted_ms, self._clock.wall_us // 1000), (
+                f"{what} is open until {new.due_ms}, not {wanted_ms}"
+            )
 
     def _due_ms(self, old: Window | None, new: Window, fresh: list[int]) -> int:
         """Until when a window may be open, at the most."""
@@ -189,7 +191,7 @@ class Windows:
 
     def _ended_alike(self) -> None:
         """Each item has its digest's outcome, from the same commit on."""
-        for place, old, new in self._stored.changed:
+        for place, _, new in self._stored.changed:
             outcome = ledger.outcome_of(new)
             came_along = self.came_along(place)
             assert came_along or outcome != ledger.DELIVERED or ledger.attempts_of(new), f"C: {place} was not sent"
@@ -198,9 +200,11 @@ class Windows:
             if outcome in ledger.OPEN or outcome == ledger.CANCELLED:
                 continue
             window = self._windows.get(self._digest_of[place])
-            if outcome == ledger.EXPIRED and (window is None or window.due_ms is not None or place not in {
-                self._place(window, one) for one in window.places
-            }):
+            if outcome == ledger.EXPIRED and (
+                window is None
+                or window.due_ms is not None
+                or place not in {self._place(window, one) for one in window.places}
+            ):
                 expires_ms = (self._stored.sent(place).said or {}).get("expires_at", 2**62)
                 assert expires_ms <= self._waiting.latest_ms, f"{place} expired early in its digest"
                 continue
