@@ -147,8 +147,8 @@ class Checker:
                 found[seq] += 1
                 priority = self.stored.priority[seq, index]
                 assert self.stored.entered[seq].positions[index].user_id == user_id, f"inbox: {seq}/{index} of another"
-                slots = self.stored.slots_of(seq, index)
-                if any((seq, slot) in self.stored.late for slot in slots if self._is_inapp(seq, slot)):
+                slots = {(seq, slot) for slot in self.stored.slots_of(seq, index) if self._is_inapp(seq, slot)}
+                if slots & (self.stored.late | self.windows.ever_carried):
                     continue
                 assert place > newest[priority], f"O: {seq}/{index} in {user_id}'s inbox after a later one"
                 newest[priority] = place
