@@ -39,7 +39,7 @@ class Asking:
     def __init__(self, random: Random, clock: Clock, users: list[str], stored: Stored, receipts: Receipts) -> None:
         self.answered = 0
         self.cancelled = 0  # deliveries, as they were counted
-        self.wanted_gone: set[Place] = set()  # notifications that somebody wanted to cancel, by seq and position
+        self.under_way = 0  # deliveries that were, when their notification was cancelled
         self._counted: Counter[Place] = Counter()
         self._clock = clock
         self._random = random
@@ -88,6 +88,7 @@ class Asking:
         gone = sum(ledger.outcome_of(self._stored.words[seq][slot]) == ledger.CANCELLED for slot in slots)
         assert self._counted[seq, index] <= gone, f"cancel: of {(seq, index)} {gone} are cancelled, not {reply.result}"
         self.cancelled += reply.result["cancelled"]
+        self.under_way += len(still_open)
         for slot in still_open:
             self._stored.withdrawn.add((seq, slot))
 
@@ -152,9 +153,9 @@ class Asking:
         by_key = receipt.sent.key is not None and self._random.random() < 0.3
         place = receipt.seq, parse_id(receipt.id)[3]
         self._cancel_of[self._number] = place, not by_key
-        self.wanted_gone.add(place)
+        self._stored.unwanted.add(place)
         if by_key:
-            self._stored.cancelled_keys.add((receipt.sent.user_id, str(receipt.sent.key)))
+            self._stored.unwanted.add((receipt.sent.user_id, receipt.sent.key))
 
         def check(reply: Reply) -> None:
             if reply.error is None:

@@ -64,6 +64,7 @@ class Checker:
         core = shard.core
         self.attempts.restart()
         self.spending.restart()
+        self.waiting.lives += 1
         self.windows.lives += 1
         self.trials.opened(shard)
         self._memory = Memory(core, self.stored)
@@ -146,8 +147,8 @@ class Checker:
                 found[seq] += 1
                 priority = self.stored.priority[seq, index]
                 assert self.stored.entered[seq].positions[index].user_id == user_id, f"inbox: {seq}/{index} of another"
-                slots = self.stored.slots_of(seq, index)
-                if any((seq, slot) in self.stored.late for slot in slots if self._is_inapp(seq, slot)):
+                slots = {(seq, slot) for slot in self.stored.slots_of(seq, index) if self._is_inapp(seq, slot)}
+                if slots & (self.stored.late | self.windows.ever_carried):
                     continue
                 assert place > newest[priority], f"O: {seq}/{index} in {user_id}'s inbox after a later one"
                 newest[priority] = place
@@ -201,5 +202,7 @@ class CheckedCore(Core):
         before = {lane: after for lane, after in self.behind.items() if not self.queued[lane]}
         more = super().refill(now)
         for lane, after in before.items():
-            assert self.behind.get(lane, after + 1) > after, f"P: lane {lane} stays empty behind {after}"
+            assert self.queued[lane] or self.behind.get(lane, after + 1) > after, (
+                f"P: lane {lane} stays empty behind {after}"
+            )
         return more
