@@ -8,15 +8,12 @@ from collections.abc import Mapping, MutableSequence
 
 from shards import ledger
 from shards.book import (
-    PLACE_MASK,
     expires_ms_of,
     is_expired,
-    waits_in_digest,
 )
 from shards.changes import Now, Place
 from shards.channels.base import RETRIED, Failure
 from shards.dead_letters import ERROR_TEXT_MAX
-from shards.digests import Digest
 from shards.frames import Entry, Frame, Run, one
 from shards.releasing import Releasing
 from shards.suspects import CRASHES_MAX, Suspects
@@ -45,8 +42,7 @@ class Attempts(Releasing):
                     self._acquit(channel, entry[0], entry[1])
                     continue
                 if self._is_cancelled(entry, now):
-                    entry[0].active -= 1
-                    self._let_go(entry[0])
+                    self._leave(entry[0])
                     continue
                 if self._sleeps(entry, now):
                     continue
@@ -114,7 +110,11 @@ class Attempts(Releasing):
     def try_suspect(self, channel: int, now: Now) -> Run | None:
         """A delivery that may have brought the shard down, and is to be tried alone."""
         pace = self.paces.get(channel)
-        if not self.suspects or self._room(channel) <= 0 or (pace is not None and not pace.available(now.mono)):
+        if (
+            not self.suspects.has_waiting(channel)
+            or self._room(channel) <= 0
+            or (pace is not None and not pace.available(now.mono))
+        ):
             return None
         entry = self.suspects.next(channel)
         if entry is None:
@@ -163,15 +163,12 @@ class Attempts(Releasing):
         for at, (slot, index) in enumerate(zip(run.slots, run.indexes, strict=True)):
             if ledger.outcome_of(frame.slots[slot]) == ledger.CANCELLED:
                 ended.add(at)
-                frame.active -= 1
+                self._leave(frame)
             elif is_expired(frame, index, slot, now):
                 ended.add(at)
                 frame.active -= 1
                 self._end(run.entry(at), ledger.EXPIRED, "expires_at", now)
-        if not ended:
-            return run
-        self._let_go(frame)
-        return run.without(ended)
+        return run.without(ended) if ended else run
 
     def deliver_inapp(self, now: Now) -> None:
         """In-app deliveries end as rows of this turn's transaction."""
@@ -208,15 +205,15 @@ class Attempts(Releasing):
             total += count
             frame.open -= count
             frame.active -= count
-            if frame.digests:
-                for slot in slots:
-                    self._end_digest(frame, slot)
             latencies.add(now.wall_us - frame.at_us, count)
             if count > LOGGED_MAX:
                 self._changed(frame)
             else:
                 for slot in slots:
                     self._log(frame, slot)
+            if frame.digests:
+                for slot in slots:
+                    self._end_digest(frame, slot)
         counters = self.counters.channels[channel]
         counters.attempts += total
         counters.outcomes[ledger.DELIVERED] += total
@@ -252,8 +249,13 @@ class Attempts(Releasing):
                 frame.slots[slot] = value | ledger.RETRYING << ledger.OUTCOME_SHIFT
                 frame.notes[slot] = (now.wall_us // 1000 + int(delay_s * 1000), error_class, message)
                 digest = frame.digests.get(slot)
-                if digest and digest.withdrawn and not self._withdraw(digest, entry, now):
-                    continue
+                if digest and digest.withdrawn:
+                    gone, digest.withdrawn = frozenset(digest.withdrawn), []
+                    self._lose(digest, gone, now)
+                    if slot not in frame.digests:
+                        frame.active -= 1
+                        self._end(entry, ledger.CANCELLED, "cancelled", now)
+                        continue
                 heap.push(now.mono + delay_s, entry)
                 self._log(frame, slot)
             else:
@@ -273,43 +275,6 @@ class Attempts(Releasing):
         self.dead_letters.bury(entry, self.said(entry), reason, error_class, message, attempts, now)
         self._log(frame, slot)
         self._end_digest(frame, slot)
-
-    def _withdraw(self, digest: Digest, entry: Entry, now: Now) -> bool:
-        """Before it is tried again, a digest loses what was cancelled meanwhile; whether its carrier goes on.
-
-        Where the carrier was cancelled, the next item carries what is left, with the attempts made so far.
-        """
-        frame, slot, *_ = entry
-        gone, digest.withdrawn = set(digest.withdrawn), []
-        value, note = frame.slots[slot], frame.notes[slot]
-        with self._items(digest) as items:
-            rest = [item for item in items if item[2] not in gone]
-            digest.places = [place for _, _, place in rest]
-            for other, at, place in items:
-                if place in gone and place != digest.carrier and waits_in_digest(other.slots[at]):
-                    other.open -= 1
-                    self._settle(other, at, ledger.CANCELLED, ledger.REASON["cancelled"])
-            self.digests.changed[digest.id] = digest if rest else None
-            if digest.carrier not in gone:
-                return True
-            del frame.digests[slot]
-            frame.active -= 1
-            self._end(entry, ledger.CANCELLED, "cancelled", now)
-            if rest:
-                other, at, digest.carrier = rest[0]
-                other.digests[at] = digest
-                attempts = value & 0xFF << ledger.ATTEMPTS_SHIFT
-                plan = other.slots[at] & ledger.KEEP & ~(0xFF << ledger.ATTEMPTS_SHIFT)
-                other.slots[at] = plan | attempts | ledger.RETRYING << ledger.OUTCOME_SHIFT
-                other.notes[at] = note
-                other.active += 1
-                self._changed(other)
-                due_ms = note[0] or 0
-                heap = self.retrying[ledger.channel_of(value)]
-                heap.push(
-                    now.mono + due_ms / 1000 - now.wall_us / 1e6, self._entry(other, at, digest.carrier & PLACE_MASK)[0]
-                )
-        return False
 
     def revive(self, seq: int, slot: int, reason: str, now: Now) -> bool:
         """Try a dead letter again, from its first attempt; False if its frame is gone."""
@@ -334,16 +299,6 @@ class Attempts(Releasing):
         if seq <= self.behind.get(ledger.lane_of(channel, priority), self.last):
             self.wait(seq, slot, channel, now.mono)
         return True
-
-    def _reopen_items(self, digest: Digest) -> None:
-        """The digest is tried again: what it took along is as open as it is."""
-        with self._items(digest) as items:
-            for other, at, place in items:
-                value = other.slots[at]
-                if place != digest.carrier and ledger.outcome_of(value) == ledger.DEAD:
-                    other.open += 1
-                    self.counters.channels[ledger.channel_of(value)].outcomes[ledger.DEAD] -= 1
-                    self._set_deferred(other, at, "digest", None)
 
     def next_due(self, now: Now) -> float | None:
         """When the first retry or deferred delivery is due, of lanes that have room."""

@@ -318,6 +318,12 @@ class Book:
             raise LookupError(digest.id)
         return composed(digest, items)
 
+    def _leave(self, frame: Frame) -> None:
+        """A delivery that ended before leaves memory: with the last one, what only the log has of others is written."""
+        frame.active -= 1
+        if not frame.active:
+            self._changed(frame)
+
     def wait(self, seq: int, slot: int, channel: int, due: float) -> None:
         """A retry that was waiting when the shard stopped, or a dead letter that is to be tried again."""
         self.retrying[channel].push(due, (seq, slot))

@@ -20,19 +20,21 @@ class Cancelling(Attempts):
     def cancel(self, seq: int, index: int, now: Now) -> tuple[int, bool]:
         """End what is open of a notification: how many deliveries, and whether any was open.
 
-        One that is under way is not counted; it ends instead of a retry. A digest that is being sent is one.
+        One that is under way is not counted; it ends instead of a retry.
         """
         frame = self._known(seq)
         if frame is None or index >= len(frame.widths):
             return 0, False
         first = sum(frame.widths[:index])
         count, found = 0, False
+        frame.active += 1  # it is to stay in memory whatever is looked at on the way
         for slot in range(first, first + frame.widths[index]):
             value = frame.slots[slot]
             if ledger.outcome_of(value) not in ledger.OPEN:
                 continue
             found = True
             count += self._cancel(frame, slot, index, now)
+        frame.active -= 1
         self._let_go(frame)
         return count, found
 
@@ -43,12 +45,14 @@ class Cancelling(Attempts):
             return False
         frame = self._known(seq)
         if frame is not None:
+            frame.active += 1
             slot = 0
             for index, width in enumerate(frame.widths):
                 for place in range(slot, slot + width):
                     if ledger.outcome_of(frame.slots[place]) in ledger.OPEN:
                         self._cancel(frame, place, index, now)
                 slot += width
+            frame.active -= 1
             self._let_go(frame)
         return True
 
@@ -59,9 +63,14 @@ class Cancelling(Attempts):
         place = frame.seq << PLACE_SHIFT | index
         digest = frame.digests.get(slot) or (self._digest_with(entry, place) if waits_in_digest(value) else None)
         if digest is not None and digest.due_ms is None and len(digest.places) > 1:
-            digest.withdrawn.append(place)
-            self.digests.save(digest)
-            return False
+            if self._is_under_way(digest):
+                digest.withdrawn.append(place)
+                self.digests.save(digest)
+                return False
+            is_carrier = digest.carrier == place
+            self._lose(digest, {place}, now)
+            if not is_carrier:
+                return True
         if slot in frame.flying:
             self._note_reason(frame, slot, "cancelled")
             return False
@@ -74,6 +83,11 @@ class Cancelling(Attempts):
         frame.gone = frame.gone or in_lane or outcome == ledger.RETRYING
         self._end(entry, ledger.CANCELLED, "cancelled", now)
         return True
+
+    def _is_under_way(self, digest: Digest) -> bool:
+        assert digest.carrier is not None
+        frame = self.frames.get(digest.carrier >> PLACE_SHIFT)
+        return frame is not None and self._slot_of(frame, digest.carrier, digest.channel) in frame.flying
 
     def _digest_with(self, entry: Entry, place: int) -> Digest | None:
         """The digest that an item is in, as it is in memory if it is being sent."""

@@ -214,11 +214,16 @@ class Rebuild:
         for digest in source.digests:
             if table is not None:
                 digest.lane = ledger.lane_of(table[digest.lane >> 2], digest.lane & 3)
-            digest.places = [new for place in digest.places if (new := self._place(source, place)) is not None]
+            digest.places = self._renewed(source, digest.places)
+            digest.withdrawn = self._renewed(source, digest.withdrawn)
             if digest.carrier is not None:
                 digest.carrier = self._place(source, digest.carrier)
             if digest.places and (digest.carrier is not None or digest.due_ms is not None):
                 self.targets[hash_user(digest.user_id) % len(self.targets)].add("digests", digest.row())
+
+    def _renewed(self, source: Source, places: list[int]) -> list[int]:
+        """Without those whose frame is no more."""
+        return [new for place in places if (new := self._place(source, place)) is not None]
 
     def _place(self, source: Source, place: int) -> int | None:
         """Renumbered; None if its frame is no more."""

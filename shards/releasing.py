@@ -4,26 +4,19 @@ from __future__ import annotations
 
 from shards import ledger
 from shards.book import (
-    PLACE_MASK,
-    PLACE_SHIFT,
     StoredFrame,
-    is_expired,
-    waits_in_digest,
 )
 from shards.changes import Now
-from shards.deciding import Deciding
 from shards.deferrals import Timer
-from shards.digests import Digest
-from shards.frames import Entry, Frame
-from shards.rules import Asked
+from shards.digesting import Digesting
 
 FRAMES_PER_REFILL = 64  # read from disk for a lane in one turn,
 ITEMS_PER_REFILL = 1_000  # until so many deliveries are decided: they delay whatever comes in
-RELEASED_MAX = 500  # deferred deliveries that one turn decides per lane
+RELEASED_MAX = 200  # deferred deliveries that one turn decides per lane: others wait for so many
 WINDOWS_MAX = 100  # digests that one turn closes per lane; each reads the frames of its items
 
 
-class Releasing(Deciding):
+class Releasing(Digesting):
     """``refill`` and ``release`` run between a commit and the next frames: the journal then has all there is."""
 
     def refill(self, now: Now) -> bool:
@@ -106,40 +99,3 @@ class Releasing(Deciding):
         charged = ledger.reason_of(value) in ledger.CHARGED
         self._resume(frame, slot, "charged" if charged else "")
         self._decide_or_leave(entry, asked, now)
-
-    def _resume(self, frame: Frame, slot: int, reason: str) -> None:
-        """A deferred delivery is pending again."""
-        plan = frame.slots[slot] & ledger.KEEP
-        frame.slots[slot] = plan | ledger.REASON[reason] << ledger.REASON_SHIFT
-        frame.notes.pop(slot, None)
-        frame.mask |= ledger.lane_bit(ledger.lane_of_word(plan))
-        self._changed(frame)
-
-    def _decide_or_leave(self, entry: Entry, asked: Asked, now: Now) -> None:
-        """Decide it, unless its lane will come to it on disk."""
-        if not self._is_left(*entry[:2]):
-            self._decide_singly(entry, asked, now)
-
-    def _close_window(self, digest: Digest, now: Now) -> None:
-        """Send what is left of a window by way of its first item."""
-        live: list[tuple[Entry, Asked]] = []
-        expiries: list[int | None] = []
-        with self._items(digest) as items:
-            for frame, slot, place in items:
-                if not waits_in_digest(frame.slots[slot]):
-                    continue
-                index = place & PLACE_MASK
-                entry, notification = self._entry(frame, slot, index)
-                if is_expired(frame, index, slot, now):
-                    self._end(entry, ledger.EXPIRED, "expires_at", now)
-                    continue
-                live.append((entry, self.routing.asked(notification)))
-                expiries.append(frame.expiry.get(index) if frame.expiry else None)
-            known = [one for one in expiries if one is not None]
-            expires_ms = max(known) if known and len(known) == len(expiries) else None
-            self.digests.close(digest, [entry[0].seq << PLACE_SHIFT | entry[2] for entry, _ in live], expires_ms)
-            if live:
-                (frame, slot, index, user, _), asked = live[0]
-                frame.digests[slot] = digest
-                self._resume(frame, slot, "")
-                self._decide_or_leave((frame, slot, index, user, digest.id), asked, now)

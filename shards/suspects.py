@@ -37,6 +37,9 @@ class Suspects:
         crashes = self._crashes[entry[0].seq, entry[1]]
         heapq.heappush(self._waiting.setdefault(channel, []), (crashes, next(self._order), entry))
 
+    def has_waiting(self, channel: int) -> bool:
+        return bool(self._waiting.get(channel))
+
     def next(self, channel: int) -> Entry | None:
         """The one to try now; None if there is none, or another is on trial."""
         heap = self._waiting.get(channel)

@@ -33,6 +33,7 @@ PURE = (
     "deciding",
     "dedupe",
     "deferrals",
+    "digesting",
     "digests",
     "explaining",
     "findings",
