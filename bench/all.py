@@ -20,9 +20,11 @@ SMALL: dict[str, list[str]] = {
     "journal": ["--items", "10000", "--rounds", "1"],
     "latency": ["--rate", "1000", "--duration-s", "1"],
     "memory": ["--pending", "20000", "--on-disk", "0"],
+    "broadcast": ["--users", "10000", "--duration-s", "1"],
     "hot_user": ["--rate", "1000", "--duration-s", "1"],
     "backlog": ["--pending", "50000", "--criticals", "20"],
     "recovery": ["--pending", "50000"],
+    "scheduled": ["--items", "20000", "--lead-s", "15", "--duration-s", "1"],
     "end_to_end": [
         "--shards",
         "2",

@@ -25,7 +25,8 @@ from shards.rules import Routing
 from shards.validation import instant_ms
 from shards.wire import EVERY_USER, Data, Error, Notification, RequestError, pack
 
-PAGE_USERS = 250  # judged in one turn: whoever waits for a receipt feels it
+PAGE_USERS = 100  # judged in one turn: whoever waits for a receipt feels it
+PAUSE_S = 0.005  # between two pages while others send, so that these find the shard idle most of the time
 ASK_AGAIN_S = 1.0
 LOOKED_AT = 8  # broadcasts in one turn, for one whose lanes have room
 NAMES_MAX = 200  # in which the nearest to an unknown topic are looked for
@@ -94,6 +95,7 @@ class Broadcasts:
         self._scheduled: DueHeap[str] = DueHeap()  # by wall time, in seconds
         self._asked: tuple[tuple[int, int], float] | None = None  # of which router, and when to ask again
         self._paged_at = 0.0
+        self.others = False  # whether other frames came since the last page was asked for
 
     def configure(self, routing: Routing, patience_s: float) -> None:
         """Go by these from now on."""
@@ -156,15 +158,23 @@ class Broadcasts:
             return None
         if self._asked is not None and self._asked[0] == router and now.mono < self._asked[1]:
             return None
+        if self.others and now.mono < self._paged_at + PAUSE_S:
+            return None
         patient = now.mono < self._paged_at + self._patience_s
         if busy and patient:
             return None
         for id_ in list(islice(self._due, LOOKED_AT)):
             if not patient or self._has_room(self._due[id_][0]):
                 self._asked = router, now.mono + ASK_AGAIN_S
+                self.others = False
                 return id_, self._open[id_].step
             self._due[id_] = self._due.pop(id_)
         return None
+
+    def next_due(self, now: Now) -> float | None:
+        """When the pause before the next page ends, if it is one that is waited for."""
+        due = self._paged_at + PAUSE_S
+        return due if self._due and self._asked is None and self.others and due > now.mono else None
 
     def _has_room(self, notification: Notification) -> bool:
         """Whether its lanes hold so little that a page more delays nobody."""

@@ -38,6 +38,8 @@ class DigestSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if not self.template:
             raise ValueError("template is empty; name the template that a digest is rendered with")
+        if self.key == "":
+            raise ValueError("key is empty; name a key of the payload, or leave it out")
         if not 0 < self.window <= 31 * 86_400:
             raise ValueError(f"window is {self.window}; it must be above 0 and at most 31d")
         if not 2 <= self.items_max <= 1_000:

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple, TypeGuard
 
 from shards import ledger, validation
+from shards.book import has_expired
 from shards.broadcasts import UnknownTopicError
 from shards.changes import Now
-from shards.core import Core, has_expired
+from shards.core import Core
 from shards.deferrals import waits_until_ms
 from shards.findings import DEFERRED, ENDS, LIMITED, STEP_OF_REASON, Finding, instant, rejected
 from shards.judging import NOBODY

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right
 from collections.abc import MutableSequence
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -83,6 +85,7 @@ class Frame:
         "at_us",
         "digests",
         "dirty",
+        "ends",
         "expiry",
         "flying",
         "gone",
@@ -103,6 +106,7 @@ class Frame:
         self.at_us = at_us
         self.slots = slots
         self.widths = widths
+        self.ends: list[int] | None = None  # of each position, the slot behind its last one; made when first asked for
         self.open = 0  # deliveries that are not final
         self.active = 0  # of these, how many are in memory: in a lane, under way, or waiting for a retry
         self.mask = 0  # the lanes of its pending deliveries: who reads the journal for a lane finds it by this
@@ -116,6 +120,12 @@ class Frame:
         self.touched = False  # it is among this turn's changes
         self.updated_ms = 0  # of the last commit that changed it, while it is in memory
         self.stored_open = 0  # ``open`` as its stored ledger has it; the log may have more changes
+
+    def index_of(self, slot: int) -> int:
+        """The position of the notification that a slot is of."""
+        if self.ends is None:
+            self.ends = list(accumulate(self.widths))
+        return bisect_right(self.ends, slot)
 
 
 class NewFrame:

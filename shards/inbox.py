@@ -1,19 +1,23 @@
 """The in-app inbox: per user a numbered list of places in the journal, oldest first.
 
 An entry is a place, not a copy. New entries go to a tail, one blob per transaction; when the tail is long, it is
-sorted into one row per user. So an entry costs a few bytes of a blob, and reading an inbox looks at few rows.
+sorted into one row per user, some users at a time: of a broadcast each entry is another user's. So an entry costs a few
+bytes of a blob, and reading an inbox looks at few rows.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from array import array
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from shards.schema import checksum, verified
 
 PLACE_SHIFT = 16  # place = seq << 16 | index
-TAIL_MAX = 50_000  # entries; sorting in so many takes some 10 ms
+TAIL_MAX = 50_000  # entries
+SORTED_USERS = 500  # rows of users in one transaction: they delay whatever comes in
+MARK = 0  # the row of the tail that says how far sorting in has come
 NUMBER_BYTES = 8
 UNSEEN = "new"  # the state of an entry that nobody has marked
 
@@ -27,45 +31,54 @@ class Inbox:
     def __init__(self, path: Path, database: sqlite3.Connection) -> None:
         self._path = path
         self._database = database
-        self._tail = array("q")
         self._turn = 0  # the last row of the tail
-        for row in database.execute("SELECT * FROM inbox_tail ORDER BY id"):
-            self._turn, entries = verified(path, "inbox_tail", row)
-            self._tail.frombytes(entries)
-        self._index: dict[int, array[int]] = {}  # user hash -> places, of the tail's first _indexed numbers
-        self._indexed = 0
+        self._index: dict[int, array[int]] = {}  # user hash -> places, of what is not being sorted in,
+        self._size = 0  # and how many entries that are
+        self._old: dict[int, array[int]] = {}  # the same, of what is being sorted in
+        self._rest: list[int] = []  # its users, the next one last
+        self._until = 0  # the last row of what is being sorted in
+        rows = [verified(path, "inbox_tail", row) for row in database.execute("SELECT * FROM inbox_tail ORDER BY id")]
+        self._until, _ = mark_of(rows)
+        for turn, user_hash, place in unsorted(rows):
+            _add(self._old if turn <= self._until else self._index, user_hash, place)
+            self._size += turn > self._until
+        self._turn = rows[-1][0] if rows else 0
+        self._rest = sorted(self._old, reverse=True)
 
     def append(self, entries: array[int]) -> None:
         """``user hash, place, user hash, place, ...`` in the order of delivery; hashes are signed."""
         self._turn += 1
         row = (self._turn, entries.tobytes())
         self._database.execute("INSERT INTO inbox_tail VALUES (?, ?, ?)", (*row, checksum(*row)))
-        self._tail.extend(entries)
-        if len(self._tail) >= 2 * TAIL_MAX:
-            self._sort_in()
+        for at in range(0, len(entries), 2):
+            _add(self._index, entries[at], entries[at + 1])
+        self._size += len(entries) // 2
+        if not self._rest and self._size >= TAIL_MAX:
+            self._old, self._index, self._size, self._until = self._index, {}, 0, self._turn
+            self._rest = sorted(self._old, reverse=True)
+        if self._rest:
+            self._sort_in(max(SORTED_USERS, len(entries)))  # twice as fast as more come
 
-    def _sort_in(self) -> None:
+    def _sort_in(self, count: int) -> None:
+        """The rows of the next users, of which the tail then has nothing more."""
+        users = self._rest[: -count - 1 : -1]
+        del self._rest[-count:]
         rows = []
-        for user_hash, places in self._tail_index().items():
-            row = (user_hash, self._stored(user_hash) + 1, places.tobytes())
+        for user_hash in users:
+            row = (user_hash, self._stored(user_hash) + 1, self._old[user_hash].tobytes())
             rows.append((*row, checksum(*row)))
-        rows.sort()
         self._database.executemany("INSERT INTO inbox VALUES (?, ?, ?, ?)", rows)
-        self._database.execute("DELETE FROM inbox_tail")
-        self._tail = array("q")
-        self._index = {}
-        self._indexed = 0
+        for user_hash in users:
+            del self._old[user_hash]
+        if self._rest:
+            mark = (MARK, array("q", [self._until, users[-1]]).tobytes())
+            self._database.execute("INSERT OR REPLACE INTO inbox_tail VALUES (?, ?, ?)", (*mark, checksum(*mark)))
+        else:
+            self._database.execute("DELETE FROM inbox_tail WHERE id <= ?", (self._until,))
 
-    def _tail_index(self) -> dict[int, array[int]]:
-        """Places of the tail by user; it is only made when somebody asks."""
-        index, tail = self._index, self._tail
-        for at in range(self._indexed, len(tail), 2):
-            places = index.get(tail[at])
-            if places is None:
-                places = index[tail[at]] = array("q")
-            places.append(tail[at + 1])
-        self._indexed = len(tail)
-        return index
+    def _unsorted(self, user_hash: int) -> array[int]:
+        """The user's places in the tail."""
+        return self._old.get(user_hash, _NONE) + self._index.get(user_hash, _NONE)
 
     def _stored(self, user_hash: int) -> int:
         """The last number that is in a row of the user's own."""
@@ -75,7 +88,7 @@ class Inbox:
         return row[0] + row[1] // NUMBER_BYTES - 1 if row else 0
 
     def last_number(self, user_hash: int) -> int:
-        return self._stored(user_hash) + len(self._tail_index().get(user_hash, ()))
+        return self._stored(user_hash) + len(self._unsorted(user_hash))
 
     def places(self, user_hash: int, after: int, count: int) -> list[tuple[int, int]]:
         """``(number, place)`` of at most ``count`` entries with a number above ``after``, in order."""
@@ -92,8 +105,7 @@ class Inbox:
             places.frombytes(blob)
             found += [(first + at, place) for at, place in enumerate(places) if first + at > after]
         first = self._stored(user_hash) + 1
-        tail = self._tail_index().get(user_hash, array("q"))
-        found += [(first + at, place) for at, place in enumerate(tail) if first + at > after]
+        found += [(first + at, place) for at, place in enumerate(self._unsorted(user_hash)) if first + at > after]
         return found[:count]
 
     def unread(self, user_hash: int, oldest_seq: int) -> int:
@@ -115,3 +127,40 @@ class Inbox:
     def mark(self, user_hash: int, place: int, state: str) -> None:
         row = (user_hash, place, state)
         self._database.execute("INSERT OR REPLACE INTO inbox_marks VALUES (?, ?, ?, ?)", (*row, checksum(*row)))
+
+
+_NONE = array("q")
+
+
+def _add(index: dict[int, array[int]], user_hash: int, place: int) -> None:
+    places = index.get(user_hash)
+    if places is None:
+        places = index[user_hash] = array("q")
+    places.append(place)
+
+
+def mark_of(rows: Iterable[tuple[int, bytes]]) -> tuple[int, int]:
+    """``(row, user hash)`` where sorting in stopped: of rows up to that, the entries of users up to this are moved."""
+    for turn, blob in rows:
+        if turn == MARK:
+            until, user_hash = _numbers(blob)
+            return until, user_hash
+    return 0, 0
+
+
+def unsorted(rows: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, int, int]]:
+    """``(row, user hash, place)`` of the tail's rows, in their order, without what is in rows of users."""
+    rows = list(rows)
+    until, last = mark_of(rows)
+    for turn, blob in rows:
+        if turn != MARK:
+            entries = _numbers(blob)
+            for user_hash, place in zip(entries[0::2], entries[1::2], strict=True):
+                if turn > until or user_hash > last:
+                    yield turn, user_hash, place
+
+
+def _numbers(blob: bytes) -> array[int]:
+    numbers = array("q")
+    numbers.frombytes(blob)
+    return numbers

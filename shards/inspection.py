@@ -13,7 +13,7 @@ import msgspec
 
 from shards import ledger, schema
 from shards.cutting import Part
-from shards.inbox import NUMBER_BYTES, PLACE_SHIFT
+from shards.inbox import NUMBER_BYTES, PLACE_SHIFT, unsorted
 from shards.journal import topics_of, witness_path
 from shards.preferences import UserDocument
 from shards.reader import Loss
@@ -141,10 +141,8 @@ def _places(source: Source, frames: tuple[array[int], array[int]]) -> Iterator[s
             yield f"the inbox of {user_hash % 2**64:016x} has a gap: number {first} follows {due - 1}"
         before = user_hash, first + len(blob) // NUMBER_BYTES
         yield from wrong(user_hash, _numbers(blob))
-    for _, blob in source.reader.rows("inbox_tail"):
-        entries = _numbers(blob)
-        for at in range(0, len(entries), 2):
-            yield from wrong(entries[at], entries[at + 1 : at + 2])
+    for _, user_hash, place in unsorted(source.reader.rows("inbox_tail")):
+        yield from wrong(user_hash, array("q", [place]))
 
 
 def _timers(source: Source, seq: int, part: Part) -> Iterator[str]:

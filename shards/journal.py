@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 
 from shards import logs, schema
+from shards.book import StoredFrame
 from shards.changes import Changes, Dead, Note, Place, Result, decode_notes
-from shards.core import StoredFrame
 from shards.counters import Counters
 from shards.deferrals import Timer
 from shards.digests import PLACE_SHIFT, Digest

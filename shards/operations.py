@@ -12,9 +12,10 @@ import msgspec
 import orjson
 
 from shards import history, ledger, validation
+from shards.book import StoredFrame
 from shards.broadcast import OPEN
 from shards.changes import Now, decode_notes
-from shards.core import Core, StoredFrame
+from shards.core import Core
 from shards.explaining import Explainer
 from shards.history import Delivery, Routed
 from shards.inbox import PLACE_SHIFT, Inbox

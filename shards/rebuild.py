@@ -20,7 +20,7 @@ from shards import ledger
 from shards.broadcast import Broadcast, merged
 from shards.counters import ChannelCounters
 from shards.cutting import Part, cut
-from shards.inbox import NUMBER_BYTES, PLACE_SHIFT
+from shards.inbox import NUMBER_BYTES, PLACE_SHIFT, unsorted
 from shards.limit_store import split
 from shards.source import Found, Source
 from shards.target import Target
@@ -214,11 +214,16 @@ class Rebuild:
         for digest in source.digests:
             if table is not None:
                 digest.lane = ledger.lane_of(table[digest.lane >> 2], digest.lane & 3)
-            digest.places = [new for place in digest.places if (new := self._place(source, place)) is not None]
+            digest.places = self._renewed(source, digest.places)
+            digest.withdrawn = self._renewed(source, digest.withdrawn)
             if digest.carrier is not None:
                 digest.carrier = self._place(source, digest.carrier)
             if digest.places and (digest.carrier is not None or digest.due_ms is not None):
                 self.targets[hash_user(digest.user_id) % len(self.targets)].add("digests", digest.row())
+
+    def _renewed(self, source: Source, places: list[int]) -> list[int]:
+        """Without those whose frame is no more."""
+        return [new for place in places if (new := self._place(source, place)) is not None]
 
     def _place(self, source: Source, place: int) -> int | None:
         """Renumbered; None if its frame is no more."""
@@ -240,11 +245,8 @@ class Rebuild:
             places.frombytes(blob)
             self._of_user(user_hash).add("inbox", (user_hash, first, self._places(source, places)))
         tail: dict[int, array[int]] = {}
-        for _, blob in source.reader.rows("inbox_tail"):
-            entries = array("q")
-            entries.frombytes(blob)
-            for user_hash, place in zip(entries[0::2], entries[1::2], strict=True):
-                tail.setdefault(user_hash, array("q")).append(place)
+        for _, user_hash, place in unsorted(source.reader.rows("inbox_tail")):
+            tail.setdefault(user_hash, array("q")).append(place)
         for target in self.targets:
             target.flush()
         for user_hash, places in sorted(tail.items()):

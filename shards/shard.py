@@ -124,6 +124,8 @@ class Shard:
         for seq, slots, notes in self.journal.waiting():
             frame = core.frames.get(seq)  # if one of its deliveries was just given up, and waits for nothing
             values = frame.slots if frame else ledger.words(slots)
+            if all(ledger.outcome_of(value) != ledger.RETRYING for value in set(values)):
+                continue  # its notes are of what is deferred, which may be a million
             for slot, (due_ms, _, _) in decode_notes(notes).items():
                 value = values[slot]
                 if due_ms is not None and ledger.outcome_of(value) == ledger.RETRYING:

@@ -248,6 +248,7 @@ class Worker:
         if self._lagging:
             return 0
         dues = [channel.next_due() for channel in shard.channels.values()] + [shard.core.next_due(moment)]
+        dues.append(shard.core.broadcasts.next_due(moment))
         dues.append(moment.mono + IDLE_MS / 1000)
         wait_s = min(due for due in dues if due is not None) - moment.mono
         return max(0, min(IDLE_MS, int(wait_s * 1000 + 0.999)))

@@ -53,6 +53,15 @@ def _payload(_context: click.Context, _parameter: click.Parameter, value: str | 
         fail(f"--payload is not JSON: {error}", WRONG_USAGE)
 
 
+_topic_option = click.option(
+    "--topic", help="In place of USER_ID: all who are subscribed to it; '*' is every user with a document."
+)
+
+
+def _address(user_id: str | None, topic: str | None) -> dict[str, str | None]:
+    return {"user_id": user_id} if topic is None else {"topic": topic}
+
+
 def _described(command: Callable[..., None]) -> Callable[..., None]:
     """Gives a command the options that make up a notification, and passes on what is given of it."""
     names = (
@@ -87,7 +96,7 @@ def _described(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.command()
 @click.argument("user_id", required=False)
-@click.option("--topic", help="In place of USER_ID: all who are subscribed to it; '*' is every user with a document.")
+@_topic_option
 @_described
 @asks
 def send(service: Service, user_id: str | None, topic: str | None, notification: dict[str, Any]) -> None:
@@ -97,8 +106,7 @@ def send(service: Service, user_id: str | None, topic: str | None, notification:
     """
     if (user_id is None) == (topic is None):
         raise click.UsageError("give a USER_ID or a --topic")
-    address = {"user_id": user_id} if topic is None else {"topic": topic}
-    given = {**address, "idempotency_key": str(uuid.uuid4()), **notification}
+    given = {**_address(user_id, topic), "idempotency_key": str(uuid.uuid4()), **notification}
     answer = service.ask("submit", notifications=[given])
     if answer["rejected"]:
         refusal = answer["rejected"][0]["error"]
@@ -110,22 +118,23 @@ def send(service: Service, user_id: str | None, topic: str | None, notification:
 
 @click.command()
 @click.argument("user_id", required=False)
-@click.option("--file", type=click.File("rb"), help="A notification as JSON, in place of USER_ID and its options.")
+@_topic_option
+@click.option("--file", type=click.File("rb"), help="A notification as JSON, in place of all that.")
 @_described
 @asks
-def explain(service: Service, user_id: str | None, file: Any, notification: dict[str, Any]) -> None:
+def explain(service: Service, user_id: str | None, topic: str | None, file: Any, notification: dict[str, Any]) -> None:
     """Show what would become of a notification to USER_ID, and why.
 
     Nothing is sent, and nothing counts. With `--file -` it is read from standard input.
     """
     from dispatcher import report
 
-    if (user_id is None) == (file is None):
-        raise click.UsageError("give a USER_ID and what is to be said, or --file with a notification")
+    if [user_id, topic, file].count(None) != 2:
+        raise click.UsageError("give a USER_ID or a --topic and what is to be said, or --file with a notification")
     if file is not None and notification:
         raise click.UsageError("--file has all of the notification; leave the other options out")
-    notification = _read(file) if file is not None else {"user_id": user_id, **notification}
-    service.show(service.ask("explain", notification=notification), report.explanation)
+    asked = _read(file) if file is not None else {**_address(user_id, topic), **notification}
+    service.show(service.ask("explain", notification=asked), report.explanation)
 
 
 def _read(file: Any) -> dict[str, Any]:
@@ -134,9 +143,9 @@ def _read(file: Any) -> dict[str, Any]:
     try:
         document = orjson.loads(file.read())
     except orjson.JSONDecodeError as error:
-        fail(f"{file.name}: not JSON: {error}", WRONG_USAGE)
+        fail(f"--file: not JSON: {error}", WRONG_USAGE)
     if not isinstance(document, dict):
-        fail(f'{file.name}: a notification is an object such as {{"user_id": "ada", "title": "Hello"}}', WRONG_USAGE)
+        fail('--file: a notification is an object such as {"user_id": "ada", "title": "Hello"}', WRONG_USAGE)
     return document
 
 

@@ -245,6 +245,34 @@ def test_critical_and_override_pass(service: RunningDispatcher, user: str, field
     wait_for(service, id, "delivered")
 
 
+@pytest.mark.parametrize(
+    ("document", "field", "says"),
+    [
+        ({"timezone": "Europe/Pari"}, "timezone", "did you mean Europe/Paris"),
+        ({"timezone": ""}, "timezone", "time zone"),
+        (
+            {"preferences": {"quiet_hours": {"start": "24:30", "end": "08:00"}}},
+            "preferences.quiet_hours.start",
+            "24:30",
+        ),
+        ({"preferences": {"quiet_hours": {"start": "22:00", "end": "8"}}}, "preferences.quiet_hours.end", "8"),
+        ({"preferences": {"quiet_hours": {"start": "22:00"}}}, "preferences.quiet_hours", "end"),
+        (
+            {"preferences": {"quiet_hours": {"start": "22:00", "end": "08:00", "days": ["fryday"]}}},
+            "preferences.quiet_hours.days",
+            "fri",
+        ),
+        ({"preferences": {"quiet_hours": {"start": "00:00", "end": "24:00"}}}, "preferences.quiet_hours", "for ever"),
+    ],
+)
+def test_hours_and_zones_that_are_none(
+    service: RunningDispatcher, user: str, document: dict[str, Any], field: str, says: str
+) -> None:
+    error = service.client.refused("user.put", user_id=user, user=document)
+    assert (error["code"], error["field"]) == ("bad_value", f"user.{field}")
+    assert says in error["message"]
+
+
 def test_a_schedule_that_ends_in_quiet_hours_waits_on(service: RunningDispatcher, user: str) -> None:
     end_ms = quiet_now(service, user)
     (id,) = submit(service, user, send_at=now_ms() + 500)

@@ -27,6 +27,7 @@ from tests.unit.test_judging import Side, essence
 SHARDS = 2
 BATCH_MAX = 200
 FANOUT_BYTES_MAX = 100_000
+LIMITS = Limits(SHARDS, BATCH_MAX, FANOUT_BYTES_MAX, lambda: "b-1")
 SETTINGS = (Path(__file__).parents[2] / "config" / "dispatcher.toml").read_text(encoding="utf-8")
 fuzz = settings(max_examples=300, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 chance = st.integers(0, 2**32).map(Random)
@@ -62,7 +63,7 @@ def refusal(decode: Callable[..., object], *given: Any) -> Error | None:
 
 def unrefused(message: bytes) -> bytes:
     """A list as ``ingest`` reads it: mended, where it needs that."""
-    if refusal(split, as_list(message, is_json(message)), SHARDS, BATCH_MAX, FANOUT_BYTES_MAX):
+    if refusal(split, as_list(message, is_json(message)), LIMITS):
         message = repair(message)
     return as_list(message, is_json(message))
 
@@ -86,7 +87,7 @@ def test_every_notification_of_a_list_is_accounted_for(made: tuple[bytes, bool])
     message = unrefused(made[0])
     as_json = is_json(message)
     try:
-        done = split(message, Limits(SHARDS, BATCH_MAX, FANOUT_BYTES_MAX, lambda: "b-1"))
+        done = split(message, LIMITS)
     except RequestError:
         return
     placed = [position for piece in done.pieces for position in piece.positions]

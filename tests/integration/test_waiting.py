@@ -126,8 +126,6 @@ def test_across_kills_and_numbers_of_shards(service: RunningDispatcher) -> None:
     wait_for(service, "broken-0", "dead")
     service.stop()
     restart(service, 3)
-    service.kill()
-    restart(service, 3)
     kill_shards(service)
     service.kill()
     service.config_file.write_text(service.config_file.read_text().replace(FAILS, ""))

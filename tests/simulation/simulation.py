@@ -17,12 +17,15 @@ from unittest import mock
 import msgspec
 
 import dispatcher.link
+import shards.attempts
+import shards.book
 import shards.contents
 import shards.core
 import shards.inbox
 import shards.journal
 import shards.limit_store
 import shards.maintenance
+import shards.releasing
 import shards.schema
 import shards.shard
 import shards.worker
@@ -54,11 +57,12 @@ CHANNELS = ("email", "sms", "push")
 
 # Small enough that every list overflows within a few turns.
 TINY: dict[Any, dict[str, int]] = {
-    shards.core: {"FRAMES_PER_REFILL": 2, "LOGGED_MAX": 2, "RELEASED_MAX": 3, "WINDOWS_MAX": 2},
+    shards.attempts: {"LOGGED_MAX": 2},
+    shards.releasing: {"FRAMES_PER_REFILL": 2, "RELEASED_MAX": 3, "WINDOWS_MAX": 2},
     shards.limit_store: {"CHARGES_MAX": 40, "PART_TIMES": 3, "OLD_ROWS": 2},
     shards.journal: {"LOG_ROWS_MAX": 6, "LOGGED_FRAMES_MAX": 4, "TAIL_FRAMES": 8},
     shards.schema: {"CHECKPOINT_PAGES": 20},
-    shards.inbox: {"TAIL_MAX": 12},
+    shards.inbox: {"TAIL_MAX": 6, "SORTED_USERS": 1},
     shards.contents: {"FRAMES_KEPT": 3},
     shards.maintenance: {"EXPIRY_FRAMES": 3, "FRAMES": 5, "SCRUB_BYTES": 60_000},
     shards.shard: {"OUTBOX_BATCH": 4},
@@ -182,7 +186,7 @@ class Simulation:
                 (shards.shard, "random", self.random),
                 (shards.shard, "SimulatedChannel", self._make_channel),
                 (shards.shard, "Core", partial(CheckedCore, self.checker)),
-                (shards.core, "NotificationQueue", CheckedQueue),
+                (shards.book, "NotificationQueue", CheckedQueue),
                 (shards.core, "Judge", FaultyJudge),
                 (sqlite3, "connect", self.disk.connect),
                 (os, "posix_fallocate", self.disk.allocate),

@@ -10,9 +10,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shards import ledger
+from shards.book import StoredFrame
 from shards.caps import CapSettings
 from shards.changes import Now
-from shards.core import Core, StoredFrame
+from shards.core import Core
 from shards.counters import ChannelCounters, Counters
 from shards.deferrals import Timer
 from shards.digests import Digest, DigestSettings

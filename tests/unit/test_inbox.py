@@ -50,6 +50,30 @@ def test_numbers_have_no_gap_over_the_sorting_in(database: sqlite3.Connection, m
     assert database.execute("SELECT count(*) FROM inbox WHERE user_hash = ?", (ANN,)).fetchone()[0] > 1
 
 
+def test_a_restart_goes_on_sorting_in(database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards.inbox, "TAIL_MAX", 20)
+    monkeypatch.setattr(shards.inbox, "SORTED_USERS", 3)
+    inbox = Inbox(Path(), database)
+    users = [*range(-5, 5)]
+    for seq in range(1, 60):
+        append(inbox, (users[seq % 7 - 3], place(seq)), (users[seq % 10], place(seq, 1)))
+        inbox = Inbox(Path(), database)
+        expected = {
+            user: [
+                here
+                for one in range(1, seq + 1)
+                for name, here in ((users[one % 7 - 3], place(one)), (users[one % 10], place(one, 1)))
+                if name == user
+            ]
+            for user in users
+        }
+        assert {user: inbox.places(user, 0, EVERYTHING) for user in users} == {
+            user: list(enumerate(places, 1)) for user, places in expected.items()
+        }
+        assert all(inbox.last_number(user) == len(places) for user, places in expected.items())
+    assert database.execute("SELECT count(*) FROM inbox").fetchone()[0] > len(users)
+
+
 @pytest.mark.parametrize("after", range(7))
 @pytest.mark.parametrize("count", [1, 2, 10])
 def test_a_page_begins_after_the_cursor(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from array import array
+from typing import Any
 
 import pytest
 
-from dispatcher.receipts import Receipt, frame_ids
+from dispatcher.receipts import Receipt, ToTopic, frame_ids
 from shards.wire import Duplicate, Error, Rejection, Verdict, make_id
 
 BAD = Error("bad_value", "no")
@@ -51,3 +52,37 @@ def test_recipients_answer_as_a_list_in_their_order() -> None:
     answer = receipt.document()
     assert answer["ids"] == ["single", [None, "second"]]
     assert answer["rejected"] == [{"index": 1, "error": BAD}]
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [
+        ([None, None], (1, 0, None)),
+        ([None, "unknown_topic"], (1, 0, None)),
+        (["duplicate", "unknown_topic"], (0, 1, None)),
+        (["duplicate", None], (0, 1, None)),
+        (["unknown_topic", "unknown_topic"], (0, 0, "unknown_topic")),
+        ([None, "overloaded"], (0, 0, "overloaded")),
+        (["unknown_topic", "overloaded"], (0, 0, "overloaded")),
+        (["bad_value", "bad_value"], (0, 0, "bad_value")),
+    ],
+)
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_topics_verdict_is_that_of_all_shards(
+    verdicts: list[Any], expected: tuple[int, int, str | None], order: int
+) -> None:
+    receipt = Receipt([], True, None, 1, 0.0, [(0, None)], [None], {0: ToTopic("news", "b-1", b"")}, 2)
+    receipt.waiting = 2
+    for number, said in enumerate(verdicts[::order]):
+        verdict = Verdict([], [])
+        if said == "duplicate":
+            verdict.duplicates.append(Duplicate(0, "b-1", True))
+        elif said:
+            verdict.rejected.append(Rejection(0, Error(said, "no", "topic"), [f"new{number}"]))
+        receipt.settle([0], ["an id of a user"], 0, verdict)
+    answer = receipt.document()
+    assert (answer["accepted"], answer["duplicates"]) == expected[:2]
+    assert [one["error"].code for one in answer["rejected"]] == ([expected[2]] if expected[2] else [])
+    assert answer["ids"] == [None if expected[2] else "b-1"]
+    if expected[2] == "unknown_topic":
+        assert answer["rejected"][0]["error"].message == "unknown topic 'news'; did you mean new1 or new0?"

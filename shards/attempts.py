@@ -1,0 +1,314 @@
+"""From a lane to an outcome: what may be started, what became of it, retries, suspects, and dead letters."""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from collections.abc import Mapping, MutableSequence
+
+from shards import ledger
+from shards.book import (
+    expires_ms_of,
+    is_expired,
+)
+from shards.changes import Now, Place
+from shards.channels.base import RETRIED, Failure
+from shards.dead_letters import ERROR_TEXT_MAX
+from shards.frames import Entry, Frame, Run, one
+from shards.releasing import Releasing
+from shards.suspects import CRASHES_MAX, Suspects
+
+LOGGED_MAX = 16  # a run of more deliveries has its frame's ledger written, which is then cheaper
+
+
+class Attempts(Releasing):
+    """``take`` gives a channel what it may start; ``deliver`` and ``fail`` say how that ended."""
+
+    def wake(self, now: Now) -> None:
+        """Retries that are due go back into their lanes; those of a channel that is no more are given up."""
+        for channel, heap in enumerate(self.retrying):
+            due = heap.next_due()
+            if due is None or due > now.mono:
+                continue
+            runs: dict[tuple[Frame, int], Run] = {}
+            for item in heap.pop_due(now.mono):
+                entry = item if len(item) == 5 else self._reload(*item)
+                if entry is None:
+                    continue
+                if not self.people.is_configured(channel):
+                    attempts = ledger.attempts_of(entry[0].slots[entry[1]])
+                    text = self._unconfigured(channel)
+                    self._give_up(entry, "channel_not_configured", "misconfigured", text, attempts, now)
+                    self._acquit(channel, entry[0], entry[1])
+                    continue
+                if self._is_cancelled(entry, now):
+                    self._leave(entry[0])
+                    continue
+                if self._sleeps(entry, now):
+                    continue
+                if (entry[0].seq, entry[1]) in self.suspects:
+                    self.suspects.wait(channel, entry)
+                    continue
+                key = entry[0], ledger.priority_of(entry[0].slots[entry[1]])
+                if key in runs:
+                    runs[key].add(entry)
+                else:
+                    runs[key] = one(entry)
+            for (_, priority), run in runs.items():
+                self.queues[channel].push(run, priority, now.mono)
+                self.queued[ledger.lane_of(channel, priority)] += len(run)
+
+    def _sleeps(self, entry: Entry, now: Now) -> bool:
+        """Whether a retry has come due in its user's quiet hours; it is then due at their end."""
+        frame, slot, index, user, _ = entry
+        if user.choices.quiet is None:
+            return False
+        value = frame.slots[slot]
+        channel, priority = ledger.channel_of(value), ledger.priority_of(value)
+        asked = self.routing.asked(self.contents.notification(frame.seq, index))
+        until_ms = self.quiet_until_ms(user, asked, channel, priority, now)
+        if until_ms is None:
+            return False
+        _, error_class, message = frame.notes.get(slot, (None, "", ""))
+        frame.notes[slot] = (until_ms, error_class, message)
+        self._log(frame, slot)
+        self.retrying[channel].push(now.mono + until_ms / 1000 - now.wall_us / 1e6, entry)
+        return True
+
+    def _reload(self, seq: int, slot: int) -> Entry | None:
+        """A waiting delivery of which only the place was kept; None if it has ended in the meantime."""
+        row = self._journal.frame(seq)
+        if row is None:
+            return None
+        frame = self._frame(row)
+        if ledger.outcome_of(frame.slots[slot]) not in ledger.OPEN:
+            self._let_go(frame)
+            return None
+        frame.active += 1
+        return self._entry(frame, slot, frame.index_of(slot))[0]
+
+    def take(self, channel: int, now: Now) -> list[Run]:
+        """What the channel may start now, within its concurrency and the bound on what waits for a retry."""
+        pace = self.paces.get(channel)
+        room = self._room(channel)
+        runs = self._pop(channel, room if pace is None else min(room, pace.available(now.mono)), now)
+        for run in runs:
+            self.in_flight[channel] += len(run)
+            run.frame.flying.update(run.slots)
+            if pace is not None:
+                pace.spend(len(run), now.mono)
+        return runs
+
+    def _room(self, channel: int) -> int:
+        """How many attempts may be started: all of them may fail, and wait for a retry."""
+        concurrency, in_flight = (
+            self.settings.channels[self.channel_names[channel]].concurrency,
+            self.in_flight[channel],
+        )
+        return min(concurrency, self.settings.bounds.retrying - len(self.retrying[channel])) - in_flight
+
+    def try_suspect(self, channel: int, now: Now) -> Run | None:
+        """A delivery that may have brought the shard down, and is to be tried alone."""
+        pace = self.paces.get(channel)
+        if (
+            not self.suspects.has_waiting(channel)
+            or self._room(channel) <= 0
+            or (pace is not None and not pace.available(now.mono))
+        ):
+            return None
+        entry = self.suspects.next(channel)
+        if entry is None:
+            return None
+        run = self._drop_ended(one(entry), now)
+        if not len(run):
+            self._acquit(channel, entry[0], entry[1])  # the next one may be tried
+            return None
+        self.in_flight[channel] += 1
+        entry[0].flying.add(entry[1])
+        if pace is not None:
+            pace.spend(1, now.mono)
+        return run
+
+    def suspect(self, crashes: Mapping[Place, int], now: Now) -> None:
+        """At the start: what was under way when the shard died; who was so too often is given up."""
+        self.suspects = Suspects({place: times for place, times in crashes.items() if times < CRASHES_MAX})
+        for (seq, slot), times in crashes.items():
+            entry = self._reload(seq, slot) if times >= CRASHES_MAX else None
+            if entry is not None:
+                text = f"the shard died {times} times while this was attempted"
+                self._give_up(entry, "poison", "permanent", text, ledger.attempts_of(entry[0].slots[slot]), now)
+                self.changes.acquitted.append((seq, slot))
+
+    def _pop(self, channel: int, count: int, now: Now) -> list[Run]:
+        """At most ``count`` deliveries from the channel's lanes, in the order in which they are due."""
+        queue = self.queues[channel]
+        runs: list[Run] = []
+        while count > 0 and (run := queue.pop(now.mono)) is not None:
+            priority = ledger.priority_of(run.frame.slots[run.slots[0]])
+            if len(run) > count:
+                rest, run = run, run.split(count)
+                queue.put_back(rest, priority)
+            self.queued[ledger.lane_of(channel, priority)] -= len(run)
+            if run.frame.expiry or run.frame.gone or run.frame.digests:
+                run = self._drop_ended(run, now)
+            count -= len(run)
+            if len(run):
+                runs.append(run)
+        return runs
+
+    def _drop_ended(self, run: Run, now: Now) -> Run:
+        """Without what was cancelled while it waited, and what expires now."""
+        frame = run.frame
+        ended = set()
+        for at, (slot, index) in enumerate(zip(run.slots, run.indexes, strict=True)):
+            if ledger.outcome_of(frame.slots[slot]) == ledger.CANCELLED:
+                ended.add(at)
+                self._leave(frame)
+            elif is_expired(frame, index, slot, now):
+                ended.add(at)
+                frame.active -= 1
+                self._end(run.entry(at), ledger.EXPIRED, "expires_at", now)
+        return run.without(ended) if ended else run
+
+    def deliver_inapp(self, now: Now) -> None:
+        """In-app deliveries end as rows of this turn's transaction."""
+        runs = self._pop(self.inapp, sys.maxsize, now)
+        for run in runs:
+            base = run.frame.seq << 16
+            rows = array("q", bytes(16 * len(run)))
+            rows[0::2] = array("q", [user.signed_hash for user in run.users])
+            rows[1::2] = array("q", [base | index for index in run.indexes])
+            self.changes.inbox.extend(rows)
+        self.changes.inbox_runs += runs
+        self._delivered(self.inapp, [(run.frame, run.slots) for run in runs], now)
+
+    def deliver(self, channel: int, delivered: list[tuple[Frame, MutableSequence[int]]], now: Now) -> None:
+        """Attempts that succeeded, as slots of frames."""
+        for frame, slots in delivered:
+            self.in_flight[channel] -= len(slots)
+            frame.flying.difference_update(slots)
+        if self.suspects:
+            for frame, slots in delivered:
+                for slot in slots:
+                    self._acquit(channel, frame, slot)
+        self._delivered(channel, delivered, now)
+
+    def _delivered(self, channel: int, delivered: list[tuple[Frame, MutableSequence[int]]], now: Now) -> None:
+        latencies = self.latencies[channel]
+        keep, done = ledger.KEEP, ledger.DELIVERED_AT_ATTEMPT
+        total = 0
+        for frame, slots in delivered:
+            words = frame.slots
+            for slot in slots:
+                words[slot] = (words[slot] & keep) + done
+            count = len(slots)
+            total += count
+            frame.open -= count
+            frame.active -= count
+            latencies.add(now.wall_us - frame.at_us, count)
+            if count > LOGGED_MAX:
+                self._changed(frame)
+            else:
+                for slot in slots:
+                    self._log(frame, slot)
+            if frame.digests:
+                for slot in slots:
+                    self._end_digest(frame, slot)
+        counters = self.counters.channels[channel]
+        counters.attempts += total
+        counters.outcomes[ledger.DELIVERED] += total
+
+    def fail(self, channel: int, failures: list[Failure], now: Now) -> None:
+        """Attempts that failed: each waits for its retry, or becomes a dead letter."""
+        self.in_flight[channel] -= len(failures)
+        counters = self.counters.channels[channel]
+        counters.attempts += len(failures)
+        counters.failed_attempts += len(failures)
+        policy = self.settings.retry
+        heap = self.retrying[channel]
+        for entry, error_class, text in failures:
+            frame, slot, *_ = entry
+            message = text[:ERROR_TEXT_MAX]
+            value = (frame.slots[slot] & ledger.KEEP) + ledger.ONE_ATTEMPT
+            attempts = value >> ledger.ATTEMPTS_SHIFT
+            withdrawn = ledger.reason_of(frame.slots[slot]) == ledger.REASON["cancelled"]
+            frame.flying.discard(slot)
+            if self.suspects:
+                self._acquit(channel, frame, slot)
+            if error_class in RETRIED and not policy.exhausted(attempts):
+                if withdrawn:
+                    frame.slots[slot] = value
+                    frame.notes[slot] = (None, error_class, message)
+                    frame.active -= 1
+                    self._end(entry, ledger.CANCELLED, "cancelled", now)
+                    continue
+                delay_s = policy.delay_s(attempts, self._random)
+                expires_ms = expires_ms_of(frame, entry[2], slot)
+                if expires_ms is not None:  # it ends then, and not when it would have been tried again
+                    delay_s = min(delay_s, max(0.0, expires_ms / 1000 - now.wall_us / 1e6))
+                frame.slots[slot] = value | ledger.RETRYING << ledger.OUTCOME_SHIFT
+                frame.notes[slot] = (now.wall_us // 1000 + int(delay_s * 1000), error_class, message)
+                digest = frame.digests.get(slot)
+                if digest and digest.withdrawn:
+                    gone, digest.withdrawn = frozenset(digest.withdrawn), []
+                    self._lose(digest, gone, now)
+                    if slot not in frame.digests:
+                        frame.active -= 1
+                        self._end(entry, ledger.CANCELLED, "cancelled", now)
+                        continue
+                heap.push(now.mono + delay_s, entry)
+                self._log(frame, slot)
+            else:
+                frame.slots[slot] = value
+                reason = "max_retries" if error_class in RETRIED else "permanent"
+                self._give_up(entry, reason, error_class, message, attempts, now)
+
+    def _give_up(self, entry: Entry, reason: str, error_class: str, message: str, attempts: int, now: Now) -> None:
+        """A delivery in memory ends as a dead letter."""
+        frame, slot, *_ = entry
+        value = frame.slots[slot] & ledger.KEEP
+        frame.slots[slot] = value | ledger.DEAD << ledger.OUTCOME_SHIFT | ledger.REASON[reason] << ledger.REASON_SHIFT
+        frame.notes[slot] = (None, error_class, message)
+        frame.open -= 1
+        frame.active -= 1
+        self.counters.channels[ledger.channel_of(value)].outcomes[ledger.DEAD] += 1
+        self.dead_letters.bury(entry, self.said(entry), reason, error_class, message, attempts, now)
+        self._log(frame, slot)
+        self._end_digest(frame, slot)
+
+    def revive(self, seq: int, slot: int, reason: str, now: Now) -> bool:
+        """Try a dead letter again, from its first attempt; False if its frame is gone."""
+        row = self._journal.frame(seq)
+        if row is None or slot < 0:
+            return False
+        frame = self._frame(row)
+        value = frame.slots[slot]
+        channel, priority = ledger.channel_of(value), ledger.priority_of(value)
+        if ledger.outcome_of(value) != ledger.DEAD or not self.people.is_configured(channel):
+            self._let_go(frame)
+            return False
+        frame.slots[slot] = ledger.word(channel, priority, reason=ledger.REASON["charged"])
+        frame.notes.pop(slot, None)
+        frame.open += 1
+        frame.mask |= ledger.lane_bit(ledger.lane_of(channel, priority))
+        self.counters.channels[channel].outcomes[ledger.DEAD] -= 1
+        self.dead_letters.forget(seq, slot, reason)
+        self._changed(frame)
+        if slot in frame.digests:
+            self._reopen_items(frame.digests[slot])
+        if seq <= self.behind.get(ledger.lane_of(channel, priority), self.last):
+            self.wait(seq, slot, channel, now.mono)
+        return True
+
+    def next_due(self, now: Now) -> float | None:
+        """When the first retry or deferred delivery is due, of lanes that have room."""
+        dues = [due for heap in self.retrying if (due := heap.next_due()) is not None]
+        dues += [
+            due
+            for channel, pace in self.paces.items()
+            if len(self.queues[channel]) and self._room(channel) > 0 and (due := pace.next_at(now.mono)) is not None
+        ]
+        for lane, due_ms in [*self.deferrals.dues.items(), *self.windows.items()]:
+            if self._has_room(lane):
+                dues.append(now.mono + due_ms / 1000 - now.wall_us / 1e6)
+        return min(dues) if dues else None
