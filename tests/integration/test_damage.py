@@ -194,7 +194,8 @@ def test_an_older_format_is_brought_to_this_one(known: int, shards: int) -> None
             keys = ("planned",) if name == "email" else ("planned", "outcomes", "attempts")
             assert [stats["channels"][name][key] for key in keys] == [channel[key] for key in keys], name
         for user, inbox in expected["inbox"].items():
-            assert service.request("inbox.list", user_id=f"user-{user}") == inbox
+            items = [{**item, "template": None} for item in inbox["items"]]  # which versions before did not tell
+            assert service.request("inbox.list", user_id=f"user-{user}") == {**inbox, "items": items}
         assert service.request("dead.list")["items"] == expected["dead"]
         ids = [one for known in expected["ids"].values() for one in (known if isinstance(known, list) else [known])]
         assert all(found(service, ids))
