@@ -146,26 +146,26 @@ class Producer:
                     self._send(pipeline, late, outstanding[late])
                     sent_at[late] = now
                 for answer in pipeline.answers(0.01):
-                    one = outstanding.get(answer["seq"])
-                    if one is None:
+                    waiting = outstanding.get(answer["seq"])
+                    if waiting is None:
                         continue  # the answer to an earlier copy came first
-                    if isinstance(one, Cancel) and (answer["ok"] or answer["error"]["code"] == "already_final"):
+                    if isinstance(waiting, Cancel) and (answer["ok"] or answer["error"]["code"] == "already_final"):
                         del outstanding[answer["seq"]]
                         self.cancelled += 1
-                    elif isinstance(one, Batch) and answer["ok"]:
-                        self._check(one, answer)
+                    elif isinstance(waiting, Batch) and answer["ok"]:
+                        self._check(waiting, answer)
                         del outstanding[answer["seq"]]
-                        self.acknowledged.append(one)
+                        self.acknowledged.append(waiting)
                         self._unwanted += [
                             Cancel(event)
-                            for event in range(one.first, one.first + one.size)
+                            for event in range(waiting.first, waiting.first + waiting.size)
                             if self.workload.kind(self.number, event) == UNWANTED
                         ]
                     elif answer["error"]["code"] in ("unavailable", "overloaded"):
                         self.resubmissions[answer["error"]["code"]] += 1
                         sent_at[answer["seq"]] = now - RESEND_S + BACK_OFF_S
                     else:
-                        self.violations.append(f"{one} was refused: {answer['error']}")
+                        self.violations.append(f"{waiting} was refused: {answer['error']}")
                         del outstanding[answer["seq"]]
 
     def _next_batch(self) -> Batch:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from shards import ledger
+from shards import ledger, releasing
 from shards.changes import Now
 from shards.core import Core
 from shards.frames import Entry, Run
@@ -196,6 +196,16 @@ class CheckedCore(Core):
     def _enqueue(self, lane: int, run: Run, mono: float) -> None:
         self._checker.queued(run, self.contents.notification)
         super()._enqueue(lane, run, mono)
+
+    def release(self, now: Now) -> bool:
+        """Invariant B: what is deferred waits on disk while its lane is full. What overflows goes to the inbox, and a
+        digest may be carried by an item of another lane than its window's."""
+        full = {lane: queued for lane, queued in enumerate(self.queued) if queued >= self.settings.bounds.lane_items}
+        more = super().release(now)
+        for lane, queued in full.items():
+            most = queued + releasing.WINDOWS_MAX
+            assert self.queued[lane] <= most or lane >> 2 == self.inapp, f"B: lane {lane} is full, and gets more"
+        return more
 
     def refill(self, now: Now) -> bool:
         """Invariant P, of what waits on disk: a lane that has nothing in memory comes nearer to it."""
