@@ -58,7 +58,7 @@ class Asking:
     def next(self) -> Query:
         self._number += 1
         asks: list[Ask] = [self._stats, self._list, self._status, self._put, self._put, self._delete, self._mark]
-        asks += [self._cancel] * self._cancels
+        asks += [self._explain] + [self._cancel] * self._cancels
         if self._replays:
             asks += [self._replay, self._replay, self._replay, self._purge]
         request, check = self._random.choice(asks)()
@@ -102,6 +102,17 @@ class Asking:
             assert planned == finals + counts["pending"], "C: as the stats operation says it"
 
         return Request("stats"), check
+
+    def _explain(self) -> tuple[Request, Callable[[Reply], None]]:
+        """What it charges or changes, the checks of limits and memory find."""
+        category = self._random.choice(("system", "transaction", "marketing", "security"))
+        notification = {"user_id": self._random.choice(self._users), "title": "t", "category": category}
+
+        def check(reply: Reply) -> None:
+            assert reply.error is None, f"explain: {reply.error}"
+            assert reply.result["decisions"][-1]["step"] == "outcome"
+
+        return Request("explain", notification=notification), check
 
     def _list(self) -> tuple[Request, Callable[[Reply], None]]:
         def check(reply: Reply) -> None:
