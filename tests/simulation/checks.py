@@ -23,7 +23,7 @@ from tests.simulation.policies import Policies
 from tests.simulation.receipts import Receipts
 from tests.simulation.router import Router
 from tests.simulation.spending import Spending
-from tests.simulation.stored import Stored
+from tests.simulation.stored import Stored, plainly
 from tests.simulation.trials import Trials
 from tests.simulation.waiting import Waiting
 from tests.simulation.windows import Windows
@@ -163,6 +163,8 @@ class Checker:
             if count:
                 delivered[seq] = count
         assert found == delivered, "inbox: entries are not the in-app deliveries"
+        kept = {seq for (seq,) in plainly(database)("SELECT seq FROM frames WHERE inbox")} | self.stored.pruned
+        assert delivered.keys() <= kept, f"inbox: frames {delivered.keys() - kept} would be pruned too early"
 
     def _is_inapp(self, seq: int, slot: int) -> bool:
         word = self.stored.words[seq][slot]
