@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from shards import ledger
+from shards import ledger, releasing
 from shards.changes import Now
 from shards.core import Core
 from shards.frames import Entry, Run
@@ -23,7 +23,7 @@ from tests.simulation.policies import Policies
 from tests.simulation.receipts import Receipts
 from tests.simulation.router import Router
 from tests.simulation.spending import Spending
-from tests.simulation.stored import Stored
+from tests.simulation.stored import Stored, plainly
 from tests.simulation.trials import Trials
 from tests.simulation.waiting import Waiting
 from tests.simulation.windows import Windows
@@ -163,6 +163,8 @@ class Checker:
             if count:
                 delivered[seq] = count
         assert found == delivered, "inbox: entries are not the in-app deliveries"
+        kept = {seq for (seq,) in plainly(database)("SELECT seq FROM frames WHERE inbox")} | self.stored.pruned
+        assert delivered.keys() <= kept, f"inbox: frames {delivered.keys() - kept} would be pruned too early"
 
     def _is_inapp(self, seq: int, slot: int) -> bool:
         word = self.stored.words[seq][slot]
@@ -196,6 +198,16 @@ class CheckedCore(Core):
     def _enqueue(self, lane: int, run: Run, mono: float) -> None:
         self._checker.queued(run, self.contents.notification)
         super()._enqueue(lane, run, mono)
+
+    def release(self, now: Now) -> bool:
+        """Invariant B: what is deferred waits on disk while its lane is full. What overflows goes to the inbox, and a
+        digest may be carried by an item of another lane than its window's."""
+        full = {lane: queued for lane, queued in enumerate(self.queued) if queued >= self.settings.bounds.lane_items}
+        more = super().release(now)
+        for lane, queued in full.items():
+            most = queued + releasing.WINDOWS_MAX
+            assert self.queued[lane] <= most or lane >> 2 == self.inapp, f"B: lane {lane} is full, and gets more"
+        return more
 
     def refill(self, now: Now) -> bool:
         """Invariant P, of what waits on disk: a lane that has nothing in memory comes nearer to it."""

@@ -140,7 +140,7 @@ class Stored:
             assert before in {ledger.PENDING, ledger.DEFERRED}, f"C: {place} moved when it was {old:#x}"
             self.late.add(place)
         assert ledger.priority_of(old) == ledger.priority_of(new), f"C: {place} changed its priority"
-        if before == ledger.DEAD and after in {ledger.PENDING, ledger.DEFERRED}:
+        if before == ledger.DEAD and after in {ledger.PENDING, ledger.DEFERRED, ledger.CANCELLED}:  # at once, perhaps
             self.revivals[place] += 1
             self.revived.add(place)
             self._reset_attempts[ledger.channel_of(old)] += ledger.attempts_of(old) - ledger.attempts_of(new)

@@ -77,13 +77,18 @@ class Waiting:
         if due_ms == expires_ms:
             return  # it ends then
         reason = ledger.REASONS[ledger.reason_of(word)]
+        channel = self._stored.channel_names[ledger.channel_of(word)]
+        _, priority, category = sent.planned()
+        if not any(self._policies.digest_of(category, channel, priority, when) for when in ("always", "overflow")):
+            assert expires_ms is None or due_ms < expires_ms, f"{place} waits until {due_ms}, and expires before"
         match reason:
             case "send_at":
-                assert due_ms == said["send_at"], f"{place} waits until {due_ms}, and is to be sent at {said}"
+                assert due_ms == min(said["send_at"], expires_ms or due_ms), (
+                    f"{place} waits until {due_ms}, and is to be sent at {said}"
+                )
             case "quiet_hours":
-                channel = self._stored.channel_names[ledger.channel_of(word)]
                 documents = self._stored.documents_before
-                until_ms = self._quiet_until(sent.user_id, sent.planned()[2], channel, word, documents)
+                until_ms = self._quiet_until(sent.user_id, category, channel, word, documents)
                 assert due_ms == until_ms, f"{place} waits until {due_ms}, and it is quiet until {until_ms}"
             case "limit":
                 pass  # checked beside what is spent
