@@ -155,7 +155,7 @@ def test_what_was_cancelled_while_a_digest_was_sent_is_known_under_its_new_numbe
     old.hold = True
     old.advance(61)
     assert old.ask("cancel", user_id="ann", idempotency_key="sent-1") == {"cancelled": 0}
-    worlds = rebuilt(tmp_path, rebuilt(tmp_path, [old], 3), 2)
+    worlds = rebuilt(tmp_path, [old], 2)
     world = owner(worlds, "ann")
     world.advance(61)
     assert world.outcome("sent-1") == "cancelled:cancelled"
