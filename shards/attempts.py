@@ -82,7 +82,6 @@ class Attempts(Releasing):
             return None
         frame = self._frame(row)
         if ledger.outcome_of(frame.slots[slot]) not in ledger.OPEN:
-            self._let_go(frame)
             return None
         frame.active += 1
         return self._entry(frame, slot, frame.index_of(slot))[0]
@@ -248,14 +247,9 @@ class Attempts(Releasing):
                     delay_s = min(delay_s, max(0.0, expires_ms / 1000 - now.wall_us / 1e6))
                 frame.slots[slot] = value | ledger.RETRYING << ledger.OUTCOME_SHIFT
                 frame.notes[slot] = (now.wall_us // 1000 + int(delay_s * 1000), error_class, message)
-                digest = frame.digests.get(slot)
-                if digest and digest.withdrawn:
-                    gone, digest.withdrawn = frozenset(digest.withdrawn), []
-                    self._lose(digest, gone, now)
-                    if slot not in frame.digests:
-                        frame.active -= 1
-                        self._end(entry, ledger.CANCELLED, "cancelled", now)
-                        continue
+                if self._is_withdrawn(entry, now):
+                    frame.active -= 1
+                    continue
                 heap.push(now.mono + delay_s, entry)
                 self._log(frame, slot)
             else:
@@ -285,7 +279,6 @@ class Attempts(Releasing):
         value = frame.slots[slot]
         channel, priority = ledger.channel_of(value), ledger.priority_of(value)
         if ledger.outcome_of(value) != ledger.DEAD or not self.people.is_configured(channel):
-            self._let_go(frame)
             return False
         frame.slots[slot] = ledger.word(channel, priority, reason=ledger.REASON["charged"])
         frame.notes.pop(slot, None)

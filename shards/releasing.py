@@ -46,17 +46,11 @@ class Releasing(Digesting):
         """Decide the frame's deliveries that belong into the lane; how many these were."""
         frame = self._frame(row)
         value = ledger.word(lane >> 2, lane & 3)
-        slots = frame.slots
-        slot = decided = 0
-        for index, width in enumerate(frame.widths):
-            for place in range(slot, slot + width):
-                if slots[place] & ledger.PLAN == value:
-                    decided += 1
-                    entry, notification = self._entry(frame, place, index)
-                    self._decide_singly(entry, self.routing.asked(notification), now)
-            slot += width
-        self._let_go(frame)
-        return decided
+        pending = [slot for slot, word in enumerate(frame.slots) if word & ledger.PLAN == value]
+        for slot in pending:  # as they were found: one may hand a digest over to another, which is then decided there
+            entry, notification = self._entry(frame, slot, frame.index_of(slot))
+            self._decide_singly(entry, self.routing.asked(notification), now)
+        return len(pending)
 
     def release(self, now: Now) -> bool:
         """Decide what is due of the deferred, and close the windows that are over; whether there may be more.
@@ -92,7 +86,6 @@ class Releasing(Digesting):
         value = frame.slots[slot]
         note = frame.notes.get(slot)
         if ledger.outcome_of(value) != ledger.DEFERRED or note is None or note[0] != due_ms:
-            self._let_go(frame)
             return  # it was cancelled, or deferred anew
         entry, notification = self._entry(frame, slot, frame.index_of(slot))
         asked = self.routing.asked(notification)
