@@ -247,7 +247,7 @@ class Attempts(Releasing):
                     delay_s = min(delay_s, max(0.0, expires_ms / 1000 - now.wall_us / 1e6))
                 frame.slots[slot] = value | ledger.RETRYING << ledger.OUTCOME_SHIFT
                 frame.notes[slot] = (now.wall_us // 1000 + int(delay_s * 1000), error_class, message)
-                if self._is_withdrawn(entry, now):
+                if self._withdraws(entry, now):
                     frame.active -= 1
                     continue
                 heap.push(now.mono + delay_s, entry)

@@ -45,10 +45,10 @@ class Digesting(Deciding):
             self._decide_or_leave((frame, slot, index, user, digest.id), asked, now)
 
     def _is_cancelled(self, entry: Entry, now: Now) -> bool:
-        return self._is_withdrawn(entry, now) or super()._is_cancelled(entry, now)
+        return self._withdraws(entry, now) or super()._is_cancelled(entry, now)
 
-    def _is_withdrawn(self, entry: Entry, now: Now) -> bool:
-        """Take from a digest what was cancelled while it was under way; whether its carrier was, and has ended."""
+    def _withdraws(self, entry: Entry, now: Now) -> bool:
+        """What was cancelled while a digest was under way leaves it before the next attempt: its carrier?"""
         frame, slot, *_ = entry
         digest = frame.digests.get(slot)
         if digest is None or not digest.withdrawn:

@@ -54,6 +54,7 @@ class Checker:
         self.attempts = Attempts(stored, clock)
         self.trials = trials
         self.trace: deque[str] = deque(maxlen=TRACED)
+        self.commits = 0
         self._users = users
         self._clock = clock
         self._memory: Memory | None = None
@@ -87,6 +88,7 @@ class Checker:
             self.waiting.check_queued(entry, said(run.frame.seq, entry[2]))
 
     def committed(self, database: sqlite3.Connection) -> None:
+        self.commits += 1
         before = len(self.stored.words)
         self.stored.read(database)
         self.waiting.read(database)

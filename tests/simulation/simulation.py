@@ -101,6 +101,7 @@ class Simulation:
         self.fuse = Fuse()
         self.crashes = 0
         self.stalls = 0
+        self._commits = 0  # when it was last looked whether there is anything to do
         self.lives = 0
         self.epoch = 1
         self._directory = directory
@@ -420,9 +421,11 @@ class Simulation:
         self.checker.drained(self.worker.shard, self.collector.letters)
 
     def _skip(self) -> None:
-        """To the next instant at which something is let go or tried again, if there is nothing else to do."""
-        shard = self.worker.shard
-        if shard and self.stored.only_waits() and (due := shard.core.next_due(self.clock.now())) is not None:
+        """To the next instant at which something is let go or tried again, if there is nothing else to do: the last
+        turn stored nothing, or all that is open waits."""
+        shard, idles = self.worker.shard, self.checker.commits == self._commits
+        self._commits = self.checker.commits
+        if shard and (idles or self.stored.only_waits()) and (due := shard.core.next_due(self.clock.now())) is not None:
             self.clock.advance(max(0.0, due - self.clock.mono))
 
     def _busy(self) -> bool:

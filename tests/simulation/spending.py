@@ -114,7 +114,7 @@ class Spending:
     def _kind(self, change: Change) -> str:
         place, old, new = change
         outcome, reason = ledger.outcome_of(new), ledger.REASONS[ledger.reason_of(new)]
-        carries_on = old is not None and is_digest_item(old) and outcome == ledger.RETRYING
+        carries_on = old is not None and is_digest_item(old) and place in self._windows.took_over
         if place in self._stored.revived or carries_on:  # a replay is free, and what was charged to another is
             self._charged.add(place)
             return ""

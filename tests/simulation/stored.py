@@ -129,6 +129,8 @@ class Stored:
 
     def _compare_words(self, place: Place, old: int, new: int) -> None:
         self.changed.append((place, old, new))
+        if ledger.outcome_of(new) in ledger.FINAL:
+            self.withdrawn.discard(place)
         if _is_deferred(new):
             self.late.add(place)
         before, after = ledger.outcome_of(old), ledger.outcome_of(new)
@@ -163,8 +165,6 @@ class Stored:
             )
             waits = (ledger.PENDING, ledger.DEFERRED) if before != ledger.RETRYING else (ledger.RETRYING,)
             assert after in (*unsent, *waits), f"C: {place} is {new:#x} without an attempt"
-        if after == ledger.CANCELLED:
-            self.withdrawn.discard(place)
 
     # --- a frame's first commit --------------------------------------------------------------------------------
 

@@ -50,6 +50,7 @@ class Windows:
     def __init__(self, stored: Stored, waiting: Waiting, policies: Policies, clock: Clock) -> None:
         self.reached: Counter[str] = Counter()  # rare states
         self.carriers: dict[Place, Window] = {}  # deliveries that a digest is sent by way of
+        self.took_over: set[Place] = set()  # carriers in the place of one that was cancelled: with what it was charged
         self.lives = 0
         self._stored = stored
         self._waiting = waiting
@@ -130,6 +131,7 @@ class Windows:
             assert not fresh, f"{what} was closed, and {fresh} join it"
             if new.carrier != old.carrier and new.carrier is not None:
                 self.reached["carriers cancelled"] += 1
+                self.took_over.add(self._place(new, new.carrier))
                 assert old.carrier not in new.places, f"{what} has another carrier"
         elif new.due_ms is None:
             due_ms = self._due_ms(old, new, fresh) if old else new.opened_ms
