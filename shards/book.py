@@ -50,6 +50,7 @@ class StoredFrame(NamedTuple):
     fanned: bool
     body: bytes
     widths: bytes
+    open: int
     mask: int
     slots: bytes
     notes: bytes | None
@@ -157,7 +158,7 @@ class Book:
         frame = self.frames.get(row.seq)
         if frame is None:
             frame = self.frames[row.seq] = Frame(row.seq, row.at_us, ledger.words(row.slots), row.widths)
-            frame.open = frame.stored_open = sum(ledger.outcome_of(value) in ledger.OPEN for value in frame.slots)
+            frame.open = frame.stored_open = row.open
             frame.mask = row.mask
             frame.notes = decode_notes(row.notes)
             self._visited.append(frame)
