@@ -84,7 +84,6 @@ class Attempts(Releasing):
             return None
         frame = self._frame(row)
         if ledger.outcome_of(frame.slots[slot]) not in ledger.OPEN:
-            self._let_go(frame)
             return None
         frame.active += 1
         return self._entry(frame, slot, frame.index_of(slot))[0]
@@ -282,7 +281,6 @@ class Attempts(Releasing):
         value = frame.slots[slot]
         channel, priority = ledger.channel_of(value), ledger.priority_of(value)
         if ledger.outcome_of(value) != ledger.DEAD or not self.people.is_configured(channel):
-            self._let_go(frame)
             return False
         frame.slots[slot] = ledger.word(channel, priority, reason=ledger.REASON["charged"])
         frame.notes.pop(slot, None)
