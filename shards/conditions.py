@@ -130,7 +130,7 @@ def _check_loops(expression: str) -> set[str]:
         elif called and match[0] == "matches":
             literal = at + 3 < len(tokens) and tokens[at + 2]["text"] and words[at + 3] == ")"
             if any(loops) or not literal:
-                raise ValueError("matches() stands in no loop, and takes its pattern as text: title.matches(\"^A\")")
+                raise ValueError('matches() stands in no loop, and takes its pattern as text: title.matches("^A")')
         elif match[0] == "(":
             loops.append(words[at - 1] in _LOOPS if at else False)
         elif match[0] == ")" and loops:
