@@ -248,14 +248,9 @@ class Attempts(Releasing):
                     delay_s = min(delay_s, max(0.0, expires_ms / 1000 - now.wall_us / 1e6))
                 frame.slots[slot] = value | ledger.RETRYING << ledger.OUTCOME_SHIFT
                 frame.notes[slot] = (now.wall_us // 1000 + int(delay_s * 1000), error_class, message)
-                digest = frame.digests.get(slot)
-                if digest and digest.withdrawn:
-                    gone, digest.withdrawn = frozenset(digest.withdrawn), []
-                    self._lose(digest, gone, now)
-                    if slot not in frame.digests:
-                        frame.active -= 1
-                        self._end(entry, ledger.CANCELLED, "cancelled", now)
-                        continue
+                if self._withdraws(entry, now):
+                    frame.active -= 1
+                    continue
                 heap.push(now.mono + delay_s, entry)
                 self._log(frame, slot)
             else:

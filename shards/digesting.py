@@ -45,6 +45,22 @@ class Digesting(Deciding):
                 self._resume(frame, slot, "")
                 self._decide_or_leave((frame, slot, index, user, digest.id), asked, now)
 
+    def _is_cancelled(self, entry: Entry, now: Now) -> bool:
+        return self._withdraws(entry, now) or super()._is_cancelled(entry, now)
+
+    def _withdraws(self, entry: Entry, now: Now) -> bool:
+        """What was cancelled while a digest was under way leaves it before the next attempt: its carrier?"""
+        frame, slot, *_ = entry
+        digest = frame.digests.get(slot)
+        if digest is None or not digest.withdrawn:
+            return False
+        gone, digest.withdrawn = frozenset(digest.withdrawn), []
+        self._lose(digest, gone, now)
+        if slot in frame.digests:
+            return False
+        self._end(entry, ledger.CANCELLED, "cancelled", now)
+        return True
+
     def _lose(self, digest: Digest, gone: Container[int], now: Now) -> None:
         """Items that were cancelled leave a digest that is closed. Where its carrier is among them, the next takes its
         part, and the carrier is for the caller to end."""

@@ -30,7 +30,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from tests.support.expected import Expected, Workload
+from tests.support.expected import DIGEST, UNWANTED, Expected, Workload
 from tests.support.killer import Killer
 from tests.support.pipeline import Pipeline
 from tests.support.service import RunningDispatcher, wait_until
@@ -55,6 +55,12 @@ max_retries = {max_retries}
 email = {{ rate = "1000000/second" }}
 [bounds]
 lane_items = 1000
+[categories.social]
+channels = ["inapp"]
+[digests.social]
+template = "social"
+window = "1s"
+categories = ["social"]
 """ + "".join(
     f'[channels.{name}]\nprovider = "simulated"\nconcurrency = 10000\nlatency = "5ms"\n'
     "failure_rate = {failure_rate}\nseed = {seed}\n"
@@ -81,6 +87,12 @@ class Batch(NamedTuple):
     size: int
 
 
+class Cancel(NamedTuple):
+    """Of one event, which is not due before the end of the run."""
+
+    event: int
+
+
 class Producer:
     """Submits numbered batches over one DEALER, resends what is not acknowledged, remembers what is."""
 
@@ -96,6 +108,8 @@ class Producer:
         self._endpoint = endpoint
         self._random = random.Random(f"{workload.seed}:producer:{number}")
         self._made = 0
+        self.cancelled = 0
+        self._unwanted: list[Cancel] = []  # acknowledged, and to be cancelled
         self._thread = threading.Thread(target=self._run, name=f"producer {number}", daemon=True)
 
     def start(self) -> None:
@@ -110,37 +124,48 @@ class Producer:
         return ended
 
     def _run(self) -> None:
-        outstanding: dict[int, Batch] = {}
+        outstanding: dict[int, Batch | Cancel] = {}
         sent_at: dict[int, float] = {}
         started = time.monotonic()
         seq = 0
         with Pipeline(self._endpoint) as pipeline:
-            while not self.abandon.is_set() and (outstanding or not self.finish.is_set()):
+            while not self.abandon.is_set() and (outstanding or self._unwanted or not self.finish.is_set()):
                 now = time.monotonic()
-                while (
-                    not self.finish.is_set() and len(outstanding) < WINDOW and self._made < (now - started) * self._rate
-                ):
+                batches = sum(isinstance(one, Batch) for one in outstanding.values())
+                fresh: list[Batch | Cancel] = list(self._unwanted)
+                self._unwanted.clear()
+                if not self.finish.is_set() and batches < WINDOW and self._made < (now - started) * self._rate:
+                    fresh.append(self._next_batch())
+                for one in fresh:
                     seq += 1
-                    outstanding[seq] = self._next_batch()
-                    self._send(pipeline, seq, outstanding[seq])
+                    outstanding[seq] = one
+                    self._send(pipeline, seq, one)
                     sent_at[seq] = now
                 for late in [one for one in outstanding if now - sent_at[one] > RESEND_S]:
                     self.resubmissions["no answer"] += 1
                     self._send(pipeline, late, outstanding[late])
                     sent_at[late] = now
                 for answer in pipeline.answers(0.01):
-                    batch = outstanding.get(answer["seq"])
-                    if batch is None:
+                    waiting = outstanding.get(answer["seq"])
+                    if waiting is None:
                         continue  # the answer to an earlier copy came first
-                    if answer["ok"]:
-                        self._check(batch, answer)
+                    if isinstance(waiting, Cancel) and (answer["ok"] or answer["error"]["code"] == "already_final"):
                         del outstanding[answer["seq"]]
-                        self.acknowledged.append(batch)
+                        self.cancelled += 1
+                    elif isinstance(waiting, Batch) and answer["ok"]:
+                        self._check(waiting, answer)
+                        del outstanding[answer["seq"]]
+                        self.acknowledged.append(waiting)
+                        self._unwanted += [
+                            Cancel(event)
+                            for event in range(waiting.first, waiting.first + waiting.size)
+                            if self.workload.kind(self.number, event) == UNWANTED
+                        ]
                     elif answer["error"]["code"] in ("unavailable", "overloaded"):
                         self.resubmissions[answer["error"]["code"]] += 1
                         sent_at[answer["seq"]] = now - RESEND_S + BACK_OFF_S
                     else:
-                        self.violations.append(f"a submit was refused: {answer['error']}")
+                        self.violations.append(f"{waiting} was refused: {answer['error']}")
                         del outstanding[answer["seq"]]
 
     def _next_batch(self) -> Batch:
@@ -149,8 +174,12 @@ class Producer:
         self._made += count
         return batch
 
-    def _send(self, pipeline: Pipeline, seq: int, batch: Batch) -> None:
-        pipeline.send(seq, {"op": "submit", "notifications": self.notifications(batch)})
+    def _send(self, pipeline: Pipeline, seq: int, one: Batch | Cancel) -> None:
+        if isinstance(one, Batch):
+            pipeline.send(seq, {"op": "submit", "notifications": self.notifications(one)})
+            return
+        wanted = self.workload.notification(self.number, one.event)
+        pipeline.send(seq, {"op": "cancel", **{name: wanted[name] for name in ("user_id", "idempotency_key")}})
 
     def notifications(self, batch: Batch) -> list[dict[str, Any]]:
         return [self.workload.notification(self.number, batch.first + at) for at in range(batch.size)]
@@ -171,7 +200,9 @@ class Chaos:
         self.plan = plan
         self.report = report
         self.violations: list[str] = []
-        self.workload = Workload(plan.seed, plan.failure_rate, plan.max_retries)
+        self.workload = Workload(
+            plan.seed, plan.failure_rate, plan.max_retries, int(time.time() * 1000), int(plan.seconds_max * 800)
+        )
         config = CONFIG.format(max_retries=plan.max_retries, failure_rate=plan.failure_rate, seed=plan.seed)
         self.dispatcher = RunningDispatcher(config, shards=plan.shards, durability=plan.durability)
         self.producers = [
@@ -179,7 +210,7 @@ class Chaos:
             for number in range(PRODUCERS)
         ]
         self.kills: Counter[str] = Counter()
-        self.inbox_items = self.sampled = self.lost = self.repeated = 0
+        self.digests = self.inbox_items = self.sampled = self.lost = self.repeated = 0
         self.kept: Path | None = None  # where the data is, if something was wrong
 
     def run(self) -> dict[str, Any]:
@@ -296,8 +327,6 @@ class Chaos:
         if settled:
             self._expect("accepted", expected.accepted, stats["accepted"])
             self._expect("planned", expected.planned, stats["planned"])
-            self.repeated = stats["attempts"] - expected.attempts
-            self._expect("attempts", expected.attempts, stats["attempts"])
             found = {name: count for name, count in stats["outcomes"].items() if count}
             self._expect("outcomes", {name: count for name, count in expected.outcomes.items() if count}, found)
         self._expect("conserved", True, stats["conserved"])
@@ -305,6 +334,9 @@ class Chaos:
         self._verify_dead(expected, stats)
         self._verify_status()
         self._verify_inboxes(expected)
+        if settled:  # a digest is one attempt, of one of its items
+            self.repeated = stats["attempts"] - expected.attempts - self.digests
+            self._expect("attempts", expected.attempts + self.digests, stats["attempts"])
         return stats
 
     def _final_stats(self) -> dict[str, Any] | None:
@@ -359,14 +391,21 @@ class Chaos:
                 if not answer["ok"]:
                     lost.append(request["idempotency_key"])
                     continue
-                outcomes = {one["channel"]: (one["outcome"], one["attempts"]) for one in answer["deliveries"]}
+                is_digest = self.workload.kind(number, event) == DIGEST
+                outcomes = {
+                    one["channel"]: (one["outcome"], 0 if is_digest else one["attempts"])
+                    for one in answer["deliveries"]
+                }
                 self._expect(f"status of {request}", self.workload.deliveries(number, event), outcomes)
         self.sampled, self.lost = len(sample), len(lost)
         if lost:
             self.violations.append(f"status: {len(lost)} of {len(sample)} acknowledged keys are lost, as {lost[:5]}")
 
     def _verify_inboxes(self, expected: Expected) -> None:
-        """Every in-app notification is in its user's inbox once, and the cursors have no gap."""
+        """Every in-app notification is in its user's inbox once, or counted in one digest there, and the cursors have
+        no gap."""
+        digested = 0
+        ids: set[str] = set()
         found: Counter[tuple[str, str]] = Counter()
         cursors: dict[str, list[int]] = {user: [] for user in self.workload.users}
         wanted: list[dict[str, Any]] = [
@@ -380,13 +419,21 @@ class Chaos:
                         self.violations.append(f"{request}: {answer['error']}")
                         continue
                     user = request["user_id"]
-                    found.update((user, item["idempotency_key"]) for item in answer["items"])
+                    for item in answer["items"]:
+                        if "count" in (item["payload"] or {}):
+                            self.digests += 1
+                            ids.add(item["id"])
+                            digested += item["payload"]["count"]
+                        else:
+                            found[user, item["idempotency_key"]] += 1
                     cursors[user] += [item["cursor"] for item in answer["items"]]
                     if answer["next"] is not None:
                         following.append({**request, "cursor": answer["next"]})
                 wanted = following
         self.inbox_items = found.total()
         self._differ("inbox", expected.inbox, found)
+        self._expect("items of digests", expected.digested, digested)
+        self._expect("ids of digests", self.digests, len(ids))
         for user, numbers in cursors.items():
             if numbers != list(range(1, len(numbers) + 1)):
                 self.violations.append(f"inbox of {user}: the cursors have gaps")
@@ -402,6 +449,8 @@ class Chaos:
             "sampled": self.sampled,
             "lost": self.lost,
             "inbox_items": self.inbox_items,
+            "digests": self.digests,
+            "cancelled": sum(producer.cancelled for producer in self.producers),
             "dead_letters": stats.get("collector", {}).get("dead_letters"),
             "resubmissions": dict(self.resubmissions),
             "duplicates": stats.get("duplicates"),

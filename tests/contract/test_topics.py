@@ -358,4 +358,8 @@ def test_cancelled_in_the_middle_what_is_pending_ends() -> None:
         assert stats["pending"] == whole["planned"] - whole["outcomes"]["cancelled"] <= 8
         service.kill()
         service.start()
-        assert service.request("status", id=id_)["broadcast"]["outcomes"] == whole["outcomes"]
+        # what was under way when its shard died, after it was cancelled, is not tried again
+        wait_until(
+            lambda: service.request("status", id=id_)["broadcast"]["outcomes"] == {"cancelled": whole["planned"]},
+            what="the end of all",
+        )

@@ -18,3 +18,5 @@ def test_nothing_is_lost_or_doubled_by_kills() -> None:
     assert summary["kills"]["total"] >= 8, summary["kills"]  # fewer only where the machine is very slow
     assert summary["dead_letters"] > 0
     assert summary["inbox_items"] > 0
+    assert summary["digests"] > 0
+    assert summary["cancelled"] > 0

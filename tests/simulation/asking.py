@@ -39,7 +39,7 @@ class Asking:
     def __init__(self, random: Random, clock: Clock, users: list[str], stored: Stored, receipts: Receipts) -> None:
         self.answered = 0
         self.cancelled = 0  # deliveries, as they were counted
-        self.wanted_gone: set[Place] = set()  # notifications that somebody wanted to cancel, by seq and position
+        self.under_way = 0  # deliveries that were, when their notification was cancelled
         self._counted: Counter[Place] = Counter()
         self._clock = clock
         self._random = random
@@ -58,7 +58,7 @@ class Asking:
     def next(self) -> Query:
         self._number += 1
         asks: list[Ask] = [self._stats, self._list, self._status, self._put, self._put, self._delete, self._mark]
-        asks += [self._cancel] * self._cancels
+        asks += [self._explain] + [self._cancel] * self._cancels
         if self._replays:
             asks += [self._replay, self._replay, self._replay, self._purge]
         request, check = self._random.choice(asks)()
@@ -88,6 +88,7 @@ class Asking:
         gone = sum(ledger.outcome_of(self._stored.words[seq][slot]) == ledger.CANCELLED for slot in slots)
         assert self._counted[seq, index] <= gone, f"cancel: of {(seq, index)} {gone} are cancelled, not {reply.result}"
         self.cancelled += reply.result["cancelled"]
+        self.under_way += len(still_open)
         for slot in still_open:
             self._stored.withdrawn.add((seq, slot))
 
@@ -101,6 +102,17 @@ class Asking:
             assert planned == finals + counts["pending"], "C: as the stats operation says it"
 
         return Request("stats"), check
+
+    def _explain(self) -> tuple[Request, Callable[[Reply], None]]:
+        """What it charges or changes, the checks of limits and memory find."""
+        category = self._random.choice(("system", "transaction", "marketing", "security"))
+        notification = {"user_id": self._random.choice(self._users), "title": "t", "category": category}
+
+        def check(reply: Reply) -> None:
+            assert reply.error is None, f"explain: {reply.error}"
+            assert reply.result["decisions"][-1]["step"] == "outcome"
+
+        return Request("explain", notification=notification), check
 
     def _list(self) -> tuple[Request, Callable[[Reply], None]]:
         def check(reply: Reply) -> None:
@@ -152,9 +164,9 @@ class Asking:
         by_key = receipt.sent.key is not None and self._random.random() < 0.3
         place = receipt.seq, parse_id(receipt.id)[3]
         self._cancel_of[self._number] = place, not by_key
-        self.wanted_gone.add(place)
+        self._stored.unwanted.add(place)
         if by_key:
-            self._stored.cancelled_keys.add((receipt.sent.user_id, str(receipt.sent.key)))
+            self._stored.unwanted.add((receipt.sent.user_id, receipt.sent.key))
 
         def check(reply: Reply) -> None:
             if reply.error is None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from shards import ledger
+from shards import ledger, releasing
 from shards.changes import Now
 from shards.core import Core
 from shards.frames import Entry, Run
@@ -23,7 +23,7 @@ from tests.simulation.policies import Policies
 from tests.simulation.receipts import Receipts
 from tests.simulation.router import Router
 from tests.simulation.spending import Spending
-from tests.simulation.stored import Stored
+from tests.simulation.stored import Stored, plainly
 from tests.simulation.trials import Trials
 from tests.simulation.waiting import Waiting
 from tests.simulation.windows import Windows
@@ -54,6 +54,7 @@ class Checker:
         self.attempts = Attempts(stored, clock)
         self.trials = trials
         self.trace: deque[str] = deque(maxlen=TRACED)
+        self.commits = 0
         self._users = users
         self._clock = clock
         self._memory: Memory | None = None
@@ -64,6 +65,7 @@ class Checker:
         core = shard.core
         self.attempts.restart()
         self.spending.restart()
+        self.waiting.lives += 1
         self.windows.lives += 1
         self.trials.opened(shard)
         self._memory = Memory(core, self.stored)
@@ -86,6 +88,7 @@ class Checker:
             self.waiting.check_queued(entry, said(run.frame.seq, entry[2]))
 
     def committed(self, database: sqlite3.Connection) -> None:
+        self.commits += 1
         before = len(self.stored.words)
         self.stored.read(database)
         self.waiting.read(database)
@@ -146,8 +149,8 @@ class Checker:
                 found[seq] += 1
                 priority = self.stored.priority[seq, index]
                 assert self.stored.entered[seq].positions[index].user_id == user_id, f"inbox: {seq}/{index} of another"
-                slots = self.stored.slots_of(seq, index)
-                if any((seq, slot) in self.stored.late for slot in slots if self._is_inapp(seq, slot)):
+                slots = {(seq, slot) for slot in self.stored.slots_of(seq, index) if self._is_inapp(seq, slot)}
+                if slots & (self.stored.late | self.windows.ever_carried):
                     continue
                 assert place > newest[priority], f"O: {seq}/{index} in {user_id}'s inbox after a later one"
                 newest[priority] = place
@@ -162,6 +165,8 @@ class Checker:
             if count:
                 delivered[seq] = count
         assert found == delivered, "inbox: entries are not the in-app deliveries"
+        kept = {seq for (seq,) in plainly(database)("SELECT seq FROM frames WHERE inbox")} | self.stored.pruned
+        assert delivered.keys() <= kept, f"inbox: frames {delivered.keys() - kept} would be pruned too early"
 
     def _is_inapp(self, seq: int, slot: int) -> bool:
         word = self.stored.words[seq][slot]
@@ -196,10 +201,22 @@ class CheckedCore(Core):
         self._checker.queued(run, self.contents.notification)
         super()._enqueue(lane, run, mono)
 
+    def release(self, now: Now) -> bool:
+        """Invariant B: what is deferred waits on disk while its lane is full. What overflows goes to the inbox, and a
+        digest may be carried by an item of another lane than its window's."""
+        full = {lane: queued for lane, queued in enumerate(self.queued) if queued >= self.settings.bounds.lane_items}
+        more = super().release(now)
+        for lane, queued in full.items():
+            most = queued + releasing.WINDOWS_MAX
+            assert self.queued[lane] <= most or lane >> 2 == self.inapp, f"B: lane {lane} is full, and gets more"
+        return more
+
     def refill(self, now: Now) -> bool:
         """Invariant P, of what waits on disk: a lane that has nothing in memory comes nearer to it."""
         before = {lane: after for lane, after in self.behind.items() if not self.queued[lane]}
         more = super().refill(now)
         for lane, after in before.items():
-            assert self.behind.get(lane, after + 1) > after, f"P: lane {lane} stays empty behind {after}"
+            assert self.queued[lane] or self.behind.get(lane, after + 1) > after, (
+                f"P: lane {lane} stays empty behind {after}"
+            )
         return more

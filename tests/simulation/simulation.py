@@ -101,6 +101,7 @@ class Simulation:
         self.fuse = Fuse()
         self.crashes = 0
         self.stalls = 0
+        self._commits = 0  # when it was last looked whether there is anything to do
         self.lives = 0
         self.epoch = 1
         self._directory = directory
@@ -121,6 +122,7 @@ class Simulation:
         self.users_max = random.choice((4, 100))
         self.made: dict[bytes, Submission] = {}
         self.policies = draw(random)
+        self.jumps = random.choice((0.0, 0.6))  # of the wall clock
         self.stored = Stored(self.made, self.policies)
         self.receipts = Receipts(self.stored, self.window_s, self.keys_max)
         self.asking = Asking(random, self.clock, USERS, self.stored, self.receipts)
@@ -299,7 +301,7 @@ class Simulation:
             self._wait: 6,
             self._approach: 2,
             self._ask: 5,
-            self._jump_wall_clock: 0.6,
+            self._jump_wall_clock: self.jumps,
             self._suspend: 0.1,
             self._arm: 0.7,
             self._fail_disk: 0.3,
@@ -410,14 +412,21 @@ class Simulation:
             self._turn()
             self._hear()
             self.clock.advance(1.0)
-            if not self.stored.runnable():
-                self._approach()
+            self._skip()
             if not self.router.unfinished() and not self._busy():
                 break
         left = len(self.router.unfinished())
         assert not left, f"{left} frames are never acknowledged"
         assert self.worker.shard, f"still no shard: {self.worker._stalled}"
         self.checker.drained(self.worker.shard, self.collector.letters)
+
+    def _skip(self) -> None:
+        """To the next instant at which something is let go or tried again, if there is nothing else to do: the last
+        turn stored nothing, or all that is open waits."""
+        shard, idles = self.worker.shard, self.checker.commits == self._commits
+        self._commits = self.checker.commits
+        if shard and (idles or self.stored.only_waits()) and (due := shard.core.next_due(self.clock.now())) is not None:
+            self.clock.advance(max(0.0, due - self.clock.mono))
 
     def _busy(self) -> bool:
         shard = self.worker.shard

@@ -35,7 +35,7 @@ class Spending:
         self._times: defaultdict[tuple[str, str], list[float]] = defaultdict(list)  # by cap and user
         self._vague_until_s = 0.0
         self._skew_us = self._skew()
-        self._was_set = False  # at any commit since the last start
+        self._was_set = False
 
     def _skew(self) -> int:
         return self._clock.wall_us - round(self._clock.mono * 1e6)
@@ -44,10 +44,9 @@ class Spending:
         self._was_set = self._was_set or abs(self._skew() - self._skew_us) > 10_000
 
     def restart(self) -> None:
-        """Times are stored by the wall clock: if that was set since, they are not known well."""
+        """Times are stored by the wall clock: if that was ever set, they are not known well."""
         self._look_at_clock()
         if self._was_set:
-            self._skew_us, self._was_set = self._skew(), False
             self._due_s.clear()
             self._times.clear()
             self._vague_until_s = self._clock.mono + VAGUE_S
@@ -71,7 +70,7 @@ class Spending:
         passed: list[tuple[str, str, str, float]] = []
         limited: list[tuple[Place, int]] = []
         for change in self._stored.changed:
-            place, _old, new = change
+            place, _, new = change
             sent = self._stored.sent(place)
             channel = self._stored.channel_names[ledger.channel_of(new)]
             _, priority, category = sent.planned()
@@ -115,7 +114,7 @@ class Spending:
     def _kind(self, change: Change) -> str:
         place, old, new = change
         outcome, reason = ledger.outcome_of(new), ledger.REASONS[ledger.reason_of(new)]
-        carries_on = old is not None and is_digest_item(old) and outcome == ledger.RETRYING
+        carries_on = old is not None and is_digest_item(old) and place in self._windows.took_over
         if place in self._stored.revived or carries_on:  # a replay is free, and what was charged to another is
             self._charged.add(place)
             return ""

@@ -39,7 +39,7 @@ class Stored:
         self.late: set[Place] = set()  # was deferred, or moved to the inbox: it is in no order
         self.index: dict[int, list[int]] = {}  # by seq: the position that each slot is of
         self.withdrawn: set[Place] = set()  # open, and somebody was told that they are cancelled once they fail
-        self.cancelled_keys: set[tuple[str, str]] = set()
+        self.unwanted: set[object] = set()  # that somebody asked to cancel, by seq and position or by user and key
         self.words: dict[int, tuple[int, ...]] = {}  # by seq; of pruned frames, as they were
         self.open: dict[Place, int] = {}
         self.pruned: set[int] = set()
@@ -129,6 +129,8 @@ class Stored:
 
     def _compare_words(self, place: Place, old: int, new: int) -> None:
         self.changed.append((place, old, new))
+        if ledger.outcome_of(new) in ledger.FINAL:
+            self.withdrawn.discard(place)
         if _is_deferred(new):
             self.late.add(place)
         before, after = ledger.outcome_of(old), ledger.outcome_of(new)
@@ -140,7 +142,7 @@ class Stored:
             assert before in {ledger.PENDING, ledger.DEFERRED}, f"C: {place} moved when it was {old:#x}"
             self.late.add(place)
         assert ledger.priority_of(old) == ledger.priority_of(new), f"C: {place} changed its priority"
-        if before == ledger.DEAD and after in {ledger.PENDING, ledger.DEFERRED}:
+        if before == ledger.DEAD and after in {ledger.PENDING, ledger.DEFERRED, ledger.CANCELLED}:  # at once, perhaps
             self.revivals[place] += 1
             self.revived.add(place)
             self._reset_attempts[ledger.channel_of(old)] += ledger.attempts_of(old) - ledger.attempts_of(new)
@@ -163,8 +165,6 @@ class Stored:
             )
             waits = (ledger.PENDING, ledger.DEFERRED) if before != ledger.RETRYING else (ledger.RETRYING,)
             assert after in (*unsent, *waits), f"C: {place} is {new:#x} without an attempt"
-        if after == ledger.CANCELLED:
-            self.withdrawn.discard(place)
 
     # --- a frame's first commit --------------------------------------------------------------------------------
 
@@ -235,9 +235,10 @@ class Stored:
             undecided = outcome in {ledger.PENDING, ledger.EXPIRED, ledger.CANCELLED} or reason == "send_at"
             assert undecided, f"{place} on {channel} is {ledger.OUTCOMES[outcome]}, and its user forbade it"
 
-    def runnable(self) -> bool:
-        """Whether anything is open that is not deferred."""
-        return not all(map(_is_deferred, self.open.values()))
+    def only_waits(self) -> bool:
+        """Whether everything that is open waits for an instant."""
+        waits = {ledger.DEFERRED, ledger.RETRYING}
+        return all(ledger.outcome_of(word) in waits for word in self.open.values())
 
     def slots_of(self, seq: int, index: int) -> list[int]:
         return [slot for slot, at in enumerate(self.index.get(seq, ())) if at == index]

@@ -12,6 +12,25 @@ from tests.simulation.simulator import simulate
 
 SEEDS = int(os.environ.get("SIMULATION_SEEDS", "100"))
 GROUP = 10
+RARE = (
+    "cancelled",
+    "cancelled under way",
+    "released after send_at",
+    "released after quiet_hours",
+    "released after limit",
+    "deferred across a crash",
+    "digests sent",
+    "digests of several frames",
+    "digests across a crash",
+    "digests full",
+    "empty digests",
+    "items cancelled",
+    "rate_limited by cap",
+    "rate_limited by limit",
+    "delayed by a limit",
+    "moved to the inbox",
+    "joined by overflow",
+)
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +57,10 @@ def _count(run: Simulation, reached: Counter[str]) -> None:
     reached["receipts"] += len(run.receipts.all)
     reached["replays"] += run.stored.revivals.total()
     reached["pruned"] += len(run.stored.pruned)
+    reached["cancelled"] += run.asking.cancelled
+    reached["cancelled under way"] += run.asking.under_way
+    for model in (run.checker.waiting, run.checker.windows, run.checker.spending):
+        reached.update(model.reached)
     reached["hanging beside others"] += "hanging" in {temper.name for temper in run.tempers.values()}
 
 
@@ -49,6 +72,8 @@ def test_the_faults_happened(reached: Counter[str]) -> None:
         assert reached[name] >= SEEDS, reached
     for name in ("stalls", "refused", "poison"):
         assert reached[name] >= SEEDS // 2, reached
+    for name in RARE:
+        assert reached[name] >= max(1, SEEDS // 10), (name, reached)
     assert reached["replays"] >= SEEDS // 4, reached
     assert reached["routers"] >= SEEDS // 4, reached
     assert reached["hanging beside others"] >= SEEDS // 8, reached

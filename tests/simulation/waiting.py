@@ -29,6 +29,8 @@ class Waiting:
         self.due_ms: dict[Place, int] = {}
         self.reached: Counter[str] = Counter()  # rare states
         self.latest_ms = 0  # the latest that the wall clock ever was
+        self.lives = 0
+        self._life_of: dict[Place, int] = {}  # in which a delivery was deferred
         self._stored = stored
         self._policies = policies
         self._clock = clock
@@ -53,11 +55,19 @@ class Waiting:
         }
         assert self.due_ms.keys() == waiting, f"timers: {self.due_ms.keys() ^ waiting} are deferred, or have one"
         for place, old, new in stored.changed:
+            if ledger.outcome_of(new) == ledger.CANCELLED:
+                sent = stored.sent(place)
+                asked = {(place[0], stored.index[place[0]][place[1]]), (sent.user_id, sent.key)}
+                assert asked & stored.unwanted, f"{place} is cancelled, and nobody asked for it"
+            if old is not None and old & 0xFF != new & 0xFF:
+                self.reached["moved to the inbox"] += 1
             if place in waiting:
+                self._life_of[place] = self.lives
                 self._began(place, new)
             elif old is not None and place in before and ledger.outcome_of(new) != ledger.CANCELLED:
                 reason = ledger.REASONS[ledger.reason_of(old)]
                 self.reached[f"released after {reason}"] += 1
+                self.reached["deferred across a crash"] += self._life_of[place] != self.lives
                 assert before[place] <= self.latest_ms, f"{place} is let go before it is due ({reason})"
 
     def _began(self, place: Place, word: int) -> None:
@@ -67,13 +77,18 @@ class Waiting:
         if due_ms == expires_ms:
             return  # it ends then
         reason = ledger.REASONS[ledger.reason_of(word)]
+        channel = self._stored.channel_names[ledger.channel_of(word)]
+        _, priority, category = sent.planned()
+        if not any(self._policies.digest_of(category, channel, priority, when) for when in ("always", "overflow")):
+            assert expires_ms is None or due_ms < expires_ms, f"{place} waits until {due_ms}, and expires before"
         match reason:
             case "send_at":
-                assert due_ms == said["send_at"], f"{place} waits until {due_ms}, and is to be sent at {said}"
+                assert due_ms == min(said["send_at"], expires_ms or due_ms), (
+                    f"{place} waits until {due_ms}, and is to be sent at {said}"
+                )
             case "quiet_hours":
-                channel = self._stored.channel_names[ledger.channel_of(word)]
                 documents = self._stored.documents_before
-                until_ms = self._quiet_until(sent.user_id, sent.planned()[2], channel, word, documents)
+                until_ms = self._quiet_until(sent.user_id, category, channel, word, documents)
                 assert due_ms == until_ms, f"{place} waits until {due_ms}, and it is quiet until {until_ms}"
             case "limit":
                 pass  # checked beside what is spent

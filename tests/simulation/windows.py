@@ -50,6 +50,7 @@ class Windows:
     def __init__(self, stored: Stored, waiting: Waiting, policies: Policies, clock: Clock) -> None:
         self.reached: Counter[str] = Counter()  # rare states
         self.carriers: dict[Place, Window] = {}  # deliveries that a digest is sent by way of
+        self.took_over: set[Place] = set()  # carriers in the place of one that was cancelled: with what it was charged
         self.lives = 0
         self._stored = stored
         self._waiting = waiting
@@ -58,7 +59,7 @@ class Windows:
         self._rows: dict[str, tuple[int, Window]] = {}  # with the checksum of the row
         self._windows: dict[str, Window] = {}
         self._digest_of: dict[Place, str] = {}  # of every delivery that ever was an item
-        self._ever_carried: set[Place] = set()
+        self.ever_carried: set[Place] = set()
         self._life: dict[str, int] = {}  # in which a window opened
 
     # --- at a commit -------------------------------------------------------------------------------------------
@@ -89,7 +90,7 @@ class Windows:
             for window in self._windows.values()
             if window.carrier is not None and window.carrier >> PLACE_SHIFT not in self._stored.pruned
         }
-        self._ever_carried |= self.carriers.keys()
+        self.ever_carried |= self.carriers.keys()
         self._items_are_where_they_wait()
         self._ended_alike()
 
@@ -105,8 +106,8 @@ class Windows:
     def _opened(self, new: Window) -> None:
         assert new.id not in self._life, f"digest {new.id} is there again"
         self._life[new.id] = self.lives
-        self.reached["digests"] += 1
         settings = self._policies.digests[new.name]
+        self.reached["joined by overflow"] += settings.when == "overflow"
         assert settings.covers(new.category, new.channel), f"digest {new.id} of {new.category} on {new.channel}"
 
     def _changed(self, old: Window | None, new: Window) -> None:
@@ -130,6 +131,7 @@ class Windows:
             assert not fresh, f"{what} was closed, and {fresh} join it"
             if new.carrier != old.carrier and new.carrier is not None:
                 self.reached["carriers cancelled"] += 1
+                self.took_over.add(self._place(new, new.carrier))
                 assert old.carrier not in new.places, f"{what} has another carrier"
         elif new.due_ms is None:
             due_ms = self._due_ms(old, new, fresh) if old else new.opened_ms
@@ -191,7 +193,7 @@ class Windows:
 
     def _ended_alike(self) -> None:
         """Each item has its digest's outcome, from the same commit on."""
-        for place, _old, new in self._stored.changed:
+        for place, _, new in self._stored.changed:
             outcome = ledger.outcome_of(new)
             came_along = self.came_along(place)
             assert came_along or outcome != ledger.DELIVERED or ledger.attempts_of(new), f"C: {place} was not sent"
@@ -225,7 +227,7 @@ class Windows:
 
     def came_along(self, place: Place) -> bool:
         """Whether a delivery was an item that another one carried."""
-        return place in self._digest_of and place not in self._ever_carried
+        return place in self._digest_of and place not in self.ever_carried
 
     # --- at an attempt -----------------------------------------------------------------------------------------
 
@@ -240,5 +242,6 @@ class Windows:
         assert (key, said.id, user.user_id) == (window.id, window.id, window.user_id), f"D: {window.id} goes as {key}"
         assert said.payload is not None
         count = said.payload["count"]
-        assert count == len(window.places), f"{window.id} tells of {count} items, and has {len(window.places)}"
+        wanted = sum(place >> PLACE_SHIFT not in self._stored.pruned for place in window.places)
+        assert count == wanted, f"{window.id} tells of {count} items, and has {wanted}"
         return True
