@@ -59,8 +59,9 @@ class Attempts(Releasing):
                 self.queued[ledger.lane_of(channel, priority)] += len(run)
 
     def _sleeps(self, entry: Entry, now: Now) -> bool:
-        """Whether a retry has come due in its user's quiet hours; it is then due at their end."""
+        """Whether a retry has come due in its user's quiet hours: then it waits on disk for their end."""
         frame, slot, index, user, _ = entry
+        user = self.people.user(user.user_id)  # as they choose today
         if user.choices.quiet is None:
             return False
         value = frame.slots[slot]
@@ -69,10 +70,11 @@ class Attempts(Releasing):
         until_ms = self.quiet_until_ms(user, asked, channel, priority, now)
         if until_ms is None:
             return False
-        _, error_class, message = frame.notes.get(slot, (None, "", ""))
-        frame.notes[slot] = (until_ms, error_class, message)
-        self._log(frame, slot)
-        self.retrying[channel].push(now.mono + until_ms / 1000 - now.wall_us / 1e6, entry)
+        _, _, message = frame.notes.get(slot, (None, "", ""))
+        frame.active -= 1
+        self._defer(frame, slot, index, "quiet_hours", until_ms)
+        due_ms, reason, _ = frame.notes[slot]
+        frame.notes[slot] = (due_ms, reason, message)
         return True
 
     def _reload(self, seq: int, slot: int) -> Entry | None:
@@ -82,7 +84,6 @@ class Attempts(Releasing):
             return None
         frame = self._frame(row)
         if ledger.outcome_of(frame.slots[slot]) not in ledger.OPEN:
-            self._let_go(frame)
             return None
         frame.active += 1
         return self._entry(frame, slot, frame.index_of(slot))[0]
@@ -280,7 +281,6 @@ class Attempts(Releasing):
         value = frame.slots[slot]
         channel, priority = ledger.channel_of(value), ledger.priority_of(value)
         if ledger.outcome_of(value) != ledger.DEAD or not self.people.is_configured(channel):
-            self._let_go(frame)
             return False
         frame.slots[slot] = ledger.word(channel, priority, reason=ledger.REASON["charged"])
         frame.notes.pop(slot, None)

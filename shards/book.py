@@ -50,6 +50,7 @@ class StoredFrame(NamedTuple):
     fanned: bool
     body: bytes
     widths: bytes
+    open: int
     mask: int
     slots: bytes
     notes: bytes | None
@@ -126,7 +127,8 @@ class Book:
         self.retrying: list[DueHeap[Entry | tuple[int, int]]] = [DueHeap() for _ in channel_names]
         self.in_flight = [0] * len(channel_names)
         self.behind: dict[int, int] = {}  # lane -> the last frame whose deliveries are in it; later ones are on disk
-        self.frames: dict[int, Frame] = {}  # those with deliveries in memory
+        self.frames: dict[int, Frame] = {}  # those with deliveries in memory, and those that this turn looks at
+        self._visited: list[Frame] = []  # read from disk in this turn
         self.suspects = Suspects({})
         self.latencies = [Latencies() for _ in channel_names]
         self.changes = Changes()
@@ -156,16 +158,22 @@ class Book:
         frame = self.frames.get(row.seq)
         if frame is None:
             frame = self.frames[row.seq] = Frame(row.seq, row.at_us, ledger.words(row.slots), row.widths)
-            frame.open = frame.stored_open = sum(ledger.outcome_of(value) in ledger.OPEN for value in frame.slots)
+            frame.open = frame.stored_open = row.open
             frame.mask = row.mask
             frame.notes = decode_notes(row.notes)
+            self._visited.append(frame)
             self._find_digests(frame)
         return frame
 
-    def _let_go(self, frame: Frame) -> None:
-        """Forget a frame of which nothing is in memory and nothing is to be written."""
-        if not frame.active and not frame.touched:
-            self.frames.pop(frame.seq, None)
+    def let_go(self) -> None:
+        """At the end of a turn: forget frames of which nothing is in memory and nothing is to be written.
+
+        Until then they stay, as a turn often comes back to the same ones.
+        """
+        for frame in self._visited:
+            if not frame.active and not frame.touched:
+                self.frames.pop(frame.seq, None)
+        self._visited.clear()
 
     def _entry(self, frame: Frame, slot: int, index: int) -> tuple[Entry, Notification]:
         """A delivery that was on disk, as one in memory."""
@@ -195,8 +203,7 @@ class Book:
                 return slot
         return None
 
-    @contextlib.contextmanager
-    def _items(self, digest: Digest) -> Iterator[list[tuple[Frame, int, int]]]:
+    def _items(self, digest: Digest) -> list[tuple[Frame, int, int]]:
         """``(frame, slot, place)`` of the items, without those whose frame is no more."""
         found = []
         for place in digest.places:
@@ -204,9 +211,7 @@ class Book:
             slot = self._slot_of(frame, place, digest.channel) if frame else None
             if frame is not None and slot is not None:
                 found.append((frame, slot, place))
-        yield found
-        for frame, *_ in found:
-            self._let_go(frame)
+        return found
 
     def _enqueue(self, lane: int, run: Run, mono: float) -> None:
         """Into the lane; one that is full now leaves on disk what is received from now on."""
@@ -283,11 +288,10 @@ class Book:
             return
         value = frame.slots[slot]
         outcome, reason = ledger.outcome_of(value), ledger.reason_of(value)
-        with self._items(digest) as items:
-            for other, at, place in items:
-                if place != digest.carrier and waits_in_digest(other.slots[at]):
-                    other.open -= 1
-                    self._settle(other, at, outcome, reason)
+        for other, at, place in self._items(digest):
+            if place != digest.carrier and waits_in_digest(other.slots[at]):
+                other.open -= 1
+                self._settle(other, at, outcome, reason)
 
     def said(self, entry: Entry) -> Notification:
         """What a delivery says: the notification, or the digest that is sent by way of it."""

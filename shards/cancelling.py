@@ -27,15 +27,12 @@ class Cancelling(Attempts):
             return 0, False
         first = sum(frame.widths[:index])
         count, found = 0, False
-        frame.active += 1  # it is to stay in memory whatever is looked at on the way
         for slot in range(first, first + frame.widths[index]):
             value = frame.slots[slot]
             if ledger.outcome_of(value) not in ledger.OPEN:
                 continue
             found = True
             count += self._cancel(frame, slot, index, now)
-        frame.active -= 1
-        self._let_go(frame)
         return count, found
 
     def sweep(self, now: Now) -> bool:
@@ -45,15 +42,9 @@ class Cancelling(Attempts):
             return False
         frame = self._known(seq)
         if frame is not None:
-            frame.active += 1
-            slot = 0
-            for index, width in enumerate(frame.widths):
-                for place in range(slot, slot + width):
-                    if ledger.outcome_of(frame.slots[place]) in ledger.OPEN:
-                        self._cancel(frame, place, index, now)
-                slot += width
-            frame.active -= 1
-            self._let_go(frame)
+            for slot, value in enumerate(frame.slots):
+                if ledger.outcome_of(value) in ledger.OPEN:
+                    self._cancel(frame, slot, frame.index_of(slot), now)
         return True
 
     def _cancel(self, frame: Frame, slot: int, index: int, now: Now) -> bool:
@@ -99,5 +90,4 @@ class Cancelling(Attempts):
         at = self._slot_of(carrier, digest.carrier, digest.channel) if carrier else None
         if carrier is None or at is None:
             return None
-        self._let_go(carrier)
         return carrier.digests[at]

@@ -252,6 +252,7 @@ class Core(Cancelling):
             frame.new = None
             if not frame.active:
                 self.frames.pop(frame.seq, None)
+        self.let_go()
         self.broadcasts.committed(self.changes.broadcasts)
         self.changes = Changes()
         self.contents.committed()

@@ -25,25 +25,24 @@ class Digesting(Deciding):
         """Send what is left of a window by way of its first item."""
         live: list[tuple[Entry, Asked]] = []
         expiries: list[int | None] = []
-        with self._items(digest) as items:
-            for frame, slot, place in items:
-                if not waits_in_digest(frame.slots[slot]):
-                    continue
-                index = place & PLACE_MASK
-                entry, notification = self._entry(frame, slot, index)
-                if is_expired(frame, index, slot, now):
-                    self._end(entry, ledger.EXPIRED, "expires_at", now)
-                    continue
-                live.append((entry, self.routing.asked(notification)))
-                expiries.append(frame.expiry.get(index) if frame.expiry else None)
-            known = [one for one in expiries if one is not None]
-            expires_ms = max(known) if known and len(known) == len(expiries) else None
-            self.digests.close(digest, [entry[0].seq << PLACE_SHIFT | entry[2] for entry, _ in live], expires_ms)
-            if live:
-                (frame, slot, index, user, _), asked = live[0]
-                frame.digests[slot] = digest
-                self._resume(frame, slot, "")
-                self._decide_or_leave((frame, slot, index, user, digest.id), asked, now)
+        for frame, slot, place in self._items(digest):
+            if not waits_in_digest(frame.slots[slot]):
+                continue
+            index = place & PLACE_MASK
+            entry, notification = self._entry(frame, slot, index)
+            if is_expired(frame, index, slot, now):
+                self._end(entry, ledger.EXPIRED, "expires_at", now)
+                continue
+            live.append((entry, self.routing.asked(notification)))
+            expiries.append(frame.expiry.get(index) if frame.expiry else None)
+        known = [one for one in expiries if one is not None]
+        expires_ms = max(known) if known and len(known) == len(expiries) else None
+        self.digests.close(digest, [entry[0].seq << PLACE_SHIFT | entry[2] for entry, _ in live], expires_ms)
+        if live:
+            (frame, slot, index, user, _), asked = live[0]
+            frame.digests[slot] = digest
+            self._resume(frame, slot, "")
+            self._decide_or_leave((frame, slot, index, user, digest.id), asked, now)
 
     def _is_cancelled(self, entry: Entry, now: Now) -> bool:
         return self._withdraws(entry, now) or super()._is_cancelled(entry, now)
@@ -64,23 +63,24 @@ class Digesting(Deciding):
     def _lose(self, digest: Digest, gone: Container[int], now: Now) -> None:
         """Items that were cancelled leave a digest that is closed. Where its carrier is among them, the next takes its
         part, and the carrier is for the caller to end."""
-        with self._items(digest) as items:
-            rest = [item for item in items if item[2] not in gone]
-            digest.places = [place for _, _, place in rest]
-            self.digests.changed[digest.id] = digest if rest else None
-            for frame, slot, place in items:
-                if place in gone and place == digest.carrier:
-                    del frame.digests[slot]
-                    if rest:
-                        self._hand_over(digest, (frame, slot), rest[0], now)
-                elif place in gone and waits_in_digest(frame.slots[slot]):
-                    frame.open -= 1
-                    self._settle(frame, slot, ledger.CANCELLED, ledger.REASON["cancelled"])
+        items = self._items(digest)
+        rest = [item for item in items if item[2] not in gone]
+        digest.places = [place for _, _, place in rest]
+        self.digests.save(digest)
+        for frame, slot, place in items:
+            if place in gone and place == digest.carrier:
+                del frame.digests[slot]
+                if rest:
+                    self._hand_over(digest, (frame, slot), rest[0], now)
+            elif place in gone and waits_in_digest(frame.slots[slot]):
+                frame.open -= 1
+                self._settle(frame, slot, ledger.CANCELLED, ledger.REASON["cancelled"])
 
     def _hand_over(self, digest: Digest, carrier: tuple[Frame, int], item: tuple[Frame, int, int], now: Now) -> None:
         """An item goes on from where the carrier was, with the attempts made so far."""
         before, at = carrier
         frame, slot, digest.carrier = item
+        self.digests.save(digest)
         frame.digests[slot] = digest
         value, note = before.slots[at], before.notes.get(at)
         attempts = value & 0xFF << ledger.ATTEMPTS_SHIFT
@@ -106,13 +106,12 @@ class Digesting(Deciding):
 
     def _reopen_items(self, digest: Digest) -> None:
         """The digest is tried again: what it took along is as open as it is."""
-        with self._items(digest) as items:
-            for other, at, place in items:
-                value = other.slots[at]
-                if place != digest.carrier and ledger.outcome_of(value) == ledger.DEAD:
-                    other.open += 1
-                    self.counters.channels[ledger.channel_of(value)].outcomes[ledger.DEAD] -= 1
-                    self._set_deferred(other, at, "digest", None)
+        for other, at, place in self._items(digest):
+            value = other.slots[at]
+            if place != digest.carrier and ledger.outcome_of(value) == ledger.DEAD:
+                other.open += 1
+                self.counters.channels[ledger.channel_of(value)].outcomes[ledger.DEAD] -= 1
+                self._set_deferred(other, at, "digest", None)
 
     def _resume(self, frame: Frame, slot: int, reason: str) -> None:
         """A deferred delivery is pending again."""

@@ -102,6 +102,7 @@ class Digests:
         self._settings = settings
         self._store = store
         self._open: dict[str, Digest] = {}  # windows of this turn
+        self._sent: dict[int, list[Digest]] = {}  # those of ``changed`` that are closed, by their carriers' frames
 
     def configure(self, settings: Mapping[str, DigestSettings]) -> None:
         self._settings = settings
@@ -181,13 +182,13 @@ class Digests:
         digest.places = live
         digest.expires_ms = expires_ms
         digest.carrier = live[0] if live else None
-        if live:
-            self.save(digest)
-        else:
-            self.changed[digest.id] = None
+        self.save(digest)
 
     def save(self, digest: Digest) -> None:
-        self.changed[digest.id] = digest
+        """As it is now; one that is closed and has no item is forgotten."""
+        self.changed[digest.id] = digest if digest.places or digest.due_ms is not None else None
+        if digest.carrier is not None:
+            self._sent.setdefault(digest.carrier >> PLACE_SHIFT, []).append(digest)
 
     def newest(self, digest: Digest) -> Digest | None:
         """What this turn has made of one that the journal gave; None if it is no more."""
@@ -208,12 +209,14 @@ class Digests:
 
     def of_frame(self, seq: int) -> list[Digest]:
         """Those that are sent by way of a delivery of the frame."""
-        found = {digest.id: digest for digest in self._store.digests_of(seq)} | self.changed
+        known = [*self._store.digests_of(seq), *self._sent.get(seq, ())]
+        found = {digest.id: self.newest(digest) for digest in known}
         return [one for one in found.values() if one and one.carrier is not None and one.carrier >> PLACE_SHIFT == seq]
 
     def committed(self) -> None:
         self.changed = {}
         self._open.clear()
+        self._sent.clear()
 
 
 def composed(digest: Digest, items: list[tuple[str, Notification]]) -> Notification:

@@ -429,7 +429,8 @@ class SqliteJournal:
                 raise DamagedError(f"{self.path}: frame {seq} has no {'ledger' if frame else 'content'}")
             return None
         _, at_us, source, fanned, _, widths, _, _, body, *_ = frame
-        return StoredFrame(seq, at_us, source, bool(fanned), body, widths, ledger[2], ledger[5], ledger[6])
+        _, still_open, mask, _, _, slots, notes = ledger
+        return StoredFrame(seq, at_us, source, bool(fanned), body, widths, still_open, mask, slots, notes)
 
     def deliveries(self, seq: int, index: int) -> tuple[int, array[int]] | None:
         """When a frame was accepted, and the words of one of its notifications, without a look at its content."""

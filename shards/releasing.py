@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 from shards import ledger
-from shards.book import (
-    StoredFrame,
-)
+from shards.book import StoredFrame
 from shards.changes import Now
 from shards.deferrals import Timer
 from shards.digesting import Digesting
@@ -13,7 +13,7 @@ from shards.digesting import Digesting
 FRAMES_PER_REFILL = 64  # read from disk for a lane in one turn,
 ITEMS_PER_REFILL = 1_000  # until so many deliveries are decided: they delay whatever comes in
 RELEASED_MAX = 200  # deferred deliveries that one turn decides per lane: others wait for so many
-WINDOWS_MAX = 100  # digests that one turn closes per lane; each reads the frames of its items
+ITEMS_MAX = 200  # of the digests that one turn closes, and one digest more; its lanes share them
 
 
 class Releasing(Digesting):
@@ -46,17 +46,11 @@ class Releasing(Digesting):
         """Decide the frame's deliveries that belong into the lane; how many these were."""
         frame = self._frame(row)
         value = ledger.word(lane >> 2, lane & 3)
-        slots = frame.slots
-        slot = decided = 0
-        for index, width in enumerate(frame.widths):
-            for place in range(slot, slot + width):
-                if slots[place] & ledger.PLAN == value:
-                    decided += 1
-                    entry, notification = self._entry(frame, place, index)
-                    self._decide_singly(entry, self.routing.asked(notification), now)
-            slot += width
-        self._let_go(frame)
-        return decided
+        pending = [slot for slot, word in enumerate(frame.slots) if word & ledger.PLAN == value]
+        for slot in pending:  # as they were found: one may hand a digest over to another, which is then decided there
+            entry, notification = self._entry(frame, slot, frame.index_of(slot))
+            self._decide_singly(entry, self.routing.asked(notification), now)
+        return len(pending)
 
     def release(self, now: Now) -> bool:
         """Decide what is due of the deferred, and close the windows that are over; whether there may be more.
@@ -72,17 +66,24 @@ class Releasing(Digesting):
                 self.deferrals.take(lane, timers[:RELEASED_MAX], self._journal.due_after(lane, timers[:RELEASED_MAX]))
                 for timer in timers[:RELEASED_MAX]:
                     self._release(timer, now)
-        for lane in self.windows.lanes(now_ms):
-            if self._has_room(lane):
-                digests = self._journal.due_windows(lane, now_ms, WINDOWS_MAX + 1)
-                more = more or len(digests) > WINDOWS_MAX
-                last_ms = digests[-1].due_ms if len(digests) > WINDOWS_MAX else None
-                self.windows.replace(lane, last_ms or self._journal.window_due_after(lane, now_ms))
-                for digest in self.digests.opened(lane):
-                    self.windows.add(lane, digest.due_ms or 0)
-                for digest in filter(None, map(self.digests.newest, digests[:WINDOWS_MAX])):
-                    self._close_window(digest, now)
+        lanes = list(filter(self._has_room, self.windows.lanes(now_ms)))
+        for lane in lanes:
+            more = self._close_windows(lane, max(1, ITEMS_MAX // len(lanes)), now) or more
         return more
+
+    def _close_windows(self, lane: int, items_max: int, now: Now) -> bool:
+        """Close those of a lane that are over, until they have so many items; whether there may be more."""
+        now_ms = now.wall_us // 1000
+        digests = self._journal.due_windows(lane, now_ms, items_max + 1)
+        sizes = accumulate(len(digest.places) for digest in digests)
+        taken = min(items_max, 1 + sum(size < items_max for size in sizes))
+        left_ms = digests[taken].due_ms if taken < len(digests) else None
+        self.windows.replace(lane, left_ms or self._journal.window_due_after(lane, now_ms))
+        for digest in self.digests.opened(lane):
+            self.windows.add(lane, digest.due_ms or 0)
+        for digest in filter(None, map(self.digests.newest, digests[:taken])):
+            self._close_window(digest, now)
+        return left_ms is not None
 
     def _release(self, timer: Timer, now: Now) -> None:
         _, due_ms, seq, slot = timer
@@ -92,7 +93,6 @@ class Releasing(Digesting):
         value = frame.slots[slot]
         note = frame.notes.get(slot)
         if ledger.outcome_of(value) != ledger.DEFERRED or note is None or note[0] != due_ms:
-            self._let_go(frame)
             return  # it was cancelled, or deferred anew
         entry, notification = self._entry(frame, slot, frame.index_of(slot))
         asked = self.routing.asked(notification)

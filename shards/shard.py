@@ -270,6 +270,7 @@ class Shard:
         journal, core = self.journal, self.core
         changes = core.changes
         if not changes and not core.has_deferred and not journal.database.in_transaction:
+            core.let_go()
             return []
         if changes:
             self.changed_at_us = moment.wall_us

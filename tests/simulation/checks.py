@@ -207,7 +207,7 @@ class CheckedCore(Core):
         full = {lane: queued for lane, queued in enumerate(self.queued) if queued >= self.settings.bounds.lane_items}
         more = super().release(now)
         for lane, queued in full.items():
-            most = queued + releasing.WINDOWS_MAX
+            most = queued + releasing.ITEMS_MAX
             assert self.queued[lane] <= most or lane >> 2 == self.inapp, f"B: lane {lane} is full, and gets more"
         return more
 

@@ -56,8 +56,8 @@ def problems(world: World, *statements: str) -> list[str]:
     return inspect(path, world.settings.shard, world.settings.shards, lambda _done, _total: None).problems
 
 
-def rebuilt(directory: Path, sources: list[World], shards: int) -> list[World]:
-    """Worlds that go on from theirs."""
+def rebuilt(directory: Path, sources: list[World], shards: int, run: bool = True) -> list[World]:
+    """Worlds that go on from theirs; without ``run`` they have done nothing yet."""
     with ExitStack() as stack:
         for world in sources:
             world.close()
@@ -71,7 +71,8 @@ def rebuilt(directory: Path, sources: list[World], shards: int) -> list[World]:
     for shard, path in enumerate(paths):
         world = World(path, digests=HOUR, shard=shard, shards=shards)
         world.now_us = sources[0].now_us
-        world.restart()
+        if run:
+            world.restart()
         worlds.append(world)
     return worlds
 
@@ -153,13 +154,12 @@ def test_the_users_shard_has_the_digest(old: World, tmp_path: Path) -> None:
 
 def test_what_was_cancelled_while_a_digest_was_sent_is_known_under_its_new_number(old: World, tmp_path: Path) -> None:
     old.hold = True
-    old.advance(61)
+    old.advance(60)
     assert old.ask("cancel", user_id="ann", idempotency_key="sent-1") == {"cancelled": 0}
-    worlds = rebuilt(tmp_path, [old], 2)
+    worlds = rebuilt(tmp_path, rebuilt(tmp_path, [old], 3, run=False), 2)
     world = owner(worlds, "ann")
-    world.advance(61)
     assert world.outcome("sent-1") == "cancelled:cancelled"
-    assert digests_of(world)[-1] == ("ann", ["sent 0", "sent 2"])
+    assert digests_of(world) == [("ann", ["sent 0", "sent 2"])]
     for one in worlds:
         one.close()
 

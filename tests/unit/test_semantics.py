@@ -740,18 +740,30 @@ def test_one_in_flight_that_succeeds_is_delivered(world: Make) -> None:
     assert one.outcome("k") == "delivered"
 
 
-def test_cancel_of_one_item_does_not_end_a_digest_in_flight(world: Make) -> None:
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("attempts", [1, 2])
+@pytest.mark.parametrize("key", ["k0", "k1"], ids=["carrier", "other"])
+def test_cancel_of_one_item_does_not_end_a_digest_in_flight(world: Make, key: str, attempts: int, killed: bool) -> None:
     one = world(digests={"d": HOUR})
     one.submit(email("k0"), email("k1"))
-    one.hold, one.failing = True, {"email"}
+    one.failing = {"email"}
+    one.hold = attempts == 1
     one.advance(3600)
-    assert one.ask("cancel", user_id="ann", idempotency_key="k0") == {"cancelled": 0}
+    one.hold = True
+    one.advance(60 * (attempts - 1))
+    assert one.ask("cancel", user_id="ann", idempotency_key=key) == {"cancelled": 0}
+    if killed:
+        one.restart()
     one.hold = False
     one.run()
     one.failing = set()
     one.advance(60)
-    assert [one.outcome(f"k{n}") for n in range(2)] == ["cancelled:cancelled", "delivered"]
-    assert [(sent.said.payload or {})["count"] for sent in one.sent] == [2, 1]
+    outcomes = {"k0": "delivered", "k1": "delivered", key: "cancelled:cancelled"}
+    assert {name: one.outcome(name) for name in outcomes} == outcomes
+    counts = [(sent.said.payload or {})["count"] for sent in one.sent]
+    assert counts[:attempts] == [2] * attempts
+    assert set(counts[attempts:]) == {1}
+    assert one.conserved
 
 
 # --- idempotency ------------------------------------------------------------------------------------------------------
