@@ -163,7 +163,9 @@ class Stored:
                 ledger.CANCELLED,
                 ledger.DEAD,
             )
-            waits = (ledger.PENDING, ledger.DEFERRED) if before != ledger.RETRYING else (ledger.RETRYING, ledger.DEFERRED)
+            waits = (
+                (ledger.PENDING, ledger.DEFERRED) if before != ledger.RETRYING else (ledger.RETRYING, ledger.DEFERRED)
+            )
             assert after in (*unsent, *waits), f"C: {place} is {new:#x} without an attempt"
 
     # --- a frame's first commit --------------------------------------------------------------------------------
