@@ -18,7 +18,7 @@ import zmq
 
 from dispatcher.queries import COLLECTOR
 from shards import logs
-from shards.journal import dead_filter
+from shards.dead_table import dead_filter
 from shards.process import Stop, begin_child, say_ready, usage
 from shards.wire import (
     PAGE_BYTES_MAX,

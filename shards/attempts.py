@@ -117,18 +117,16 @@ class Attempts(Releasing):
             or (pace is not None and not pace.available(now.mono))
         ):
             return None
-        entry = self.suspects.next(channel)
-        if entry is None:
-            return None
-        run = self._drop_ended(one(entry), now)
-        if not len(run):
-            self._acquit(channel, entry[0], entry[1])  # the next one may be tried
-            return None
-        self.in_flight[channel] += 1
-        entry[0].flying.add(entry[1])
-        if pace is not None:
-            pace.spend(1, now.mono)
-        return run
+        while (entry := self.suspects.next(channel)) is not None:
+            run = self._drop_ended(one(entry), now)
+            if len(run):
+                self.in_flight[channel] += 1
+                entry[0].flying.add(entry[1])
+                if pace is not None:
+                    pace.spend(1, now.mono)
+                return run
+            self._acquit(channel, entry[0], entry[1])  # it has ended: the next one may be tried
+        return None
 
     def suspect(self, crashes: Mapping[Place, int], now: Now) -> None:
         """At the start: what was under way when the shard died; who was so too often is given up."""

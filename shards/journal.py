@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,17 @@ import msgspec
 
 from shards import logs, schema
 from shards.book import StoredFrame
-from shards.changes import Changes, Dead, Note, Place, Result, decode_notes
+from shards.changes import Changes, Note, Place, Result, decode_notes
 from shards.counters import Counters
-from shards.deferrals import Timer
-from shards.digests import PLACE_SHIFT, Digest
+from shards.dead_table import DeadTable
 from shards.frames import Frame
 from shards.ledger import LANE_BITS, OPEN, outcome_of, words
 from shards.marks import Mark
 from shards.preferences import UserDocument
 from shards.schema import DamagedError, JournalError, checksum
 from shards.topics import Topics
-from shards.validation import instant_ms
-from shards.wire import EVERY_USER, DeadAdded, DeadLetter, DeadRemoved, OutboxItem, pack
+from shards.waiting_tables import WaitingTables
+from shards.wire import EVERY_USER, OutboxItem, pack
 from shards.witness import Statement, Witness, boot_now
 
 log = logs.logger()
@@ -54,7 +53,7 @@ class State(msgspec.Struct, array_like=True):
     counted: list[int] | None = None  # of ``counters.finals``, as the collector was last told; None if it never was
 
 
-class SqliteJournal:
+class SqliteJournal(WaitingTables, DeadTable):
     """Opens or creates the journal, and holds it until ``close``.
 
     Raises ``DamagedError`` where the file is not what was written, another ``JournalError`` where it is not for this
@@ -217,25 +216,6 @@ class SqliteJournal:
         if changes.acquitted:
             many("DELETE FROM suspects WHERE seq = ? AND slot = ?", changes.acquitted)
 
-    def record_deferrals(self, added: Iterable[Timer], removed: list[Timer]) -> None:
-        """Within the transaction."""
-        many = self.database.executemany
-        if removed:
-            many("DELETE FROM timers WHERE lane = ? AND due_ms = ? AND seq = ? AND slot = ?", removed)
-        rows = [(*timer, checksum(*timer)) for timer in added]
-        if rows:
-            many("INSERT OR REPLACE INTO timers VALUES (?, ?, ?, ?, ?)", rows)
-
-    def record_digests(self, changed: Mapping[str, Digest | None]) -> None:
-        """Within the transaction; None removes one."""
-        for identifier, digest in changed.items():
-            if digest is None:
-                self.database.execute("DELETE FROM digests WHERE id = ?", (identifier,))
-                continue
-            row = digest.row()
-            self.database.execute("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, checksum(*row)))
-            self._digests_stored = True
-
     def _mark_inbox(self, seqs: Iterable[int]) -> None:
         """Frames of which a delivery was moved to the inbox are kept as long as those that named it."""
         for seq in set(seqs):
@@ -291,34 +271,6 @@ class SqliteJournal:
             settled = (still_open, mask, updated_ms, written, slots.tobytes(), pack(notes) if notes else None)
             run(_UPDATE_LEDGER, (*settled, checksum(seq, *settled), seq))
         run("DELETE FROM results")
-
-    def _add_dead(self, dead: list[Dead]) -> None:
-        rows = []
-        for seq, slot, letter in dead:
-            row = (
-                seq,
-                slot,
-                letter.id,
-                letter.user_id,
-                letter.channel,
-                letter.category,
-                letter.reason,
-                letter.error_class,
-                letter.died_at_ms,
-                pack(letter),
-            )
-            rows.append((*row, checksum(*row)))
-        self.database.executemany("INSERT OR REPLACE INTO dead VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
-        self.post([DeadAdded(letter) for _, _, letter in dead])
-
-    def _remove_dead(self, places: list[tuple[int, int]]) -> None:
-        ids = []
-        for place in places:
-            row = self.database.execute(
-                "DELETE FROM dead WHERE seq = ? AND slot = ? RETURNING id, channel", place
-            ).fetchone()
-            ids.append((row[0], row[1]))
-        self.post([DeadRemoved(ids)])
 
     def post(self, items: Iterable[OutboxItem]) -> None:
         """Number items for the collector, within the transaction."""
@@ -383,9 +335,7 @@ class SqliteJournal:
         places = [(seq,) for seq in seqs]
         self.database.executemany("DELETE FROM frames WHERE seq = ?", places)
         self.database.executemany("DELETE FROM ledger WHERE seq = ?", places)
-        if self._digests_stored:
-            ranges = [(seq << PLACE_SHIFT, (seq + 1) << PLACE_SHIFT) for seq in seqs]
-            self.database.executemany("DELETE FROM digests WHERE carrier >= ? AND carrier < ?", ranges)
+        self.prune_digests(seqs)
 
     # --- reading -----------------------------------------------------------------------------------------------
 
@@ -483,76 +433,6 @@ class SqliteJournal:
             seq, *_, slots, notes = schema.verified(self.path, "ledger", row)
             yield seq, slots, notes
 
-    def timers(self, lane: int, now_ms: int, count: int) -> list[Timer]:
-        """Deferred deliveries of a lane that are due, those that waited longest first."""
-        rows = self.database.execute(
-            "SELECT * FROM timers WHERE lane = ? AND due_ms <= ? ORDER BY due_ms, seq, slot LIMIT ?",
-            (lane, now_ms, count),
-        )
-        return [Timer(*schema.verified(self.path, "timers", row)) for row in rows]
-
-    def due_after(self, lane: int, timers: list[Timer]) -> int | None:
-        """When what is left of a lane without these, its first ones, is due."""
-        after = timers[-1][1:] if timers else (-1, 0, 0)
-        row = self.database.execute(
-            "SELECT due_ms FROM timers WHERE lane = ? AND (due_ms, seq, slot) > (?, ?, ?) "
-            "ORDER BY due_ms, seq, slot LIMIT 1",
-            (lane, *after),
-        ).fetchone()
-        return None if row is None else int(row[0])
-
-    def first_dues(self) -> dict[int, int]:
-        """By lane, when its first deferred delivery is due."""
-        return dict(self.database.execute("SELECT lane, min(due_ms) FROM timers GROUP BY lane").fetchall())
-
-    def deferred(self) -> dict[int, int]:
-        """By lane, how many wait."""
-        return dict(self.database.execute("SELECT lane, count(*) FROM timers GROUP BY lane").fetchall())
-
-    def first_windows(self) -> dict[int, int]:
-        """By lane, when its first digest closes."""
-        found = self.database.execute(
-            "SELECT lane, min(due_ms) FROM digests WHERE due_ms IS NOT NULL GROUP BY lane"
-        ).fetchall()
-        return dict(found)
-
-    def due_windows(self, lane: int, now_ms: int, count: int) -> list[Digest]:
-        """Windows of a lane that are over, the first ones first."""
-        return self._digests(
-            "SELECT * FROM digests WHERE due_ms IS NOT NULL AND lane = ? AND due_ms <= ? ORDER BY due_ms LIMIT ?",
-            (lane, now_ms, count),
-        )
-
-    def window_due_after(self, lane: int, now_ms: int) -> int | None:
-        row = self.database.execute(
-            "SELECT min(due_ms) FROM digests WHERE due_ms IS NOT NULL AND lane = ? AND due_ms > ?", (lane, now_ms)
-        ).fetchone()
-        return None if row[0] is None else int(row[0])
-
-    def open_window(self, window: str) -> Digest | None:
-        """The newest one of those with this name."""
-        found = self._digests(
-            "SELECT * FROM digests WHERE due_ms IS NOT NULL AND window = ? ORDER BY due_ms DESC LIMIT 1", (window,)
-        )
-        return found[0] if found else None
-
-    def digests_of(self, seq: int) -> list[Digest]:
-        """Those that are sent by way of a delivery of the frame."""
-        if not self._digests_stored:
-            return []
-        return self._digests(
-            "SELECT * FROM digests WHERE carrier >= ? AND carrier < ?", (seq << PLACE_SHIFT, (seq + 1) << PLACE_SHIFT)
-        )
-
-    def digests_holding(self, prefix: str, place: int) -> list[Digest]:
-        """Those of a user and channel, which begin the names of their windows, that have an item."""
-        found = self._digests("SELECT * FROM digests WHERE window >= ? AND window < ?", (prefix, prefix[:-1] + "\1"))
-        return [digest for digest in found if place in digest.places]
-
-    def _digests(self, query: str, values: tuple[object, ...]) -> list[Digest]:
-        rows = self.database.execute(query, values).fetchall()
-        return [msgspec.msgpack.decode(schema.verified(self.path, "digests", row)[-1], type=Digest) for row in rows]
-
     def pending(self) -> int:
         """Deliveries that are not final: by the stored ledgers, less what the log has ended since."""
         stored = self.database.execute("SELECT coalesce(sum(open), 0) FROM ledger WHERE open > 0").fetchone()[0]
@@ -572,31 +452,6 @@ class SqliteJournal:
                 break
             items.append((n, item))
         return items
-
-    def dead(
-        self, filters: dict[str, Any], count: int, channels: Sequence[str] | None = None
-    ) -> Iterator[tuple[int, int, DeadLetter]]:
-        """Dead letters that match all filters, the oldest first, one at a time: each may be large.
-
-        With ``channels`` only what can be tried again there: no rejections, and none whose frame is no more.
-        """
-        where, values = dead_filter(filters)
-        if channels is not None:
-            where += f" AND slot >= 0 AND channel IN ({', '.join('?' * len(channels))})"
-            where += " AND EXISTS (SELECT 1 FROM frames WHERE frames.seq = dead.seq)"
-            values += channels
-        places = self.database.execute(
-            f"SELECT seq, slot FROM dead WHERE {where} ORDER BY died_at_ms, seq, slot LIMIT ?", (*values, count)
-        ).fetchall()
-        for place in places:
-            letter = self.letter(*place)
-            assert letter is not None
-            yield *place, letter
-
-    def letter(self, seq: int, slot: int) -> DeadLetter | None:
-        """The dead letter of a delivery; None if there is none (any more)."""
-        row = self.database.execute("SELECT * FROM dead WHERE seq = ? AND slot = ?", (seq, slot)).fetchone()
-        return msgspec.msgpack.decode(schema.verified(self.path, "dead", row)[-1], type=DeadLetter) if row else None
 
     def prunable(self, after: int, finished_us: int, inbox_us: int, count: int) -> list[tuple[int, int, bool]]:
         """``(seq, at_us, may go)`` of the frames after ``after``: final, old enough, and no dead letter's."""
@@ -632,19 +487,3 @@ def forget_replaced(path: Path) -> None:
     """
     witness_path(path).unlink(missing_ok=True)
     schema.log_path(path).unlink(missing_ok=True)
-
-
-DEAD_FILTERS = ("channel", "category", "reason", "error_class", "user_id", "id")
-
-
-def dead_filter(filters: dict[str, Any]) -> tuple[str, list[Any]]:
-    """An SQL condition over the columns of dead letters, for the shard's table and the collector's alike."""
-    conditions, values = ["1"], []
-    for name in DEAD_FILTERS:
-        if filters.get(name) is not None:
-            conditions.append(f"{name} = ?")
-            values.append(filters[name])
-    if filters.get("since") is not None:
-        conditions.append("died_at_ms >= ?")
-        values.append(instant_ms("since", filters["since"]))
-    return " AND ".join(conditions), values

@@ -1,0 +1,96 @@
+"""Dead letters in the journal, and how they are looked for."""
+
+from __future__ import annotations
+
+import sqlite3
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from shards import schema
+from shards.changes import Dead, Place
+from shards.schema import checksum
+from shards.validation import instant_ms
+from shards.wire import DeadAdded, DeadLetter, DeadRemoved, OutboxItem, pack
+
+
+class DeadTable(ABC):
+    """A part of ``SqliteJournal``, which has the file. What changes here is posted to the collector."""
+
+    path: Path
+    database: sqlite3.Connection
+
+    @abstractmethod
+    def post(self, items: Iterable[OutboxItem]) -> None: ...
+
+    def _add_dead(self, dead: list[Dead]) -> None:
+        rows = []
+        for seq, slot, letter in dead:
+            row = (
+                seq,
+                slot,
+                letter.id,
+                letter.user_id,
+                letter.channel,
+                letter.category,
+                letter.reason,
+                letter.error_class,
+                letter.died_at_ms,
+                pack(letter),
+            )
+            rows.append((*row, checksum(*row)))
+        self.database.executemany("INSERT OR REPLACE INTO dead VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        self.post([DeadAdded(letter) for _, _, letter in dead])
+
+    def _remove_dead(self, places: list[Place]) -> None:
+        ids = []
+        for place in places:
+            row = self.database.execute(
+                "DELETE FROM dead WHERE seq = ? AND slot = ? RETURNING id, channel", place
+            ).fetchone()
+            ids.append((row[0], row[1]))
+        self.post([DeadRemoved(ids)])
+
+    def dead(
+        self, filters: dict[str, Any], count: int, channels: Sequence[str] | None = None
+    ) -> Iterator[tuple[int, int, DeadLetter]]:
+        """Dead letters that match all filters, the oldest first, one at a time: each may be large.
+
+        With ``channels`` only what can be tried again there: no rejections, and none whose frame is no more.
+        """
+        where, values = dead_filter(filters)
+        if channels is not None:
+            where += f" AND slot >= 0 AND channel IN ({', '.join('?' * len(channels))})"
+            where += " AND EXISTS (SELECT 1 FROM frames WHERE frames.seq = dead.seq)"
+            values += channels
+        places = self.database.execute(
+            f"SELECT seq, slot FROM dead WHERE {where} ORDER BY died_at_ms, seq, slot LIMIT ?", (*values, count)
+        ).fetchall()
+        for place in places:
+            letter = self.letter(*place)
+            assert letter is not None
+            yield *place, letter
+
+    def letter(self, seq: int, slot: int) -> DeadLetter | None:
+        """The dead letter of a delivery; None if there is none (any more)."""
+        row = self.database.execute("SELECT * FROM dead WHERE seq = ? AND slot = ?", (seq, slot)).fetchone()
+        return msgspec.msgpack.decode(schema.verified(self.path, "dead", row)[-1], type=DeadLetter) if row else None
+
+
+DEAD_FILTERS = ("channel", "category", "reason", "error_class", "user_id", "id")
+
+
+def dead_filter(filters: dict[str, Any]) -> tuple[str, list[Any]]:
+    """An SQL condition over the columns of dead letters, for the shard's table and the collector's alike."""
+    conditions, values = ["1"], []
+    for name in DEAD_FILTERS:
+        if filters.get(name) is not None:
+            conditions.append(f"{name} = ?")
+            values.append(filters[name])
+    if filters.get("since") is not None:
+        conditions.append("died_at_ms >= ?")
+        values.append(instant_ms("since", filters["since"]))
+    return " AND ".join(conditions), values
