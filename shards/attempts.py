@@ -204,7 +204,8 @@ class Attempts(Releasing):
             total += count
             frame.open -= count
             frame.active -= count
-            latencies.add(now.wall_us - frame.at_us, count)
+            if not frame.late:
+                latencies.add(now.wall_us - frame.at_us, count)
             if count > LOGGED_MAX:
                 self._changed(frame)
             else:

@@ -118,6 +118,7 @@ class Digesting(Deciding):
         plan = frame.slots[slot] & ledger.KEEP
         frame.slots[slot] = plan | ledger.REASON[reason] << ledger.REASON_SHIFT
         frame.notes.pop(slot, None)
+        frame.late = True
         frame.mask |= ledger.lane_bit(ledger.lane_of_word(plan))
         self._changed(frame)
 

@@ -89,6 +89,7 @@ class Frame:
         "expiry",
         "flying",
         "gone",
+        "late",
         "mask",
         "new",
         "notes",
@@ -114,6 +115,7 @@ class Frame:
         self.expiry: dict[int, int] | None = None  # position -> expires_at in ms, of those that have one
         self.flying: set[int] = set()  # slots of which an attempt is under way
         self.gone = False  # some in memory were cancelled, and are to be left out when their turn comes
+        self.late = False  # some were deferred: when they came says nothing of how long delivering them took
         self.digests: dict[int, Digest] = {}  # slot -> the digest that is sent by way of it
         self.new: NewFrame | None = None  # what is to be journaled with it
         self.dirty = False  # its ledger is to be written in this turn

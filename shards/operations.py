@@ -20,9 +20,11 @@ from shards.explaining import Explainer
 from shards.history import Delivery, Routed
 from shards.inbox import PLACE_SHIFT, Inbox
 from shards.journal import SqliteJournal
+from shards.nearest import unknown
 from shards.people import User
 from shards.preferences import UserDocument, check_size, parse_document, problem_of_topic
 from shards.wire import (
+    CHANNELS,
     PAGE_BYTES_MAX,
     PRIORITIES,
     Notification,
@@ -33,6 +35,7 @@ from shards.wire import (
 )
 
 INBOX_PAGE = 50
+FIELD_MAX = 200  # characters
 DEAD_MAX = 1_000  # per call of dead.replay and dead.purge; the caller repeats
 
 
@@ -217,10 +220,23 @@ class Operations:
         user_id = request.user_id or ""
         validation.check_user_id(user_id)
         document = parse_document(request.user)
+        self._check_channels(document)
         self._journal.begin()
         self._journal.put_user(user_id, document)
         self._core.people.forget(user_id)
         return {"user": _plain(document)}
+
+    def _check_channels(self, document: UserDocument) -> None:
+        """A misspelt channel would switch nothing off. Not so of categories: one may be configured later."""
+        known = {*CHANNELS, *self._core.channel_names}
+        given = [(name, "channels") for name in document.preferences.channels]
+        for category, choice in document.preferences.categories.items():
+            if not isinstance(choice, bool):
+                given += [(name, f"categories.{category}") for name in choice]
+        for name, table in given:
+            if name not in known:
+                field = f"user.preferences.{table}.{name}"[:FIELD_MAX]
+                raise RequestError("unknown_channel", unknown("channel", name, known), field)
 
     def _user_delete(self, request: Request) -> dict[str, Any]:
         document = self._document(request.user_id)

@@ -85,6 +85,12 @@ def wrong_requests() -> Iterator[tuple[dict[str, Any], str, str]]:
         ({"contacts": {"push": [{"provider": "fcm"}]}}, "bad_value", "user.contacts.push[0]"),
         ({"contacts": {"nope": 1}}, "unknown_key", "user.contacts.nope"),
         ({"preferences": {"channels": {"email": "no"}}}, "bad_value", "user.preferences.channels[...]"),
+        ({"preferences": {"channels": {"smss": False}}}, "unknown_channel", "user.preferences.channels.smss"),
+        (
+            {"preferences": {"categories": {"later": {"smss": False}}}},
+            "unknown_channel",
+            "user.preferences.categories.later.smss",
+        ),
         ({"preferences": {"quiet_hours": {}}}, "bad_value", "user.preferences.quiet_hours"),
         ({"preferences": []}, "bad_value", "user.preferences"),
     ):

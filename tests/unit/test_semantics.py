@@ -623,6 +623,7 @@ def test_what_is_scheduled_is_sent_then_and_not_before(world: Make) -> None:
     one.restart()
     one.until("2026-12-31T00:00:00Z")
     assert one.times() == [seconds("2026-01-05T12:30:00Z"), seconds("2026-02-28T23:59:59Z")]
+    assert not any(latencies.buckets() for latencies in one.core.latencies), "what waited on purpose has no latency"
 
 
 def test_beyond_the_horizon_is_an_error(world: Make) -> None:
