@@ -26,6 +26,7 @@ def merge(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "finished_at": None if None in finished else max(finished),
         "error": next((part["error"] for part in parts if part["error"]), None),
     }
+    whole["users"] = max(whole["users"], whole["users_done"])  # those who came meanwhile were not counted
     if "outcomes" in whole:
         whole["outcomes"] = dict(sum((Counter(part["outcomes"]) for part in parts), Counter()))
     return whole

@@ -286,7 +286,9 @@ class _Layers:
                 if any(before[: len(keys)] == keys for before in told):
                     break  # it follows from what was left out
                 told[keys] = self._tell(keys, what)
-                if not _drop(self.document, keys):
+                # of a list nothing is left: what is behind a place that is left out would be told by wrong numbers
+                dropped = keys[:-1] if keys and keys[-1].isdigit() else keys
+                if not _drop(self.document, dropped):
                     break
             else:
                 if not told:
@@ -403,7 +405,7 @@ def _drop(document: Any, keys: Sequence[str]) -> bool:
     """Leave out a key; whether it was there."""
     table = _at(document, keys[:-1])
     if not isinstance(table, dict) or keys[-1] not in table:
-        return False  # a place in a list is none of these: those behind it would be told by wrong numbers
+        return False
     del table[keys[-1]]
     return True
 

@@ -59,8 +59,9 @@ class Attempts(Releasing):
                 self.queued[ledger.lane_of(channel, priority)] += len(run)
 
     def _sleeps(self, entry: Entry, now: Now) -> bool:
-        """Whether a retry has come due in its user's quiet hours; it is then due at their end."""
+        """Whether a retry has come due in its user's quiet hours: then it waits on disk for their end."""
         frame, slot, index, user, _ = entry
+        user = self.people.user(user.user_id)  # as they choose today
         if user.choices.quiet is None:
             return False
         value = frame.slots[slot]
@@ -69,10 +70,11 @@ class Attempts(Releasing):
         until_ms = self.quiet_until_ms(user, asked, channel, priority, now)
         if until_ms is None:
             return False
-        _, error_class, message = frame.notes.get(slot, (None, "", ""))
-        frame.notes[slot] = (until_ms, error_class, message)
-        self._log(frame, slot)
-        self.retrying[channel].push(now.mono + until_ms / 1000 - now.wall_us / 1e6, entry)
+        _, _, message = frame.notes.get(slot, (None, "", ""))
+        frame.active -= 1
+        self._defer(frame, slot, index, "quiet_hours", until_ms)
+        due_ms, reason, _ = frame.notes[slot]
+        frame.notes[slot] = (due_ms, reason, message)
         return True
 
     def _reload(self, seq: int, slot: int) -> Entry | None:
@@ -115,18 +117,16 @@ class Attempts(Releasing):
             or (pace is not None and not pace.available(now.mono))
         ):
             return None
-        entry = self.suspects.next(channel)
-        if entry is None:
-            return None
-        run = self._drop_ended(one(entry), now)
-        if not len(run):
-            self._acquit(channel, entry[0], entry[1])  # the next one may be tried
-            return None
-        self.in_flight[channel] += 1
-        entry[0].flying.add(entry[1])
-        if pace is not None:
-            pace.spend(1, now.mono)
-        return run
+        while (entry := self.suspects.next(channel)) is not None:
+            run = self._drop_ended(one(entry), now)
+            if len(run):
+                self.in_flight[channel] += 1
+                entry[0].flying.add(entry[1])
+                if pace is not None:
+                    pace.spend(1, now.mono)
+                return run
+            self._acquit(channel, entry[0], entry[1])  # it has ended: the next one may be tried
+        return None
 
     def suspect(self, crashes: Mapping[Place, int], now: Now) -> None:
         """At the start: what was under way when the shard died; who was so too often is given up."""

@@ -31,7 +31,8 @@ class Reach(msgspec.Struct, array_like=True):
 
 
 class Broadcast(msgspec.Struct, array_like=True):
-    """``step`` numbers its pages: each is asked for, and taken, once. ``users`` and ``done`` count this shard's users.
+    """``step`` numbers its pages: each is asked for, and taken, once. ``users`` and ``done`` count this shard's users;
+    where the number of shards has changed, the first shard has the counts of before.
 
     ``planned`` are deliveries. Times are in milliseconds since the epoch.
     """
@@ -94,7 +95,7 @@ class Broadcast(msgspec.Struct, array_like=True):
             "category": self.category,
             "state": self.state,
             "users_done": self.done,
-            "users": max(self.users, self.done),
+            "users": self.users,
             "planned": self.planned,
             "created_at": self.created_ms,
             "send_at": self.due_ms,

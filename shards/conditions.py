@@ -30,6 +30,8 @@ TEXT_MAX = 65_536  # characters of all texts together
 ERROR_SHOWN = 200
 WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
+LOCAL = {"hour": 12, "minute": 0, "weekday": "thu"}
+
 # What an expression may name, each with a value such as it has.
 VARIABLES: dict[str, Any] = {
     "category": "system",
@@ -42,7 +44,7 @@ VARIABLES: dict[str, Any] = {
     "channels": ["email"],
     "user_id": "user-1",
     "now": datetime.datetime(2026, 1, 1, 12, tzinfo=datetime.UTC),
-    "local": {"hour": 12, "minute": 0, "weekday": "thu"},
+    "local": LOCAL,
 }
 DATA = ("payload", "metadata")  # of these, what they have is only known with a notification at hand
 TYPES = ("bool", "bytes", "double", "int", "list", "map", "null_type", "string", "uint")
@@ -89,6 +91,8 @@ def check(expression: str) -> None:
         found = program.execute(VARIABLES)
     except BaseException as error:  # noqa: BLE001 - a panic of the library is no Exception
         if not any(name in named["variables"] for name in DATA) and _is_certain(error):
+            if isinstance(error, KeyError) and "local" in named["variables"]:
+                raise ValueError(f"local: {unknown('key', str(error.args[0]), LOCAL)}") from None
             raise ValueError(_said(error)) from None
         if "not a valid regex" in str(error) or "feature not enabled" in str(error):
             raise ValueError(_said(error)) from None
@@ -126,7 +130,7 @@ def _check_loops(expression: str) -> set[str]:
         elif called and match[0] == "matches":
             literal = at + 3 < len(tokens) and tokens[at + 2]["text"] and words[at + 3] == ")"
             if any(loops) or not literal:
-                raise ValueError("matches() takes a pattern that is written there as text, and stands in no loop")
+                raise ValueError('matches() stands in no loop, and takes its pattern as text: title.matches("^A")')
         elif match[0] == "(":
             loops.append(words[at - 1] in _LOOPS if at else False)
         elif match[0] == ")" and loops:
@@ -138,6 +142,8 @@ def _said(error: BaseException) -> str:
     """A failure in the terms of the one who wrote the expression, without values, which are the producers'."""
     if isinstance(error, KeyError):
         return f"there is no key {error}"
+    if undefined := re.search(r"Undefined variable or function: '(\w+)'", str(error)):
+        return f"{undefined[1]}() does not take what is given to it"  # the names were looked at before
     if isinstance(error, OverflowError):
         return "a number is out of range"
     return " ".join(str(error).split()).partition(". ")[0][:ERROR_SHOWN]

@@ -24,6 +24,7 @@ class Delivery(NamedTuple):
     note: Note
     updated_ms: int
     letter: DeadLetter | None = None
+    digest: str | None = None  # it waits in one whose window has closed: the id that this is sent under
 
     @property
     def outcome(self) -> str:
@@ -100,7 +101,8 @@ def _of_delivery(delivery: Delivery) -> Iterator[Finding]:
     step = STEP_OF_REASON.get(reason or "")
     if step is not None:
         waits = outcome == ledger.OUTCOMES[ledger.DEFERRED]
-        yield Finding(step, "defer" if waits else "block", reason, until, channel)
+        sent_as = {} if delivery.digest is None else {"sent_as": delivery.digest}
+        yield Finding(step, "defer" if waits else "block", reason, until | sent_as, channel)
     detail: dict[str, Any] = dict(until)
     attempts = ledger.attempts_of(delivery.word)
     if attempts:

@@ -12,7 +12,7 @@ import msgspec
 import orjson
 
 from shards import history, ledger, validation
-from shards.book import StoredFrame
+from shards.book import PLACE_MASK, StoredFrame, waits_in_digest
 from shards.broadcast import OPEN
 from shards.changes import Now, decode_notes
 from shards.core import Core
@@ -88,7 +88,7 @@ class Operations:
         if row is None or index >= len(row.widths) or not row.widths[index]:
             raise RequestError("not_found", "no such notification; it may be older than retention", "id")
         user_id, notification = self._item(seq, index)
-        deliveries = self._deliveries(row, index)
+        deliveries = self._deliveries(row, index, user_id)
         routed = Routed(*self._journal.routed_by(seq, index))
         return {
             "id": self._core.ids.make(hash_user(user_id), seq, index),
@@ -98,7 +98,7 @@ class Operations:
             ],
         }
 
-    def _deliveries(self, row: StoredFrame, index: int) -> list[Delivery]:
+    def _deliveries(self, row: StoredFrame, index: int, user_id: str) -> list[Delivery]:
         frame = self._core.frames.get(row.seq)
         slots = ledger.words(row.slots) if frame is None else frame.slots
         notes = decode_notes(row.notes) if frame is None else frame.notes
@@ -111,9 +111,19 @@ class Operations:
                 notes.get(slot, (None, "", "")),
                 updated_ms,
                 self._journal.letter(row.seq, slot) if ledger.outcome_of(slots[slot]) == ledger.DEAD else None,
+                self._sent_as(user_id, row.seq << PLACE_SHIFT | index, slots[slot]),
             )
             for slot in range(first, first + row.widths[index])
         ]
+
+    def _sent_as(self, user_id: str, place: int, word: int) -> str | None:
+        """The id of the delivery by which a closed digest is sent that has this item."""
+        if not waits_in_digest(word):
+            return None
+        digest = self._core.digests.holding(user_id, self._core.channel_names[ledger.channel_of(word)], place)
+        if digest is None or digest.carrier is None:
+            return None
+        return self._core.ids.make(hash_user(user_id), digest.carrier >> PLACE_SHIFT, digest.carrier & PLACE_MASK)
 
     def _broadcast(self, id_: str) -> dict[str, Any] | None:
         """This shard's part of a broadcast; None if it has none."""

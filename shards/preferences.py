@@ -120,6 +120,8 @@ def parse_document(document: object) -> UserDocument:
         if found := re.search(r"unknown field `(.*)`", text, re.DOTALL):
             known = TABLES[re.sub(r"\[[^\]]*\]", "", field)].__struct_fields__
             raise RequestError("unknown_key", unknown("key", found[1], known), f"{field}.{found[1][:80]}") from None
+        if found := re.search(r"missing required field `(.*)`", text):
+            raise RequestError("bad_value", f"{found[1]} is missing", field) from None
         raise RequestError("bad_value", f"{text[0].lower()}{text[1:]}", field) from None
     check_size(parsed)
     _check(parsed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -164,6 +165,21 @@ def test_of_all_items_leaves_nothing_to_send(service: RunningDispatcher, user: s
     found = wait_until(lambda: "deferred" not in (one := outcomes(service, ids)) and one, 20, "their end")
     if all(answer["ok"] and answer["cancelled"] for answer in cancelled):  # before the window closed
         assert found == ["cancelled", "cancelled"]
+
+
+def test_items_of_one_that_waits_name_the_id_that_it_is_sent_as(service: RunningDispatcher, user: str) -> None:
+    now = datetime.datetime.now(datetime.UTC)
+    hours = {"start": f"{now:%H:%M}", "end": f"{now + datetime.timedelta(hours=10):%H:%M}"}
+    service.request("user.put", user_id=user, user={"preferences": {"quiet_hours": hours}})
+    first, *others = submit(service, user, "broken", 3)
+
+    def told(id: str) -> dict[str, Any]:
+        decisions = service.request("status", id=id)["decisions"]
+        return next(one for one in decisions if one["result"] == "defer")
+
+    assert wait_until(lambda: told(first)["step"] == "quiet_hours", 20, "the end of the window")
+    for id in others:
+        assert (told(id)["step"], told(id)["detail"]["sent_as"]) == ("digest", first)
 
 
 def test_critical_does_not_wait(service: RunningDispatcher, user: str) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import datetime
+import json
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 from click.testing import CliRunner
@@ -55,9 +58,37 @@ def test_the_shell_lines(dispatcher: RunningDispatcher) -> None:
 
 
 def test_the_configuration(tmp_path: Path) -> None:
-    (text,) = blocks("toml")
+    text, _ = blocks("toml")
     (tmp_path / "mine.toml").write_text(text)
     assert load(tmp_path / "mine.toml", {}, {}).channels["email"].failure_rate == 0.1
+
+
+def test_the_explanation() -> None:
+    """But for the times, and for the quiet hours, which depend on them: here they begin now."""
+    _, config = blocks("toml")
+    (shown,) = [block for block in blocks("") if "dispatcher explain" in block]
+    _, document, _, command, *expected = shown.splitlines()
+    ada = json.loads(document)
+    start = datetime.datetime.now(ZoneInfo(ada["timezone"]))
+    end = start + datetime.timedelta(hours=10)
+    with RunningDispatcher(config, shards=2) as service:
+        hours = {"start": f"{start:%H:%M}", "end": f"{end:%H:%M}"}
+        ada["preferences"]["quiet_hours"] = hours
+        service.request("user.put", user_id="ada", user=ada)
+        words = [*shlex.split(command)[2:], "--submit", service.submit]
+        explained = CliRunner().invoke(main, words)
+        assert explained.exit_code == 0, explained.output
+        urgent = ["--category", "transaction", "--payload", '{"amount": 1200}']
+        assert f"`{shlex.join(urgent)}`" in README
+        at_once = CliRunner().invoke(main, [*words, *urgent]).stdout
+    told = [re.sub(r"\d\d:\d\d, end \d\d:\d\d", "22:00, end 08:00", line) for line in explained.stdout.splitlines()]
+    assert [_timeless(line) for line in told] == [_timeless(line) for line in expected]
+    assert "priority critical" in at_once
+    assert "DEFERRED" not in at_once
+
+
+def _timeless(line: str) -> str:
+    return line.partition("until")[0]
 
 
 def test_the_make_targets_exist() -> None:

@@ -105,7 +105,7 @@ class Memory:
                 assert (seq, slot) not in found, f"C: {(seq, slot)} is deferred, and in memory"
                 continue
             is_pending = ledger.outcome_of(word) == ledger.PENDING
-            is_on_disk = is_pending and not ledger.attempts_of(word) and seq > core.behind.get(lane_number, 2**62)
+            is_on_disk = is_pending and seq > core.behind.get(lane_number, 2**62)
             count = found.pop((seq, slot), 0)
             assert count == (not is_on_disk), f"C: {(seq, slot)} is in {count} places in memory, on disk: {is_on_disk}"
         left = [(seq, slot) for seq, slot in found if not self._is_cancelled(seq, slot)]

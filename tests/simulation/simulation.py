@@ -50,7 +50,7 @@ from tests.simulation.trials import FaultyJudge, Trials
 from tests.simulation.wire import Clock, Faults, Inlet, Outlet, Poller, Wire
 
 STEPS = 250
-DRAIN_TURNS_MAX = 1_000
+DRAIN_TURNS_MAX = 3_000
 USERS = [f"user-{number}" for number in range(6)]
 AGING_S = 5.0
 CHANNELS = ("email", "sms", "push")

@@ -115,6 +115,8 @@ class Spending:
         place, old, new = change
         outcome, reason = ledger.outcome_of(new), ledger.REASONS[ledger.reason_of(new)]
         carries_on = old is not None and is_digest_item(old) and place in self._windows.took_over
+        if carries_on and outcome == ledger.PENDING and reason not in CHARGED:
+            return ""  # it was not decided yet
         if place in self._stored.revived or carries_on:  # a replay is free, and what was charged to another is
             self._charged.add(place)
             return ""

@@ -150,8 +150,8 @@ class Stored:
         assert before in ledger.OPEN, f"C: {place} was final as {old:#x} and is {new:#x}"
         steps = ledger.attempts_of(new) - ledger.attempts_of(old)
         if is_digest_item(old):  # it takes the outcome of another, which is checked beside the digests
-            if after == ledger.RETRYING:  # it carries the digest in the place of one that was cancelled
-                self._reset_attempts[ledger.channel_of(old)] -= steps
+            return
+        if after == ledger.CANCELLED and steps < 0:  # what carries its digest in its place has them
             return
         assert steps in {0, 1}, f"D: {place} went from {old:#x} to {new:#x}"
         if steps == 0:
@@ -163,7 +163,7 @@ class Stored:
                 ledger.CANCELLED,
                 ledger.DEAD,
             )
-            waits = (ledger.PENDING, ledger.DEFERRED) if before != ledger.RETRYING else (ledger.RETRYING,)
+            waits = (ledger.PENDING, ledger.DEFERRED) if before != ledger.RETRYING else (ledger.RETRYING, ledger.DEFERRED)
             assert after in (*unsent, *waits), f"C: {place} is {new:#x} without an attempt"
 
     # --- a frame's first commit --------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import random
 import msgspec
 import pytest
 
+from dispatcher.broadcasts import merge
 from shards.broadcast import EVERYBODY, Broadcast, merged
 from shards.wire import Notification, hash_user, pack
 
@@ -47,6 +48,16 @@ def test_each_user_once_over_any_changes_of_the_number_of_shards(seed: int) -> N
             parts = [msgspec.msgpack.decode(whole, type=Broadcast) for _ in range(chance.randint(1, 4))]
     assert sorted(reached) == USERS
     assert all(part.state == "done" for part in parts)
+
+
+def test_users_are_counted_once_after_a_change_of_the_number_of_shards() -> None:
+    first, second = broadcast(), broadcast()
+    first.users, first.done = 300, 100  # all that was counted before
+    second.done = 50  # since then
+    whole = merge([first.document(), second.document()])
+    assert (whole["users_done"], whole["users"]) == (150, 300)
+    first.done = 290
+    assert merge([first.document(), second.document()])["users"] == 340, "some came meanwhile"
 
 
 def test_where_one_shard_has_cancelled_all_are_swept() -> None:

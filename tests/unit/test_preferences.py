@@ -253,6 +253,7 @@ def test_an_unknown_key_is_told_with_the_nearest(document: Any, says: str) -> No
         ({"locale": ""}, "locale", "such as fr"),
         ({"locale": "x" * 1_000}, "locale", "such as fr"),
         ({"locale": "de-" + "a-" * 20 + "a"}, "locale", "such as fr"),
+        ({"preferences": {"quiet_hours": {"start": "22:00"}}}, "preferences.quiet_hours", "end is missing"),
         (quiet(start="7:5"), "preferences.quiet_hours.start", "'7:5' is not a time of day"),
         (quiet(end="25:00"), "preferences.quiet_hours.end", "'25:00' is not a time of day"),
         (quiet(days=[]), "preferences.quiet_hours.days", "it names no day"),

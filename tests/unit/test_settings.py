@@ -365,6 +365,8 @@ def test_every_problem_is_told_and_none_that_follows_from_another(written: Path)
     }
     messages = refusal('[retention]\nfinished = "1h"\n[rate_limits]\nfx = "1/day"\n', written).splitlines()
     assert [message.split(": ")[1] for message in messages] == ["rate_limits.fx", "retention.finished"]
+    messages = refusal('[[rules]]\nname = "idle"\n[retry]\nbsae = "1s"\n[bounds]\nusers = 0\n', written).splitlines()
+    assert [message.split(": ")[1] for message in messages] == ["rules.0", "retry.bsae", "bounds.users"]
 
 
 def test_variables_that_contradict_each_other_are_an_error(written: Path) -> None:
