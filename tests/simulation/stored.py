@@ -163,7 +163,8 @@ class Stored:
                 ledger.CANCELLED,
                 ledger.DEAD,
             )
-            waits = (ledger.PENDING, ledger.DEFERRED) if before != ledger.RETRYING else (ledger.RETRYING, ledger.DEFERRED)
+            still = (ledger.RETRYING,) if before == ledger.RETRYING else (ledger.PENDING,)
+            waits = (*still, ledger.DEFERRED)
             assert after in (*unsent, *waits), f"C: {place} is {new:#x} without an attempt"
 
     # --- a frame's first commit --------------------------------------------------------------------------------
