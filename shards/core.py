@@ -2,9 +2,11 @@
 
     receive  judge each notification (``judging.py``), plan its deliveries, decide them, queue what is to be sent
     refill   deliveries from disk into lanes that have room again
+    release  deferred deliveries that are due are decided, digests whose windows are over are sent
     wake     retries that are due, back into their lanes
     take     what a channel may start now, the highest effective priority first
     deliver, fail    what became of an attempt: an outcome, a retry, or a dead letter
+    cancel, sweep    what is open ends, of one notification or of a broadcast
 
 Everything that is to be stored gathers in ``changes``; the owner commits them in one transaction and then says
 ``committed``. An attempt is only started for what is committed. In-app deliveries need no attempt: they are rows of
@@ -43,7 +45,8 @@ from shards.wire import (
 class Core(Cancelling):
     """One shard's state. ``random`` draws from [0, 1); ``channel_names`` are in the order of their numbers.
 
-    Its layers, each in a file of its own: ``book``, ``deciding``, ``releasing``, ``attempts``, ``cancelling``.
+    Its layers, each in a file of its own: ``book``, ``deciding``, ``digesting``, ``releasing``, ``attempts``,
+    ``cancelling``.
     """
 
     def __init__(

@@ -40,7 +40,7 @@ class Inbox:
         rows = [verified(path, "inbox_tail", row) for row in database.execute("SELECT * FROM inbox_tail ORDER BY id")]
         self._until, _ = mark_of(rows)
         for turn, user_hash, place in unsorted(rows):
-            _add(self._old if turn <= self._until else self._index, user_hash, place)
+            _add(self._old if turn <= self._until else self._index, [(user_hash, place)])
             self._size += turn > self._until
         self._turn = rows[-1][0] if rows else 0
         self._rest = sorted(self._old, reverse=True)
@@ -50,8 +50,7 @@ class Inbox:
         self._turn += 1
         row = (self._turn, entries.tobytes())
         self._database.execute("INSERT INTO inbox_tail VALUES (?, ?, ?)", (*row, checksum(*row)))
-        for at in range(0, len(entries), 2):
-            _add(self._index, entries[at], entries[at + 1])
+        _add(self._index, zip(entries[0::2], entries[1::2], strict=True))
         self._size += len(entries) // 2
         if not self._rest and self._size >= TAIL_MAX:
             self._old, self._index, self._size, self._until = self._index, {}, 0, self._turn
@@ -132,11 +131,13 @@ class Inbox:
 _NONE = array("q")
 
 
-def _add(index: dict[int, array[int]], user_hash: int, place: int) -> None:
-    places = index.get(user_hash)
-    if places is None:
-        places = index[user_hash] = array("q")
-    places.append(place)
+def _add(index: dict[int, array[int]], entries: Iterable[tuple[int, int]]) -> None:
+    for user_hash, place in entries:
+        places = index.get(user_hash)
+        if places is None:
+            index[user_hash] = array("q", (place,))
+        else:
+            places.append(place)
 
 
 def mark_of(rows: Iterable[tuple[int, bytes]]) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from shards.digesting import Digesting
 FRAMES_PER_REFILL = 64  # read from disk for a lane in one turn,
 ITEMS_PER_REFILL = 1_000  # until so many deliveries are decided: they delay whatever comes in
 RELEASED_MAX = 200  # deferred deliveries that one turn decides per lane: others wait for so many
-ITEMS_MAX = 200  # of the digests that one turn closes, and one digest more; its lanes share them
+ITEMS_MAX = 100  # of the digests that one turn closes, and one digest more; its lanes share them
 
 
 class Releasing(Digesting):

@@ -39,7 +39,7 @@ def publish(service: RunningDispatcher, topic: str) -> str:
 def reached(service: RunningDispatcher, id_: str) -> int:
     """How many users it was expanded to; it is not finished."""
     part = progress(service, id_)
-    assert part["state"] == "expanding", part
+    assert part["state"] in ("scheduled", "expanding"), part
     return int(part["users_done"])
 
 
