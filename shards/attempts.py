@@ -41,8 +41,9 @@ class Attempts(Releasing):
                     self._give_up(entry, "channel_not_configured", "misconfigured", text, attempts, now)
                     self._acquit(channel, entry[0], entry[1])
                     continue
-                if self._is_cancelled(entry, now):
-                    self._leave(entry[0])
+                frame, slot, *_ = entry
+                if (frame.digests or ledger.is_withdrawn(frame.slots[slot])) and self._is_cancelled(entry, now):
+                    self._leave(frame)
                     continue
                 if self._sleeps(entry, now):
                     continue
@@ -231,7 +232,7 @@ class Attempts(Releasing):
             message = text[:ERROR_TEXT_MAX]
             value = (frame.slots[slot] & ledger.KEEP) + ledger.ONE_ATTEMPT
             attempts = value >> ledger.ATTEMPTS_SHIFT
-            withdrawn = ledger.reason_of(frame.slots[slot]) == ledger.REASON["cancelled"]
+            withdrawn = ledger.is_withdrawn(frame.slots[slot])
             frame.flying.discard(slot)
             if self.suspects:
                 self._acquit(channel, frame, slot)

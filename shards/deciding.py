@@ -227,7 +227,7 @@ class Deciding(Book):
         """Whether it is; one that was under way when it was cancelled, and when the shard died, ends here."""
         frame, slot, *_ = entry
         value = frame.slots[slot]
-        if ledger.reason_of(value) != ledger.REASON["cancelled"]:
+        if not ledger.is_withdrawn(value):
             return False
         if ledger.outcome_of(value) in ledger.OPEN:
             self._end(entry, ledger.CANCELLED, "cancelled", now)

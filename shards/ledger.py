@@ -56,6 +56,7 @@ CHARGED = frozenset({REASON["charged"], REASON["quiet_hours"], REASON["limit"]})
 
 OUTCOME_SHIFT, PRIORITY_SHIFT, REASON_SHIFT, ATTEMPTS_SHIFT = 8, 12, 16, 24
 REASON_MASK = 0xFF << REASON_SHIFT
+_WITHDRAWN = REASON["cancelled"] << REASON_SHIFT
 PLAN = 0xFF | 0xF << OUTCOME_SHIFT | 3 << PRIORITY_SHIFT  # channel, outcome and priority
 KEEP = 0xFF | 3 << PRIORITY_SHIFT | 0xFF << ATTEMPTS_SHIFT  # all but outcome and reason
 ONE_ATTEMPT = 1 << ATTEMPTS_SHIFT
@@ -92,6 +93,11 @@ def reason_of(value: int) -> int:
 
 def attempts_of(value: int) -> int:
     return value >> ATTEMPTS_SHIFT
+
+
+def is_withdrawn(value: int) -> bool:
+    """Whether it was cancelled, which may have to wait for the end of an attempt."""
+    return value & REASON_MASK == _WITHDRAWN
 
 
 def lane_of(channel: int, priority: int) -> int:
