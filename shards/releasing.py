@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import accumulate
 
 from shards import ledger
-from shards.book import StoredFrame
+from shards.book import StoredFrame, is_expired
 from shards.changes import Now
 from shards.deferrals import Timer
 from shards.digesting import Digesting
@@ -95,6 +95,9 @@ class Releasing(Digesting):
         if ledger.outcome_of(value) != ledger.DEFERRED or note is None or note[0] != due_ms:
             return  # it was cancelled, or deferred anew
         entry, notification = self._entry(frame, slot, frame.index_of(slot))
+        if is_expired(frame, entry[2], slot, now):  # now, and not when its lane comes to it: the clock may go back
+            self._end(entry, ledger.EXPIRED, "expires_at", now)
+            return
         asked = self.routing.asked(notification)
         charged = ledger.reason_of(value) in ledger.CHARGED
         self._resume(frame, slot, "charged" if charged else "")
