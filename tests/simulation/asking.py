@@ -89,8 +89,8 @@ class Asking:
         assert self._counted[seq, index] <= gone, f"cancel: of {(seq, index)} {gone} are cancelled, not {reply.result}"
         self.cancelled += reply.result["cancelled"]
         self.under_way += len(still_open)
-        for slot in still_open:
-            self._stored.withdrawn.add((seq, slot))
+        # without those that another request has replayed since
+        self._stored.withdrawn |= {(seq, slot) for slot in still_open} - self._stored.revived
 
     # --- requests ----------------------------------------------------------------------------------------------
 
