@@ -6,7 +6,7 @@ Everything that is to be stored gathers in ``changes``.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -87,6 +87,8 @@ class Journal(Origins, Protocol):
     def digests_of(self, seq: int) -> list[Digest]: ...
 
     def digests_holding(self, prefix: str, place: int) -> list[Digest]: ...
+
+    def digests_at(self, places: Sequence[int]) -> list[Digest]: ...
 
     def content(self, seq: int) -> tuple[bytes, bool, bytes | None] | None: ...
 
@@ -303,12 +305,10 @@ class Book:
             )
         return self.digest_said(digest)
 
-    def inapp_said(self, place: int) -> Notification | None:
-        """The digest that stands in an inbox at its carrier's place; None where there is none."""
-        for digest in self.digests.of_frame(place >> PLACE_SHIFT):
-            if digest.carrier == place and digest.channel == INAPP:
-                return self.digest_said(digest)
-        return None
+    def inapp_said(self, places: Sequence[int]) -> dict[int, Notification]:
+        """By place, the digests that stand in an inbox in place of their carriers."""
+        digests = self._journal.digests_at(places)
+        return {one.carrier: self.digest_said(one) for one in digests if one.channel == INAPP and one.carrier}
 
     def digest_said(self, digest: Digest) -> Notification:
         """Composed of its items; of a dead letter's, some may be pruned. ``LookupError`` if all are."""

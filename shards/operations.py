@@ -277,8 +277,9 @@ class Operations:
         found = self._inbox.places(user.signed_hash, after, limit + 1)
         items: list[dict[str, Any]] = []
         size, ends = 0, 0
+        said = self._core.inapp_said([place for _, place in found[:limit]])
         for number, place in found[:limit]:
-            item = self.inbox_item(user, number, place)
+            item = self._inbox_item(user, number, place, said.get(place))
             size += len(orjson.dumps(item))
             if items and size > PAGE_BYTES_MAX:
                 break
@@ -295,7 +296,7 @@ class Operations:
         row = self._journal.database.execute("SELECT min(seq) FROM frames").fetchone()
         return int(row[0] or 0)
 
-    def inbox_item(self, user: User, number: int, place: int) -> dict[str, Any] | None:
+    def _inbox_item(self, user: User, number: int, place: int, digest: Notification | None) -> dict[str, Any] | None:
         """An inbox entry as its reader sees it; None if its frame is pruned, or a stranger's with an equal hash."""
         seq, index = place >> PLACE_SHIFT, place & (1 << PLACE_SHIFT) - 1
         found = self._journal.deliveries(seq, index)
@@ -305,7 +306,7 @@ class Operations:
         if user_id != user.user_id:
             return None
         at_us, words = found
-        notification = self._core.inapp_said(place) or notification
+        notification = digest or notification
         state = self._inbox.state(user.signed_hash, place)
         priority = next(ledger.priority_of(word) for word in words if ledger.channel_of(word) == self._core.inapp)
         return self.item_document(user, number, place, notification, priority, at_us, state)
@@ -344,10 +345,11 @@ class Operations:
         self._journal.begin()
         for place in places:
             self._inbox.mark(user.signed_hash, place, request.state or "seen")
+        said = self._core.inapp_said(list(places))
         items = [
             item
             for place, number in entries.items()
-            if place in places and (item := self.inbox_item(user, number, place))
+            if place in places and (item := self._inbox_item(user, number, place, said.get(place)))
         ]
         return {"items": items, "next": None, "unread": self._inbox.unread(user.signed_hash, self._oldest())}
 

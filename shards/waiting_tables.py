@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -12,6 +12,8 @@ from shards import schema
 from shards.deferrals import Timer
 from shards.digests import PLACE_SHIFT, Digest
 from shards.schema import checksum
+
+PLACES_ASKED = 500  # in one query
 
 
 class WaitingTables:
@@ -113,6 +115,14 @@ class WaitingTables:
         """Those of a user and channel, which begin the names of their windows, that have an item."""
         found = self._digests("SELECT * FROM digests WHERE window >= ? AND window < ?", (prefix, prefix[:-1] + "\1"))
         return [digest for digest in found if place in digest.places]
+
+    def digests_at(self, places: Sequence[int]) -> list[Digest]:
+        """Those that are sent by way of one of these deliveries, on whatever channel."""
+        found: list[Digest] = []
+        for start in range(0, len(places) if self._digests_stored else 0, PLACES_ASKED):
+            some = tuple(places[start : start + PLACES_ASKED])
+            found += self._digests(f"SELECT * FROM digests WHERE carrier IN ({', '.join('?' * len(some))})", some)
+        return found
 
     def _digests(self, query: str, values: tuple[object, ...]) -> list[Digest]:
         rows = self.database.execute(query, values).fetchall()

@@ -43,7 +43,7 @@ BACK_OFF_S = 0.05
 SETTLE_S = 120.0
 SAMPLE = 5_000  # acknowledged keys whose status is asked for
 PROGRESS_S = 10.0
-PAGE = 1_000
+PAGE = 200  # a long page of many frames takes so long that others of the pipeline come too late
 
 CONFIG = """
 [dispatcher]

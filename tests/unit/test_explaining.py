@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -136,6 +136,9 @@ class Memory:
         return self.windows.get(window)
 
     def digests_holding(self, _prefix: str, _place: int) -> list[Digest]:
+        return []
+
+    def digests_at(self, _places: Sequence[int]) -> list[Digest]:
         return []
 
     def digests_of(self, seq: int) -> list[Digest]:
