@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LISTED_MAX = 250  # characters of all names that are listed
 NAME_SHOWN = 80  # characters of such a name; the search for its neighbours takes longer than linear time
 
 
@@ -12,5 +13,17 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """The message for a name that is not known: it proposes the nearest ones, or lists what there is."""
     names, name = sorted(known), name[:NAME_SHOWN]
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names) or 'none'}"
-    return f"unknown {kind} {name!r}; {hint}"
+    if near:
+        return f"unknown {kind} {name!r}; did you mean {' or '.join(one[:NAME_SHOWN] for one in near)}?"
+    return f"unknown {kind} {name!r}; known: {_listed(names)}"
+
+
+def _listed(names: list[str]) -> str:
+    """As many as a message has room for, and how many more there are."""
+    shown, size = [], 0
+    for name in names:
+        size += min(len(name), NAME_SHOWN) + 2
+        if shown and size > LISTED_MAX:
+            return f"{', '.join(shown)}, and {len(names) - len(shown)} more"
+        shown.append(name[:NAME_SHOWN])
+    return ", ".join(shown) or "none"
