@@ -20,7 +20,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
 
 def _listed(names: list[str]) -> str:
     """As many as a message has room for, and how many more there are."""
-    shown, size = [], 0
+    shown: list[str] = []
+    size = 0
     for name in names:
         size += min(len(name), NAME_SHOWN) + 2
         if shown and size > LISTED_MAX:
