@@ -58,7 +58,7 @@ $(STAMP): requirements.txt pyproject.toml
 lock: ## write requirements.txt anew from pyproject.toml (needs uv)
 	{ echo "# Locked for Python 3.11 and newer, by \`make lock\`: what the dispatcher, its tests and its linters need."; \
 	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-	    --no-emit-index-url --no-emit-find-links --extra test --extra dev pyproject.toml; } > requirements.txt.new
+	    --no-emit-index-url --no-emit-find-links --all-extras pyproject.toml; } > requirements.txt.new
 	mv requirements.txt.new requirements.txt
 
 clean: ## remove what was installed and generated

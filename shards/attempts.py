@@ -12,10 +12,10 @@ from shards.book import (
     is_expired,
 )
 from shards.changes import Now, Place
-from shards.channels.base import RETRIED, Failure
 from shards.dead_letters import ERROR_TEXT_MAX
 from shards.frames import Entry, Frame, Run, one
 from shards.releasing import Releasing
+from shards.sending import RETRIED, Failure
 from shards.suspects import CRASHES_MAX, Suspects
 
 LOGGED_MAX = 16  # a run of more deliveries has its frame's ledger written, which is then cheaper

@@ -40,6 +40,8 @@ class Contacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     phone: str | None = None
     push: tuple[PushContact, ...] = ()
     webhook: WebhookContact | None = None
+    chat: tuple[str, ...] = ()  # URLs as Apprise has them
+    other: dict[str, str] = {}  # of plug-ins, by channel
 
 
 def check_contacts(contacts: Contacts, at: str) -> None:

@@ -15,7 +15,6 @@ import msgspec
 
 from shards import ledger, logs, quarantine
 from shards.changes import Now, Place, decode_notes
-from shards.channels.base import Channel
 from shards.channels.simulated import SimulatedChannel
 from shards.core import Core
 from shards.counters import ChannelCounters
@@ -29,6 +28,7 @@ from shards.maintenance import Maintenance
 from shards.marks import Marks
 from shards.operations import Operations
 from shards.schema import DamagedError
+from shards.sending import Sender
 from shards.settings import ShardSettings
 from shards.stream import Stream
 from shards.wire import Ask, Data, Metrics, Outbox, OutboxItem, Ping, Turn, Verdict
@@ -88,7 +88,7 @@ class Shard:
             self.operations = Operations(self.core, journal, self.inbox)
             self.stream = Stream(self.core, self.inbox, self.operations, settings.bounds.users)
             self.intake = Intake(self.state.last, (self.state.epoch, self.state.gen), self.state.base)
-            self.channels: dict[int, Channel] = {
+            self.channels: dict[int, Sender] = {
                 journal.channel_names.index(name): SimulatedChannel(
                     name, channel.seed, channel.failure_rate, channel.latency
                 )
@@ -227,7 +227,7 @@ class Shard:
             if runs:
                 self._start(channel, runs, moment, alone=False)
 
-    def _start(self, channel: Channel, runs: list[Run], moment: Now, alone: bool) -> None:
+    def _start(self, channel: Sender, runs: list[Run], moment: Now, alone: bool) -> None:
         if not channel.harmless:
             for run in runs:
                 self.marks.start(run.frame.seq, run.slots, alone)

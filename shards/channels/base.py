@@ -1,39 +1,127 @@
-"""What a channel is to the shard: it starts attempts without blocking, and hands over what has ended."""
+"""What a channel is: the protocol, what it is given to send, and what it may answer.
+
+A channel is a class that is made once per shard, with its settings and a ``Context``:
+
+    class Pager:
+        name = "pager"
+
+        class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+            url: str
+            token: Secret
+
+        def __init__(self, settings: Settings, context: Context) -> None: ...
+
+        def supports_recipient(self, recipient: Recipient) -> bool:
+            return "pager" in recipient.contacts.other
+
+        async def send(self, delivery: Delivery) -> Sent | None: ...
+
+``send`` returns when the service has taken the message, and raises ``SendError`` when it has not: its class decides
+what follows. Any other exception is a bug of the channel, and ``transient``. It is under a deadline, the channel's
+``timeout``. Where ``send`` is a plain function, it is run in a thread. Two methods are optional: ``send_many``, which
+is given several deliveries (at most ``batch_max``) and returns one ``Sent``, None or ``SendError`` for each, in their
+order; and ``close``, which ends connections.
+
+A class without ``Settings`` is given its options as a dictionary.
+"""
 
 from __future__ import annotations
 
-from collections.abc import MutableSequence, Sequence
-from typing import Literal, NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
 
-from shards.frames import Entry, Frame, Run
+import msgspec
 
-ErrorClass = Literal["transient", "throttled", "ambiguous", "permanent", "bad_address", "misconfigured"]
-RETRIED: frozenset[ErrorClass] = frozenset({"transient", "throttled", "ambiguous", "misconfigured"})
-
-
-# An attempt that failed: the class decides what follows, the message is for a person. (A named tuple takes five times
-# as long to make.)
-Failure = tuple[Entry, ErrorClass, str]
+from shards.answers import Answers, ErrorClass
+from shards.contacts import Contacts
 
 
-class Results(NamedTuple):
-    """``delivered`` are slots of a frame."""
+class Recipient(msgspec.Struct, frozen=True):
+    """Whom it is sent to. ``contacts`` has none that the service has called invalid."""
 
-    delivered: list[tuple[Frame, MutableSequence[int]]]
-    failed: list[Failure]
+    user_id: str
+    contacts: Contacts = Contacts()
+    locale: str | None = None
+    timezone: str = "UTC"
 
 
-class Channel(Protocol):
-    """One way to reach users. The shard bounds how much is under way; an attempt ends exactly once."""
+class Delivery(msgspec.Struct, frozen=True, kw_only=True):
+    """One notification to one user on one channel.
 
-    name: str
-    harmless: bool  # whether an attempt can never bring the process down: only then is it not marked
+    ``id`` is the same at every attempt and at every replay, and has only letters, digits, ``-`` and ``_``.
+    ``title``, ``text`` and ``html`` are what is to be said: of the template where it has one, else of the producer.
+    ``parts`` are those of the template for this channel, by their names without the channel (``subject``, ``html``).
+    ``collapse`` is equal for deliveries of which the last one replaces those before it.
+    """
 
-    def start(self, runs: Sequence[Run], now: float) -> None:
-        """Begin one attempt for each delivery."""
+    id: str
+    notification_id: str
+    channel: str
+    attempt: int  # 1 is the first
+    recipient: Recipient
+    category: str
+    type: Literal["info", "success", "warning", "error"]
+    priority: Literal["low", "normal", "high", "critical"]
+    title: str
+    text: str
+    html: str | None = None
+    parts: Mapping[str, str] = {}
+    payload: Mapping[str, Any] = {}
+    metadata: Mapping[str, str] = {}
+    created_ms: int = 0  # since 1970, as all times here
+    expires_ms: int | None = None
+    collapse: str | None = None
+    unsubscribable: bool = False  # whether the category's mails say how to unsubscribe
 
-    def collect(self, now: float) -> Results:
-        """What has ended since the last call."""
 
-    def next_due(self) -> float | None:
-        """When ``collect`` will have something; None if nothing is under way."""
+class Sent(NamedTuple):
+    """The service has taken it. ``bad`` are contacts among those tried that will never work again."""
+
+    detail: str = ""  # what the service called it, for a person
+    bad: tuple[str, ...] = ()
+
+
+class SendError(Exception):
+    """The service has not taken it.
+
+    ``retry_after_s`` is what the service asked for. ``bad`` are the contacts (an address, number, token or URL, as the
+    user's document has them) that will never work again; with the class ``bad_address`` and none named, it is the
+    user's only one on this channel. The message is for a person and has no secret in it.
+    """
+
+    def __init__(
+        self,
+        error_class: ErrorClass,
+        message: str,
+        *,
+        retry_after_s: float | None = None,
+        bad: Sequence[str] = (),
+    ) -> None:
+        super().__init__(message)
+        self.error_class = error_class
+        self.message = message
+        self.retry_after_s = retry_after_s
+        self.bad = tuple(bad)
+
+
+class Context(NamedTuple):
+    """What a channel is given beside its settings. ``trace`` takes a line of the conversation, secrets and all."""
+
+    channel: str = ""
+    timeout_s: float = 10.0
+    concurrency: int = 64
+    answers: Answers = Answers()
+    trace: Callable[[str], None] | None = None
+
+
+class NotificationChannel(Protocol):
+    """One way to reach users; see the module."""
+
+    @property
+    def name(self) -> str: ...
+
+    def supports_recipient(self, recipient: Recipient) -> bool:
+        """Whether the recipient has what is needed to be reached here. It is asked often, and only looks."""
+
+    async def send(self, delivery: Delivery) -> Sent | None:
+        """One attempt. Raises ``SendError``."""

@@ -7,9 +7,9 @@ from collections.abc import MutableSequence, Sequence
 import xxhash
 
 from shards import ledger
-from shards.channels.base import Failure, Results
 from shards.frames import Frame, Run
 from shards.retry import DueHeap
+from shards.sending import Failure, Results
 
 SCALE = 2**64
 

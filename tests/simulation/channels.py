@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import NamedTuple
 
-from shards.channels.base import ErrorClass, Failure, Results
+from shards.answers import ErrorClass
 from shards.frames import Entry, Frame, Run
+from shards.sending import Failure, Results
 from tests.simulation.trials import Trials
 
 ERRORS: tuple[ErrorClass, ...] = (

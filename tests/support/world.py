@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from shards.changes import Now
-from shards.channels.base import Failure, Results
 from shards.core import Core
 from shards.frames import Frame, Run
 from shards.retry import RetryPolicy
+from shards.sending import Failure, Results
 from shards.settings import Bounds, ChannelSettings, Idempotency, Priorities, Retention, ShardSettings
 from shards.shard import Shard
 from shards.units import Seconds

@@ -59,7 +59,7 @@ PURE = (
     "units",
 )
 # What pure modules may use beside each other: shapes and checks, as pure as they are.
-SHAPES = ("channels.base", "settings", "validation", "wire")
+SHAPES = ("answers", "channels.base", "sending", "settings", "validation", "wire")
 IMPURE_LIBRARIES = {
     "asyncio",
     "multiprocessing",
