@@ -25,8 +25,8 @@ HTTP: dict[str, ErrorClass] = {
     "5xx": "transient",
 }
 
-# By reply code (RFC 5321, 4.2.3), with the enhanced status code as detail (RFC 3463, and what IANA registered since); of
-# a server that gives none, with the command.
+# By reply code (RFC 5321, 4.2.3), with the enhanced status code as detail (RFC 3463, and IANA's list of them); of a
+# server that gives none, with the command.
 SMTP: dict[str, ErrorClass] = {
     "4xx": "transient",
     "5xx": "permanent",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import re
 from email.headerregistry import Address as HeaderAddress
-from email.headerregistry import AddressHeader, HeaderRegistry
-from typing import NamedTuple, cast
+from email.headerregistry import HeaderRegistry
+from typing import Any, NamedTuple
 
 from shards.contacts import email_parts
 
@@ -51,7 +51,7 @@ def parse_mailbox(text: str) -> Mailbox:
     """Of "Name <address>", or an address alone. ``ValueError`` says what is wrong with it."""
     if not text.isprintable():
         raise ValueError("it has a line break or control character")
-    header = cast("AddressHeader", HeaderRegistry()("From", text))
+    header: Any = HeaderRegistry()("From", text)
     if header.defects or len(header.addresses) != 1:
         raise ValueError("it is not one address, with a name before it or without")
     found = header.addresses[0]

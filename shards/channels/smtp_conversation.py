@@ -85,7 +85,7 @@ class Conversation(asyncio.Protocol):
         return ""
 
     async def send(self, mail: Mail, deadline: float) -> Reply:
-        """One mail; the server's last word. Raises ``RefusedError``, or ``LostError``, after which it is not open any more."""
+        """One mail; the server's last word. Raises ``RefusedError``, or ``LostError``: it is closed then."""
         self.mails += 1
         self._sent = False
         try:
@@ -203,8 +203,8 @@ class Conversation(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._trace is not None:
-            for line in data.decode("utf-8", "replace").splitlines():
-                self._trace(f"< {line}")
+            for text in data.decode("utf-8", "replace").splitlines():
+                self._trace(f"< {text}")
         if len(self._replies) >= self._expected:
             self._break(f"the server said, unasked: {data[:200].decode('utf-8', 'replace')}")
             return

@@ -82,8 +82,8 @@ class Server:
             raise SendError(
                 "misconfigured",
                 worded(
-                    f"{self.name} offers neither AUTH PLAIN nor AUTH LOGIN, but {offered}; use its port for submission, "
-                    "mostly 587, or leave username and password out"
+                    f"{self.name} offers neither AUTH PLAIN nor AUTH LOGIN, but {offered}; "
+                    "use its port for submission, mostly 587, or leave username and password out"
                 ),
             )
 

@@ -10,7 +10,7 @@ from email import message_from_bytes
 from email.message import EmailMessage
 from email.policy import default
 from types import TracebackType
-from typing import Self, cast
+from typing import Self
 
 GREETING = "220 mail.test ESMTP"
 EXTENSIONS = ("PIPELINING", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "SIZE 33554432")
@@ -58,7 +58,7 @@ class ScriptedServer:
 
     @property
     def mails(self) -> list[EmailMessage]:
-        return [cast(EmailMessage, message_from_bytes(one, policy=default)) for one in list(self.received)]
+        return [message_from_bytes(one, policy=default) for one in list(self.received)]
 
     def hang_up(self) -> None:
         """Close every open connection."""
