@@ -68,6 +68,13 @@ class Composer:
             bad = [delivery.recipient.contacts.email or ""]
             raise SendError("bad_address", f"{bad[0][:80]!r} is not an e-mail address: {error}", bad=bad) from None
         utf8 = recipient.utf8 or self._sender.address.utf8 or bool(self._reply_to and self._reply_to.address.utf8)
+        try:
+            content = self._content(delivery, recipient, utf8)
+        except ValueError as error:  # of a header
+            raise SendError("permanent", f"{error}; nothing is sent") from None
+        return Mail(self._sender.address.text, recipient.text, content, utf8)
+
+    def _content(self, delivery: Delivery, recipient: Address, utf8: bool) -> bytes:
         message = EmailMessage(policy=SMTPUTF8 if utf8 else SMTP)
         self._add_headers(message, delivery, recipient)
         self._add_bodies(message, delivery)
@@ -76,7 +83,7 @@ class Composer:
             message.add_attachment(attachment.content, main, sub, filename=attachment.filename)
         if message.is_multipart():
             self._bound(message, delivery)
-        return Mail(self._sender.address.text, recipient.text, message.as_bytes(), utf8)
+        return message.as_bytes()
 
     def _add_headers(self, message: EmailMessage, delivery: Delivery, recipient: Address) -> None:
         subject = delivery.title or textwrap.shorten(delivery.text, SUBJECT_LENGTH, placeholder="...")

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import functools
 import re
+from email.header import Header
 from email.headerregistry import BaseHeader, HeaderRegistry
 from email.policy import EmailPolicy
 from typing import Any
 
-# One word, which is never folded, or a short line. Not what looks like an encoded word: that is encoded, to be shown
-# as it stands.
+# Which needs neither: one word, which is never folded, or a short line. But not what looks like an encoded word.
 PLAIN = re.compile(r"(?!.*=\?)(?:[!-~]{1,970}|[!-~][ -~]{0,60}[!-~])", re.ASCII)
+# ``email`` decodes encoded words in what it is given, and before Python 3.11.10 wrote the line breaks in them as such:
+# "=?utf-8?q?a=0D=0ABcc:_x?=" became a header of its own.
+BROKEN = re.compile(rb"\r\n(?![ \t])|\r(?!\n)|(?<!\r)\n|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 REMEMBERED = 128
 REMEMBERED_LENGTH_MAX = 200
 
@@ -36,20 +39,31 @@ def _header(registry: _Registry, name: str, value: str) -> BaseHeader:
 
 
 class _Policy(EmailPolicy):
+    """Raises ``ValueError`` where a header is set or written that has a line break in it."""
+
     def header_store_parse(self, name: str, value: Any) -> tuple[str, Any]:
-        if type(value) is str and PLAIN.fullmatch(value) and not name.lower().startswith(("content-", "mime-")):
-            return name, value  # ``email`` itself reads the others
+        if type(value) is str and not name.lower().startswith(("content-", "mime-")):  # which ``email`` itself reads
+            if PLAIN.fullmatch(value):
+                return name, value
+            if "=?" in value and value.isprintable():  # so that it is shown as it stands
+                return name, Header(value, "utf-8", header_name=name).encode(linesep=self.linesep)
         return super().header_store_parse(name, value)
 
     def fold_binary(self, name: str, value: Any) -> bytes:
         if isinstance(value, str) and hasattr(value, "name") and len(value) <= REMEMBERED_LENGTH_MAX:
             return _folded(self, name, value)
-        return super().fold_binary(name, value)
+        return self.fold_checked(name, value)
+
+    def fold_checked(self, name: str, value: Any) -> bytes:
+        folded = super().fold_binary(name, value)
+        if BROKEN.search(folded[:-2]):
+            raise ValueError(f"the header {name} has a line break or control character in an encoded word")
+        return folded
 
 
 @functools.lru_cache(maxsize=REMEMBERED)
 def _folded(policy: _Policy, name: str, value: str) -> bytes:
-    return EmailPolicy.fold_binary(policy, name, value)
+    return policy.fold_checked(name, value)
 
 
 # 7bit: every server takes it, and none changes it, which would break a signature

@@ -15,6 +15,7 @@ from typing import Self
 GREETING = "220 mail.test ESMTP"
 EXTENSIONS = ("PIPELINING", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "SIZE 33554432")
 ANSWERS = {"MAIL": "250 2.1.0 Ok", "RCPT": "250 2.1.5 Ok", "RSET": "250 2.0.0 Ok", "NOOP": "250 2.0.0 Ok"}
+REFUSED = "503 5.5.1 Out of order"
 DROP = "drop"  # closes the connection, without an answer
 HANG = "hang"  # says nothing any more
 GARBAGE = "garbage"  # a line without an end
@@ -56,6 +57,10 @@ class ScriptedServer:
     def on(self, command: str, *answers: str) -> None:
         self._script[command].extend(answers)
 
+    def to_come(self, command: str) -> int:
+        """How many answers have been ordered that were not asked for yet."""
+        return len(self._script[command])
+
     @property
     def mails(self) -> list[EmailMessage]:
         return [message_from_bytes(one, policy=default) for one in list(self.received)]
@@ -94,38 +99,50 @@ class ScriptedServer:
         self.connections += 1
         try:
             self._answer(handler, "GREETING", GREETING)
+            heard = ""
             while line := handler.rfile.readline():
                 command = line.decode().rstrip("\r\n")
                 self.commands.append(command)
                 verb = command[:4].upper()
-                if verb == "EHLO":
-                    lines = ["mail.test", *self.extensions]
-                    answer = "\r\n".join(f"250-{one}" for one in lines[:-1]) + f"\r\n250 {lines[-1]}"
-                    self._answer(handler, verb, answer)
-                elif verb == "DATA":
-                    if self._answer(handler, verb, "354 go on").startswith("354"):
-                        self._content(handler)
-                elif verb == "QUIT":
+                if verb == "QUIT":
                     self._answer(handler, verb, "221 2.0.0 Bye")
                     return
-                else:
-                    self._answer(handler, verb, ANSWERS.get(verb, "502 5.5.1 unknown"))
+                heard = self._command(handler, verb, heard)
         except (OSError, ValueError):
             return
         finally:
             self._open.discard(connection)
 
-    def _content(self, handler: socketserver.StreamRequestHandler) -> None:
+    def _command(self, handler: socketserver.StreamRequestHandler, verb: str, heard: str) -> str:
+        """What has been heard of a mail then: nothing, MAIL, or RCPT. Order is kept as RFC 5321 has it, 4.1.4."""
+        if verb == "EHLO":
+            lines = ["mail.test", *self.extensions]
+            shown = "\r\n".join(f"250-{one}" for one in lines[:-1]) + f"\r\n250 {lines[-1]}"
+            self._answer(handler, verb, shown)
+            return ""
+        if verb == "DATA":
+            if not self._answer(handler, verb, "354 go on" if heard == "RCPT" else REFUSED).startswith("354"):
+                return heard
+            self._content(handler, heard)
+            return ""
+        in_order = {"MAIL": heard == "", "RCPT": heard != ""}.get(verb, True)
+        answer = self._answer(handler, verb, ANSWERS.get(verb, "502 5.5.1 unknown") if in_order else REFUSED)
+        if verb == "RSET":
+            return ""
+        return verb if answer.startswith("250") and verb in ("MAIL", "RCPT") else heard
+
+    def _content(self, handler: socketserver.StreamRequestHandler, heard: str) -> None:
         if self._script["CONTENT"]:
             handler.rfile.readline()
             self._answer(handler, "CONTENT", "")
-        content = b""
+        lines = []
         while (line := handler.rfile.readline()) != b".\r\n":
             if not line:
                 raise ConnectionError
-            content += line[1:] if line.startswith(b".") else line
-        if self._answer(handler, ".", "250 2.0.0 queued").startswith("250"):
-            self.received.append(content)
+            lines.append(line[1:] if line.startswith(b".") else line)
+        if heard == "RCPT" and not self._script["."]:
+            self.received.append(b"".join(lines))  # before the client knows
+        self._answer(handler, ".", "250 2.0.0 queued" if heard == "RCPT" else REFUSED)
 
     def _answer(self, handler: socketserver.StreamRequestHandler, command: str, answer: str) -> str:
         script = self._script[command]
