@@ -32,6 +32,7 @@ from shards.retry import DueHeap
 from shards.rules import Routing
 from shards.settings import ShardSettings
 from shards.suspects import Suspects
+from shards.templates import TemplateEngine
 from shards.wire import (
     Notification,
     hash_user,
@@ -115,6 +116,7 @@ class Book:
         self.counters = counters
         self.idempotency = IdempotencySet(settings.secret)
         self.inapp = channel_names.index(INAPP)
+        self.templates = TemplateEngine()
         self.paces = {
             channel_names.index(name): Pace(channel.rate, channel.burst, settings.shard, settings.shards)
             for name, channel in settings.channels.items()
