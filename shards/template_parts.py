@@ -18,6 +18,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from shards.nearest import unknown
+
 LAYOUTS = "layouts"
 SOURCE_BYTES_MAX = 256 * 2**10  # of one part
 NAME_MAX = 100
@@ -56,11 +58,14 @@ class TemplateError(Exception):
         super().__init__(f"template {template!r}{place}: {self.reason}")
 
 
-class UnknownTemplateError(KeyError):
+class UnknownTemplateError(TemplateError):
     """There is no template of this name; the message names the nearest."""
 
+    def __init__(self, template: str, known: Iterable[str]) -> None:
+        super().__init__(template, "", None, unknown("template", template, known))
+
     def __str__(self) -> str:
-        return str(self.args[0])
+        return self.reason
 
 
 class Parts:

@@ -6,7 +6,6 @@ import functools
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from shards.nearest import unknown
 from shards.settings import TemplateSettings
 from shards.template_parts import LAYOUTS, Parts, TemplateError, UnknownTemplateError, check_key, check_name
 from shards.wire import Notification
@@ -18,6 +17,7 @@ __all__ = ["TemplateEngine", "TemplateError", "UnknownTemplateError", "variables
 
 OUTPUT_BYTES = TemplateSettings().output_bytes
 ON_ONE_LINE = frozenset({"subject", "title"})
+WITHOUT_TEXT = frozenset({"webhook"})  # it sends the payload
 
 
 def variables_of(said: Notification, user_id: str, priority: str, locale: str | None) -> dict[str, Any]:
@@ -35,6 +35,10 @@ def variables_of(said: Notification, user_id: str, priority: str, locale: str | 
         "locale": locale,
         "metadata": said.metadata or {},
     }
+
+
+def _has_words(said: Notification) -> bool:
+    return bool(said.title or said.body or (said.payload or {}).get("message"))
 
 
 class TemplateEngine:
@@ -61,7 +65,7 @@ class TemplateEngine:
     def render(self, name: str, channel: str, locale: str | None, variables: Mapping[str, Any]) -> dict[str, str]:
         """The channel's parts, by their names without the channel; none of those that the template does not have.
 
-        Raises ``UnknownTemplateError``, and ``TemplateError`` where the template has not what it takes.
+        Raises ``TemplateError``: there is none of this name, or it cannot be rendered with these variables.
         """
         keys = self.keys(name, channel, locale)
         parts = {}
@@ -71,11 +75,26 @@ class TemplateEngine:
             parts[part] = " ".join(map(str.strip, text.splitlines())).strip() if part in ON_ONE_LINE else text
         return parts
 
+    def say(
+        self, said: Notification, channel: str, user_id: str, priority: str, locale: str | None
+    ) -> Mapping[str, str]:
+        """The parts that a notification gets from its template; none where the installation has no templates.
+
+        Raises ``TemplateError``, also where nothing would be said at all.
+        """
+        name = said.template
+        if name is None or not self._templates:
+            return {}
+        parts = self.render(name, channel, locale, variables_of(said, user_id, priority, locale))
+        if not parts and channel not in WITHOUT_TEXT and not _has_words(said):
+            raise TemplateError(name, "", None, f"it has no part for {channel}; add {channel}.text, or text for all")
+        return parts
+
     def keys(self, name: str, channel: str, locale: str | None) -> Mapping[str, str]:
         """The parts that are taken, each with its key: ``{"subject": "fr/email.subject"}``."""
         template = self._templates.get(name)
         if template is None:
-            raise UnknownTemplateError(unknown("template", name, self._templates))
+            raise UnknownTemplateError(name, self._templates)
         return template.plan(channel, locale)
 
     def problems(self) -> list[TemplateError]:
