@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 # Given the time, a random generator and the bytes, these decide; they fetch nothing themselves.
 PURE = (
     "attempts",
+    "base64url",
     "book",
     "broadcast",
     "broadcasts",
@@ -55,6 +56,7 @@ PURE = (
     "releasing",
     "retry",
     "rules",
+    "subscription",
     "suspects",
     "units",
 )
