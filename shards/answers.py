@@ -23,6 +23,10 @@ HTTP: dict[str, ErrorClass] = {
     "3xx": "permanent",
     "4xx": "permanent",
     "5xx": "transient",
+    "unreachable": "transient",  # no connection: nothing was sent
+    "tls": "misconfigured",  # no certificate to be trusted: nothing was sent
+    "denied": "permanent",  # an address that nobody is to connect to
+    "unanswered": "ambiguous",  # sent, and then a time-out, a disconnection, or no HTTP
 }
 
 TABLES: dict[str, dict[str, ErrorClass]] = {
@@ -34,6 +38,7 @@ TABLES: dict[str, dict[str, ErrorClass]] = {
         "3xx": "transient",
         "4xx": "transient",
         "5xx": "transient",
+        "tls": "transient",  # of one endpoint, so that the others need not wait
     },
     "fcm": {  # firebase.google.com/docs/reference/fcm/rest/v1/ErrorCode
         "400 INVALID_ARGUMENT": "bad_address",  # only with the detail of FcmError; without it, it is a plain 400
@@ -56,7 +61,7 @@ TABLES: dict[str, dict[str, ErrorClass]] = {
         "5xx": "permanent",
     },
 }
-SPEAKS = dict.fromkeys(("fcm", "apns", "webpush", "twilio", "sms"), "http")
+SPEAKS = dict.fromkeys(("webhook", "fcm", "apns", "webpush", "twilio", "sms"), "http")
 
 
 class Answers:
