@@ -59,7 +59,7 @@ TABLES: dict[str, dict[str, ErrorClass]] = {
         "400 TopicDisallowed": "misconfigured",
         "410": "bad_address",
     },
-    "webpush": {  # RFC 8030; what one push service says must not pause the others', and users say which it is
+    "webpush": {  # RFC 8030; what one push service says is not to pause the others
         "401": "permanent",
         "403": "permanent",  # the subscription is of another VAPID key, or the subject is not liked
         "404": "bad_address",

@@ -29,6 +29,15 @@ def elliptic_key(pem: str) -> EllipticKey:
     return key
 
 
+def new_elliptic_key() -> str:
+    """One of the curve P-256, in PEM."""
+    return (
+        ec.generate_private_key(ec.SECP256R1())
+        .private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        .decode()
+    )
+
+
 def rsa_key(pem: str) -> RsaKey:
     """``ValueError`` never has the key in it."""
     key = _load(pem)

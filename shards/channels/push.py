@@ -77,6 +77,8 @@ class PushChannel:
             return error
         except TimeoutError:
             return SendError("ambiguous", f"no answer within {self._timeout_s:.3g} s")
+        except Exception as error:  # noqa: BLE001 - a bug of one service is not to hide that another has it
+            return SendError("transient", f"{type(error).__name__}: {error}")
 
 
 def _of_all(errors: Sequence[tuple[PushContact, SendError]], bad: tuple[str, ...]) -> SendError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 import msgspec
@@ -15,14 +16,22 @@ from shards.channels.base import Context, Delivery, SendError
 from shards.channels.guard import PORTS, Guard
 from shards.hidden import Secret
 
+SERVICES = (  # of Chrome and what is built on it, Firefox, Edge and Safari
+    "fcm.googleapis.com",
+    "jmt17.google.com",
+    "push.services.mozilla.com",
+    "notify.windows.com",
+    "push.apple.com",
+)
 TOKEN_LIFE_S = 43_200  # a push service takes one for a day at most
 TOKEN_MARGIN_S = 3_600  # and may have another time
-ORIGINS_MAX = 1_000  # whose tokens are kept; there are few push services, but users say which
+ORIGINS_MAX = 1_000  # whose tokens are kept; some services have many
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     private_key: Secret  # VAPID
     subject: str
+    services: tuple[str, ...] = SERVICES
     allow_private: tuple[str, ...] = ()
     ports: tuple[int, ...] = PORTS
     ca_file: str = ""
@@ -53,6 +62,11 @@ def vapid_key(text: str) -> jwt.EllipticKey:
         raise ValueError("it is neither PEM nor the base64url of the 32 bytes of a key") from None
 
 
+def public_key(key: jwt.EllipticKey) -> str:
+    """As browsers subscribe with it."""
+    return base64url.encode(aes128gcm.public_bytes(key))
+
+
 class WebPush:
     """A device's token is its subscription; see ``shards.subscription``."""
 
@@ -60,7 +74,8 @@ class WebPush:
         self._answers = context.answers
         self._key = vapid_key(settings.private_key.reveal())
         self._subject = settings.subject
-        self._public = base64url.encode(aes128gcm.public_bytes(self._key))
+        self._services = settings.services
+        self._public = public_key(self._key)
         self._tokens: dict[str, jwt.Issued] = {}  # by origin
         guard = Guard(settings.allow_private, settings.ports)
         self._client = http.HttpClient("webpush", context, guard=guard, ca_file=settings.ca_file)
@@ -69,6 +84,7 @@ class WebPush:
         plain = devices.body("Web Push", _content(delivery), aes128gcm.PLAIN_BYTES_MAX)
         try:
             to = subscription.parse(token)
+            self._check_service(to.endpoint)
             key = ec.generate_private_key(ec.SECP256R1())
             body = aes128gcm.encrypt(plain, to.p256dh, to.auth, os.urandom(16), key)
         except ValueError as error:
@@ -90,6 +106,12 @@ class WebPush:
     async def close(self) -> None:
         await self._client.close()
 
+    def _check_service(self, endpoint: str) -> None:
+        """Users say where it is, and one that fails on purpose would trip the breaker of the channel."""
+        host = str(urlsplit(endpoint).hostname)
+        if not is_among(self._services, host):
+            raise SendError("permanent", f"the push service {host} is not among `services`; add it if you trust it")
+
     def _token(self, endpoint: str) -> str:
         """For the push service of an endpoint: each trusts only what is said to itself."""
         parts = urlsplit(endpoint)
@@ -102,6 +124,10 @@ class WebPush:
             issued = jwt.Issued(jwt.sign(self._key, claims), now + TOKEN_LIFE_S - TOKEN_MARGIN_S)
             self._tokens[origin] = issued
         return issued.token
+
+
+def is_among(services: Sequence[str], host: str) -> bool:
+    return any(service in (host, "*") or host.endswith(f".{service}") for service in services)
 
 
 def _content(delivery: Delivery) -> dict[str, object]:

@@ -30,7 +30,7 @@ GROUPS = {
     "topic": ("subscribe", "unsubscribe"),
     "dead": ("list", "show", "replay", "purge"),
     "config": ("check", "show", "reload"),
-    "keys": ("new",),
+    "keys": ("new", "vapid"),
 }
 ASKING = (
     ["send", "user-1", "--title", "x"], ["explain", "user-1", "--title", "x"], ["status", "some-id"],

@@ -144,6 +144,29 @@ def test_an_endpoint_inside_is_not_asked(server: WebPushServer) -> None:
     assert not server.connections
 
 
+def test_a_push_service_that_nobody_knows_is_not_asked(server: WebPushServer) -> None:
+    usual = msgspec.structs.replace(settings.for_webpush(server), services=webpush.SERVICES)
+    error = refused(PushChannel.Settings(webpush=usual), delivery(browser(server)))
+    assert error.error_class == "permanent"
+    assert error.bad == ()
+    assert "the push service localhost is not among `services`" in error.message
+    assert not server.connections
+
+
+@pytest.mark.parametrize(
+    ("services", "host", "taken"),
+    [
+        (webpush.SERVICES, "fcm.googleapis.com", True),
+        (webpush.SERVICES, "wns2-par02p.notify.windows.com", True),
+        (webpush.SERVICES, "evilnotify.windows.com", False),
+        (webpush.SERVICES, "push.apple.com.example.org", False),
+        (("*",), "example.org", True),
+    ],
+)
+def test_which_push_services_are_asked(services: tuple[str, ...], host: str, taken: bool) -> None:
+    assert webpush.is_among(services, host) is taken
+
+
 @pytest.mark.parametrize("token", ["", "{}", "not JSON"])
 def test_a_token_from_before_they_were_checked_is_dead(server: WebPushServer, token: str) -> None:
     error = refused(push(server), delivery(("webpush", token)))

@@ -6,9 +6,7 @@ import functools
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from shards import base64url
 from shards.channels import apns, fcm, webpush
-from shards.channels.aes128gcm import public_bytes
 from shards.hidden import Secret
 from tests.support.push import apns as apple
 from tests.support.push import tokens
@@ -23,7 +21,7 @@ def vapid_key() -> ec.EllipticCurvePrivateKey:
 
 
 def webpush_server() -> WebPushServer:
-    return WebPushServer(base64url.encode(public_bytes(vapid_key())))
+    return WebPushServer(webpush.public_key(vapid_key()))
 
 
 def for_fcm(server: FcmServer) -> fcm.Settings:
@@ -39,6 +37,7 @@ def for_webpush(server: WebPushServer) -> webpush.Settings:
     return webpush.Settings(
         Secret(tokens.pem(vapid_key())),
         SUBJECT,
+        services=("localhost",),
         allow_private=("127.0.0.0/8", "::1/128"),
         ports=(server.port,),
         ca_file=server.ca_file,
