@@ -72,24 +72,36 @@ TABLES: dict[str, dict[str, ErrorClass]] = {
         "tls": "transient",  # of one endpoint, so that the others need not wait
     },
     "fcm": {  # firebase.google.com/docs/reference/fcm/rest/v1/ErrorCode
-        "400 INVALID_ARGUMENT": "bad_address",  # only with the detail of FcmError; without it, it is a plain 400
+        "400 INVALID_ARGUMENT": "bad_address",  # only with the detail of FcmError and of the token; else a plain 400
         "403 SENDER_ID_MISMATCH": "bad_address",
         "404 UNREGISTERED": "bad_address",
+    },
+    "oauth": {  # RFC 6749, 5.2: Google's server of the access tokens for FCM
+        "408": "transient",
+        "429": "throttled",
+        "4xx": "misconfigured",
+        "3xx": "misconfigured",
     },
     "apns": {  # developer.apple.com, "Handling notification responses from APNs"
         "400 BadDeviceToken": "bad_address",
         "400 DeviceTokenNotForTopic": "bad_address",
+        "400 BadTopic": "misconfigured",
+        "400 MissingTopic": "misconfigured",
+        "400 TopicDisallowed": "misconfigured",
         "410": "bad_address",
     },
-    "webpush": {  # RFC 8030
+    "webpush": {  # RFC 8030; what one push service says is not to pause the others
+        "401": "permanent",
+        "403": "permanent",  # the subscription is of another VAPID key, or the subject is not liked
         "404": "bad_address",
         "410": "bad_address",
+        "tls": "transient",
     },
     "twilio": {},
     "sms": {},
     "smtp": SMTP,
 }
-SPEAKS = dict.fromkeys(("webhook", "fcm", "apns", "webpush", "twilio", "sms"), "http")
+SPEAKS = dict.fromkeys(("webhook", "fcm", "oauth", "apns", "webpush", "twilio", "sms"), "http")
 
 
 class Answers:

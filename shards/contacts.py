@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from shards import subscription
 from shards.nearest import unknown
 from shards.wire import RequestError
 
@@ -126,6 +127,11 @@ def _check_push(push: PushContact, at: str) -> None:
         _refuse("it is empty; give the token that the device got from its provider", f"{at}.token")
     if len(push.token.encode()) > TOKEN_BYTES_MAX:
         _refuse(f"it is over {TOKEN_BYTES_MAX} bytes, which no provider's token is", f"{at}.token")
+    if push.provider == "webpush":
+        try:
+            _check_url(subscription.parse(push.token).endpoint, f"{at}.token")
+        except ValueError as error:
+            _refuse(str(error), f"{at}.token")
 
 
 def _check_url(url: str, field: str) -> None:
