@@ -42,7 +42,7 @@ def ask(url: str, *, timeout_s: float = 10.0, headers: Any = None, service: str 
 
 def ask_all(
     urls: list[str], *, timeout_s: float = 10.0, headers: Any = None, service: str = "http", **options: Any
-) -> Any:
+) -> list[Answer]:
     """One after the other with one client, to the last answer or the first error."""
     trace = options.pop("trace", None)
 
