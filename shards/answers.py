@@ -49,6 +49,31 @@ TABLES: dict[str, dict[str, ErrorClass]] = {
         "404": "bad_address",
         "410": "bad_address",
     },
+    "apprise": {  # by the status that its log has of an answer, else by what became of the connection
+        "401 contact": "bad_address",  # the credentials are part of the user's URL
+        "403 contact": "bad_address",
+        "404 contact": "bad_address",
+        "410 contact": "bad_address",
+        "404": "misconfigured",  # the URL is the operator's
+        "410": "misconfigured",
+        "tls": "misconfigured",
+        "unsent": "transient",
+        "unanswered": "ambiguous",
+    },
+    "dbus": {  # D-Bus specification, "Standard errors", and those that its daemons name org.freedesktop.DBus.Error.*
+        "NoDesktop": "misconfigured",  # ours: there is no bus, or it refuses us
+        "ServiceUnknown": "misconfigured",  # no notification daemon runs, and the bus knows none to start
+        "NameHasNoOwner": "misconfigured",
+        "UnknownMethod": "misconfigured",
+        "AccessDenied": "misconfigured",
+        "Spawn": "misconfigured",  # it was to be started, and ended at once
+        "LimitsExceeded": "throttled",
+        "ExcessNotificationGeneration": "throttled",  # org.freedesktop.Notifications.Error: "too many similar"
+        "NoReply": "ambiguous",
+        "Timeout": "ambiguous",
+        "TimedOut": "ambiguous",
+        "Disconnected": "ambiguous",
+    },
     "twilio": {},
     "sms": {},
     "smtp": {  # by reply code, with the enhanced status code of RFC 3463 as detail
@@ -56,7 +81,7 @@ TABLES: dict[str, dict[str, ErrorClass]] = {
         "5xx": "permanent",
     },
 }
-SPEAKS = dict.fromkeys(("fcm", "apns", "webpush", "twilio", "sms"), "http")
+SPEAKS = dict.fromkeys(("fcm", "apns", "webpush", "twilio", "sms", "apprise"), "http")
 
 
 class Answers:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import unicodedata
 from bisect import bisect_left
-from typing import Literal, NamedTuple
+from typing import Literal
+
+import msgspec
 
 BASIC = frozenset(
     "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?"
@@ -19,7 +21,7 @@ EXTENSION = frozenset("\f^{}\\[~]|€")
 ENDING = "..."  # one character of that meaning, …, would make a text of GSM-7 one of UCS-2
 
 
-class Segments(NamedTuple):
+class Segments(msgspec.Struct, frozen=True):
     """``units`` are septets, or 16 bits."""
 
     encoding: Literal["GSM-7", "UCS-2"]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.channels.segments import BASIC, ENDING, EXTENSION, cut, sayable, segments
+from shards.channels.segments import BASIC, ENDING, EXTENSION, Segments, cut, sayable, segments
 
 SAID = st.text(st.one_of(st.sampled_from("aé€[ \n"), st.sampled_from("aΔж中😀é"), st.characters(codec="utf-8")))
 GSM_7 = st.text(st.sampled_from(sorted(BASIC | EXTENSION)), max_size=500)
@@ -35,8 +38,8 @@ GSM_7 = st.text(st.sampled_from(sorted(BASIC | EXTENSION)), max_size=500)
         ("ç", "UCS-2", 1, 1),  # the table has only the capital
     ],
 )
-def test_known_texts(text: str, encoding: str, count: int, units: int) -> None:
-    assert segments(text) == (encoding, count, units)
+def test_known_texts(text: str, encoding: Literal["GSM-7", "UCS-2"], count: int, units: int) -> None:
+    assert segments(text) == Segments(encoding, count, units)
 
 
 def test_the_tables_have_the_size_of_the_standard() -> None:
@@ -47,7 +50,7 @@ def test_the_tables_have_the_size_of_the_standard() -> None:
 
 @given(SAID)
 def test_segments_hold_the_text_and_none_is_too_many(text: str) -> None:
-    encoding, count, units = segments(text)
+    encoding, count, units = msgspec.structs.astuple(segments(text))
     assert units == (len(text.encode("utf-16-le")) // 2 if encoding == "UCS-2" else len(text) + _extended(text))
     alone, each = (160, 153) if encoding == "GSM-7" else (70, 67)
     if units <= alone:
