@@ -60,19 +60,21 @@ TABLES: dict[str, dict[str, ErrorClass]] = {
         "unsent": "transient",
         "unanswered": "ambiguous",
     },
-    "dbus": {  # D-Bus specification, "Standard errors", and those that its daemons name org.freedesktop.DBus.Error.*
+    "dbus": {  # the called method and the last part of an error's name, as of org.freedesktop.DBus.Error.*
         "NoDesktop": "misconfigured",  # ours: there is no bus, or it refuses us
         "ServiceUnknown": "misconfigured",  # no notification daemon runs, and the bus knows none to start
         "NameHasNoOwner": "misconfigured",
         "UnknownMethod": "misconfigured",
         "AccessDenied": "misconfigured",
-        "Spawn": "misconfigured",  # it was to be started, and ended at once
+        "Spawn": "misconfigured",  # .Spawn.*: it was to be started, and ended at once
         "LimitsExceeded": "throttled",
         "ExcessNotificationGeneration": "throttled",  # org.freedesktop.Notifications.Error: "too many similar"
         "NoReply": "ambiguous",
         "Timeout": "ambiguous",
         "TimedOut": "ambiguous",
         "Disconnected": "ambiguous",
+        "GetCapabilities Disconnected": "transient",  # which is called first
+        "GetCapabilities NoReply": "transient",
     },
     "twilio": {},
     "sms": {},
