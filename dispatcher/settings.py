@@ -13,12 +13,15 @@ import re
 import tomllib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 import msgspec
 
+from dispatcher import channel_options
 from dispatcher.curve import CurveSettings
+from dispatcher.decoding import explain
 from dispatcher.places import line_of
+from shards.answers import TABLES, ErrorClass
 from shards.caps import CapSettings
 from shards.digests import DigestSettings
 from shards.limiter import RateLimit
@@ -130,6 +133,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retention: Retention = Retention()
     bounds: Bounds = Bounds()
     channels: dict[str, ChannelSettings] = {}
+    errors: dict[str, dict[str, ErrorClass]] = {}
 
     def __post_init__(self) -> None:
         for name in PUBLIC:
@@ -167,11 +171,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             for channel in one.channels:
                 if channel not in known:
                     raise ValueError(f"{name}.channels: {unknown('channel', channel, known)}")
-        for name, settings in self.channels.items():
-            if name == "inapp":
-                raise ValueError("channels.inapp: the in-app inbox is built in and takes no settings")
-            if settings.provider is None:
-                raise ValueError(f'channels.{name}: provider is missing; this version has provider = "simulated"')
+        for service in self.errors:
+            if service not in TABLES:
+                raise ValueError(f"errors.{service}: {unknown('service', service, TABLES)}")
         if self.retention.finished < self.idempotency.window:
             raise ValueError("retention.finished: it must not be below idempotency.window")
 
@@ -226,6 +228,10 @@ def to_document(settings: Settings) -> dict[str, Any]:
     document["categories"] = msgspec.to_builtins({**DEFAULT_CATEGORIES, **settings.categories})
     for rule in document["rules"]:
         rule.pop("line", None)
+    document["channels"] = {
+        name: channel_options.to_document(channel, document["channels"][name])
+        for name, channel in settings.channels.items()
+    }
     return document
 
 
@@ -249,6 +255,7 @@ class _Layers:
         except RecursionError:
             raise SettingsError(f"{path}: nested too deeply") from None
         self.document = copy.deepcopy(self._file)
+        self._channels: Any = None  # as they were written
         self._environment = {
             _keys_of(name): (name, value)
             for name, value in environment.items()
@@ -276,13 +283,16 @@ class _Layers:
     def settings(self) -> Settings:
         """The document, checked. A key that is refused is left out to find the next, and all are told."""
         told: dict[tuple[str, ...], str] = {}
+        self._channels = copy.deepcopy(self.document.get("channels"))
+        for keys, what in channel_options.gather(self.document, self._is_open_file):
+            told[keys] = self._tell(keys, what)
         if unfounded := list(self._extend()):  # what such a category has is not known, so the rest would mislead
             raise SettingsError("\n".join(self._tell(keys, what) for keys, what in unfounded))
         while True:
             try:
                 settings = msgspec.convert(self.document, Settings, dec_hook=decode_hook)
             except msgspec.ValidationError as error:
-                keys, what = self._explain(str(error))
+                keys, what = explain(str(error), self.document, Settings)
                 if any(before[: len(keys)] == keys for before in told):
                     break  # it follows from what was left out
                 told[keys] = self._tell(keys, what)
@@ -324,47 +334,18 @@ class _Layers:
                 if len(chain) > 1:
                     tables[name] = {key: value for one in reversed(chain) for key, value in known[one].items()}
 
-    def _explain(self, text: str) -> tuple[tuple[str, ...], str]:
-        """The decoder's words: the key in TOML's terms, and what is wrong with it, with the nearest known key."""
-        what, _, where = text.replace("`object`", "`table`").partition(" - at `$")
-        keys = list(self._locate(re.findall(r"[^.\[\]`]+|\[\.\.\.\]", where)))
-        if found := re.search(r"unknown field `([^`]*)`", what):
-            what = unknown("key", found[1], _fields(_kind_at(keys)))
-            keys.append(found[1])
-        elif found := re.search(r"missing required field `([^`]*)`", what):
-            what = f"{found[1]} is missing"
-        elif what.startswith("Invalid enum value"):
-            what += f"; known: {', '.join(_choices(_kind_at(keys)))}"
-        elif (named := re.match(r"([a-z_]+(?:\.[\w-]+)*)(: )?", what)) and named[1].split(".")[0] in _fields(
-            _kind_at(keys)
-        ):
-            keys += named[1].split(".")
-            what = what[named.end() :] if named[2] else what
-        return tuple(keys), what
-
-    def _locate(self, where: Sequence[str]) -> Iterator[str]:
-        """The keys of a decoder's path, which says ``[...]`` for an entry of a table of names."""
-        value: Any = self.document
-        kind: Any = Settings
-        for step in where:
-            if isinstance(value, list):
-                yield step
-                value, kind = value[int(step)], get_args(kind)[0]
-                continue
-            if not isinstance(value, dict):
-                return
-            key = step
-            if step == "[...]":
-                kind = get_args(kind)[-1]
-                key = next((name for name in value if not _is_valid(value[name], kind)), "*")
-            else:
-                kind = _fields(kind).get(step)
-            yield key
-            value = value.get(key)
+    def _is_open_file(self, keys: Sequence[str]) -> bool:
+        """Whether a key's value stands in a file that others than its owner can read."""
+        if self._path is None or not _has(self._file, keys) or _has(self._command_line, keys):
+            return False
+        return bool(self._path.stat().st_mode & 0o077) and not any(
+            set_keys == tuple(keys)[: len(set_keys)] for set_keys in self._environment
+        )
 
     def origin(self, keys: Sequence[str]) -> str:
         """Where the value of a key comes from."""
-        return self._source(keys) if _has(self.document, keys) else "default"
+        written = {**self.document, "channels": self._channels}
+        return self._source(keys) if _has(written, keys) else "default"
 
     def _source(self, keys: Sequence[str]) -> str:
         """Who set a key; for a table that nobody set as a whole, who set something in it."""
@@ -445,33 +426,3 @@ def _scalar(text: str) -> Any:
     except (tomllib.TOMLDecodeError, RecursionError):
         return text
     return document["value"] if len(document) == 1 else text
-
-
-def _kind_at(keys: Sequence[str]) -> Any:
-    kind: Any = Settings
-    for key in keys:
-        origin = get_origin(kind)
-        kind = get_args(kind)[0 if origin is tuple else -1] if origin in (dict, tuple) else _fields(kind).get(key)
-    return kind
-
-
-def _fields(kind: Any) -> dict[str, Any]:
-    """The keys of a table and their types."""
-    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-        return {field.name: field.type for field in msgspec.structs.fields(kind)}
-    return {}
-
-
-def _choices(kind: Any) -> list[str]:
-    """The texts that a ``Literal`` allows, an optional one as well."""
-    if get_origin(kind) is Literal:
-        return [str(choice) for choice in get_args(kind)]
-    return [choice for part in get_args(kind) for choice in _choices(part)]
-
-
-def _is_valid(value: Any, kind: Any) -> bool:
-    try:
-        msgspec.convert(value, kind, dec_hook=decode_hook)
-    except msgspec.ValidationError:
-        return False
-    return True

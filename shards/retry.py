@@ -17,34 +17,72 @@ from shards.units import Seconds
 T = TypeVar("T")
 
 
+RETRIES_MAX = 250  # attempts have 8 bits in the ledger
+RETRY_AFTER_MAX_S = 86_400.0
+FIFTH = 0.2
+
+
 class RetryPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``max_retries`` counts the attempts after the first. Without jitter the waits are base * factor**k, capped."""
+    """``max_retries`` counts the attempts after the first. Without jitter the waits are base * factor**k, capped.
+
+    ``schedule`` names the waits one by one instead, and so how many there are. ``throttled_min`` is the shortest wait
+    after an answer that asks for patience, and after none at all.
+    """
 
     max_retries: int = 5
     base: Seconds = Seconds(1.0)
     factor: float = 2.0
     max: Seconds = Seconds(300.0)
-    jitter: Literal["full", "none"] = "full"
+    jitter: Literal["full", "fifth", "none"] = "full"
+    schedule: tuple[Seconds, ...] = ()
+    throttled_min: Seconds = Seconds(0.0)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.max_retries <= 250:
-            raise ValueError(f"max_retries is {self.max_retries}; it must be between 0 and 250")
+        if not 0 <= self.max_retries <= RETRIES_MAX:
+            raise ValueError(f"max_retries is {self.max_retries}; it must be between 0 and {RETRIES_MAX}")
         if self.factor < 1:
             raise ValueError(f"factor is {self.factor}; it must be at least 1")
+        if len(self.schedule) > RETRIES_MAX:
+            raise ValueError(f"schedule has {len(self.schedule)} waits; at most {RETRIES_MAX}")
 
     def exhausted(self, attempts: int) -> bool:
         """Whether a delivery that failed ``attempts`` times has no retry left."""
-        return attempts > self.max_retries
+        return attempts > (len(self.schedule) or self.max_retries)
 
     def ceiling_s(self, attempts: int) -> float:
-        """The longest wait after failure number ``attempts`` (1 is the first)."""
+        """The wait after failure number ``attempts`` (1 is the first), before jitter."""
+        if self.schedule:
+            return float(self.schedule[min(max(attempts, 1), len(self.schedule)) - 1])
         exponent = min(attempts - 1, 64)  # beyond that any base exceeds any cap; 2.0**1024 would overflow
         return min(self.max, self.base * self.factor**exponent)
 
-    def delay_s(self, attempts: int, random: Callable[[], float]) -> float:
-        """The wait after failure number ``attempts``; ``random`` draws from [0, 1)."""
-        ceiling = self.ceiling_s(attempts)
-        return ceiling * random() if self.jitter == "full" else ceiling
+    def longest_s(self, attempts: int, throttled: bool) -> float:
+        """No wait is longer that ``delay_s`` has given."""
+        return RETRY_AFTER_MAX_S if throttled else self.ceiling_s(attempts) * (1 + FIFTH)
+
+    def delay_s(
+        self, attempts: int, random: Callable[[], float], *, throttled: bool = False, asked_s: float = 0.0
+    ) -> float:
+        """The wait after failure number ``attempts``; ``random`` draws from [0, 1).
+
+        What the service asked for (``Retry-After``) is honoured between the computed wait and a day.
+        """
+        delay = self.ceiling_s(attempts)
+        match self.jitter:
+            case "full":
+                delay *= random()
+            case "fifth":
+                delay *= 1 - FIFTH + 2 * FIFTH * random()
+        if throttled:
+            delay = max(delay, self.throttled_min)
+        return max(delay, min(asked_s, RETRY_AFTER_MAX_S))
+
+
+WEBHOOK_RETRY = RetryPolicy(  # Standard Webhooks: eight attempts over some 28 hours
+    schedule=tuple(map(Seconds, (5, 300, 1_800, 7_200, 18_000, 36_000, 36_000))),
+    jitter="fifth",
+    throttled_min=Seconds(60.0),
+)
 
 
 class DueHeap(Generic[T]):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
+from shards.answers import ErrorClass
 from shards.caps import CapSettings
 from shards.digests import DigestSettings
 from shards.limiter import RateLimit
@@ -15,36 +16,52 @@ from shards.rules import Category, PlacedRule
 from shards.units import Seconds, parse_rate
 from shards.wire import CHANNELS
 
+SIMULATED = "simulated"  # the provider that reaches nobody
+
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
+class ProviderSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A class of ``channels.registry``, by the provider's name or by ``path``, and the options it is made with."""
+
+    provider: str
+    path: str = ""
+    options: dict[str, Any] = {}
+
+
 class ChannelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``concurrency`` bounds the deliveries under way at once, per shard. The last three are of ``simulated``.
+    """``concurrency`` bounds the deliveries under way at once, per shard; ``per_endpoint`` those to one host.
 
     ``rate`` is what the provider takes from all shards together, empty for no bound; ``burst`` 0 is a tenth of a
     second's worth of it.
     """
 
-    provider: Literal["simulated"] | None = None
+    providers: tuple[ProviderSettings, ...]
     concurrency: int = 64
+    per_endpoint: int = 16
     timeout: Seconds = Seconds(10.0)
     rate: str = ""
     burst: int = 0
-    failure_rate: float = 0.0
-    latency: Seconds = Seconds(0.0)
-    seed: int = 0
+    retry: RetryPolicy | None = None
+    on_ambiguous: Literal["retry", "hold"] = "retry"
 
     def __post_init__(self) -> None:
         if not 1 <= self.concurrency <= 100_000:
             raise ValueError(f"concurrency is {self.concurrency}; it must be between 1 and 100000")
+        if not 1 <= self.per_endpoint <= 100_000:
+            raise ValueError(f"per_endpoint is {self.per_endpoint}; it must be between 1 and 100000")
+        if self.timeout <= 0:
+            raise ValueError("timeout must be above 0")
         if self.rate:
             parse_rate(self.rate)
         elif self.burst:
             raise ValueError("burst: it needs rate as well")
         if self.burst < 0:
             raise ValueError(f"burst is {self.burst}; it must not be below 0")
-        if not 0 <= self.failure_rate <= 1:
-            raise ValueError(f"failure_rate is {self.failure_rate}; it must be between 0 and 1")
+
+    @property
+    def is_simulated(self) -> bool:
+        return all(one.provider == SIMULATED for one in self.providers)
 
 
 class Priorities(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -114,6 +131,7 @@ class ShardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retention: Retention
     bounds: Bounds
     channels: dict[str, ChannelSettings]
+    errors: dict[str, dict[str, ErrorClass]] = {}
     schedules: Schedules = Schedules()
     digests: dict[str, DigestSettings] = {}
     caps: dict[str, CapSettings] = {}

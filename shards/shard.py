@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from shards import ledger, logs, quarantine
+from shards import ledger, logs, options, quarantine
 from shards.changes import Now, Place, decode_notes
 from shards.channels.simulated import SimulatedChannel
 from shards.core import Core
@@ -90,9 +90,10 @@ class Shard:
             self.intake = Intake(self.state.last, (self.state.epoch, self.state.gen), self.state.base)
             self.channels: dict[int, Sender] = {
                 journal.channel_names.index(name): SimulatedChannel(
-                    name, channel.seed, channel.failure_rate, channel.latency
+                    name, options.read(SimulatedChannel, channel.providers[0].options)
                 )
                 for name, channel in settings.channels.items()
+                if channel.is_simulated
             }
             self.hold = Hold(journal)
             self.maintenance = Maintenance(settings, journal, self.core)

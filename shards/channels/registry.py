@@ -11,9 +11,11 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from shards.nearest import unknown
+from shards.settings import SIMULATED
 
 GROUP = "notification_dispatcher.channels"
 PROVIDERS = {
+    SIMULATED: "shards.channels.simulated:SimulatedChannel",
     "smtp": "shards.channels.email:EmailChannel",
     "webhook": "shards.channels.webhook:WebhookChannel",
     "twilio": "shards.channels.twilio:TwilioChannel",
@@ -22,7 +24,6 @@ PROVIDERS = {
     "desktop": "shards.channels.system:SystemChannel",
     "apprise": "shards.channels.chat:ChatChannel",
 }
-SIMULATED = "simulated"
 BY_DEFAULT = {"email": "smtp", "webhook": "webhook", "push": "push", "system": "desktop"}  # channel -> provider
 
 
@@ -38,7 +39,7 @@ def find(provider: str, path: str = "") -> type[Any]:
         return _load(PROVIDERS[provider])
     announced = {entry.name: entry.value for entry in entry_points(group=GROUP)}
     if provider not in announced:
-        raise UnknownChannelError(unknown("provider", provider, {SIMULATED, *PROVIDERS, *announced}))
+        raise UnknownChannelError(unknown("provider", provider, {*PROVIDERS, *announced}))
     return _load(announced[provider])
 
 

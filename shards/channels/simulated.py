@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import MutableSequence, Sequence
 
+import msgspec
 import xxhash
 
 from shards import ledger
 from shards.frames import Frame, Run
 from shards.retry import DueHeap
 from shards.sending import Failure, Results
+from shards.units import Seconds
 
 SCALE = 2**64
 
@@ -17,17 +19,28 @@ SCALE = 2**64
 class SimulatedChannel:
     """An attempt's fate is a hash of (seed, key, channel, attempt): equal seeds give equal outcomes, in any order.
 
-    ``latency_s`` is the mean; an attempt takes between none and twice of it. All that is started together ends
+    ``latency`` is the mean; an attempt takes between none and twice of it. All that is started together ends
     together, as one batch would.
     """
 
+    class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+        """``failure_rate`` is how many attempts fail, 0 to 1."""
+
+        failure_rate: float = 0.0
+        latency: Seconds = Seconds(0.0)
+        seed: int = 0
+
+        def __post_init__(self) -> None:
+            if not 0 <= self.failure_rate <= 1:
+                raise ValueError(f"failure_rate is {self.failure_rate}; it must be between 0 and 1")
+
     harmless = True
 
-    def __init__(self, name: str, seed: int, failure_rate: float, latency_s: float) -> None:
+    def __init__(self, name: str, settings: Settings) -> None:
         self.name = name
-        self._seed = seed
-        self._threshold = int(failure_rate * SCALE)
-        self._latency_s = latency_s
+        self._seed = settings.seed
+        self._threshold = int(settings.failure_rate * SCALE)
+        self._latency_s = settings.latency
         self._suffixes = [f":{name}:{attempt}" for attempt in range(256)]
         self._under_way: DueHeap[Sequence[Run]] = DueHeap()
         self._batch = 0

@@ -60,7 +60,7 @@ def test_the_shell_lines(dispatcher: RunningDispatcher) -> None:
 def test_the_configuration(tmp_path: Path) -> None:
     text, _ = blocks("toml")
     (tmp_path / "mine.toml").write_text(text)
-    assert load(tmp_path / "mine.toml", {}, {}).channels["email"].failure_rate == 0.1
+    assert load(tmp_path / "mine.toml", {}, {}).channels["email"].providers[0].options["failure_rate"] == 0.1
 
 
 def test_the_explanation() -> None:

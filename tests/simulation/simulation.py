@@ -31,7 +31,7 @@ import shards.shard
 import shards.worker
 from shards.process import Stop
 from shards.retry import RetryPolicy
-from shards.settings import Bounds, ChannelSettings, Idempotency, Priorities, Retention, ShardSettings
+from shards.settings import Bounds, Idempotency, Priorities, Retention, ShardSettings
 from shards.shard import Shard
 from shards.units import Seconds
 from shards.wire import FromShard, OutboxAck, Reply, Report, Stalled, Subscriptions, pack
@@ -48,6 +48,7 @@ from tests.simulation.router import Collector, Router
 from tests.simulation.stored import Stored
 from tests.simulation.trials import FaultyJudge, Trials
 from tests.simulation.wire import Clock, Faults, Inlet, Outlet, Poller, Wire
+from tests.support.simulated import simulated
 
 STEPS = 250
 DRAIN_TURNS_MAX = 3_000
@@ -153,7 +154,7 @@ class Simulation:
     # --- the shard's lives -------------------------------------------------------------------------------------
 
     def _settings(self) -> ShardSettings:
-        channel = ChannelSettings(provider="simulated", concurrency=self.concurrency)
+        channel = simulated(concurrency=self.concurrency)
         return ShardSettings(
             shard=0,
             shards=1,

@@ -19,10 +19,11 @@ from shards.digests import DigestSettings
 from shards.limiter import RateLimit
 from shards.retry import RetryPolicy
 from shards.rules import Category
-from shards.settings import Bounds, ChannelSettings, Idempotency, Priorities, Retention, ShardSettings
+from shards.settings import Bounds, Idempotency, Priorities, Retention, ShardSettings
 from shards.shard import Shard
 from shards.units import Seconds
 from shards.wire import SUBMIT, Data, Request, RequestError, hash_user, make_id, pack
+from tests.support.simulated import simulated
 
 USERS = ("anna", "ben")
 START_US = 1_700_000_000_000_000
@@ -30,7 +31,7 @@ WINDOW_S = 10
 YEAR_S = 366 * 86_400
 TURNS_MAX = 300
 
-CHANNEL = ChannelSettings(provider="simulated", failure_rate=0.3, seed=5, concurrency=3)
+CHANNEL = simulated(concurrency=3, failure_rate=0.3, seed=5)
 SETTINGS = ShardSettings(
     shard=0,
     shards=1,

@@ -17,15 +17,16 @@ from shards.core import Core
 from shards.frames import Frame, Run
 from shards.retry import RetryPolicy
 from shards.sending import Failure, Results
-from shards.settings import Bounds, ChannelSettings, Idempotency, Priorities, Retention, ShardSettings
+from shards.settings import Bounds, Idempotency, Priorities, Retention, ShardSettings
 from shards.shard import Shard
 from shards.units import Seconds
 from shards.wire import SUBMIT, Data, Notification, Request, RequestError, Verdict, pack
+from tests.support.simulated import simulated
 
 TURNS_MAX = 1_000  # at one instant: more would be a loop
 MONOTONIC_US = 1_700_000_000_000_000  # the monotonic clock's beginning
 
-SIMULATED = ChannelSettings(provider="simulated")
+SIMULATED = simulated()
 SETTINGS = ShardSettings(
     shard=0,
     shards=1,

@@ -70,7 +70,10 @@ def test_a_right_configuration_is_one_line(mine: Path) -> None:
 
 
 def test_all_problems_are_told_each_with_its_place(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mine.write_text('[retry]\nbsae = "1s"\nfactor = 0.5\n[channels.email]\nprovider = "smtp"\nconcurency = 1\n')
+    mine.write_text(
+        '[retry]\nbsae = "1s"\nfactor = 0.5\n[channels.fax]\nprovider = "smpt"\n'
+        '[channels.pager]\nprovider = "simulated"\nconcurency = 1\n'
+    )
     monkeypatch.setenv("DISPATCHER_LIMITS__BATCH", "0")
     result = run("config", "check", str(mine))
     assert (result.exit_code, result.stdout) == (2, "")
@@ -78,8 +81,8 @@ def test_all_problems_are_told_each_with_its_place(mine: Path, monkeypatch: pyte
         "error: DISPATCHER_LIMITS__BATCH: limits.batch: Expected `int` >= 1",
         f"error: {mine}, line 2: retry.bsae: unknown key 'bsae'; did you mean base?",
         f"error: {mine}, line 3: retry.factor: factor is 0.5; it must be at least 1",
-        f"error: {mine}, line 5: channels.email.provider: Invalid enum value 'smtp'; known: simulated",
-        f"error: {mine}, line 6: channels.email.concurency: unknown key 'concurency'; did you mean concurrency?",
+        f"error: {mine}, line 5: channels.fax.provider: unknown provider 'smpt'; did you mean smtp or sms-http?",
+        f"error: {mine}, line 8: channels.pager.concurency: unknown key 'concurency'; did you mean concurrency?",
     }
 
 

@@ -23,9 +23,10 @@ from shards.limiter import RateLimit
 from shards.preferences import UserDocument, parse_document
 from shards.retry import RetryPolicy
 from shards.rules import Category, PlacedRule
-from shards.settings import Bounds, ChannelSettings, Idempotency, Priorities, Retention, ShardSettings
+from shards.settings import Bounds, Idempotency, Priorities, Retention, ShardSettings
 from shards.units import Seconds
 from shards.wire import CHANNELS, SUBMIT, Data, Notification, Verdict, pack
+from tests.support.simulated import simulated
 from tests.support.topics import NoTopics
 
 NOW_MS = 1_700_000_000_000  # 2023-11-14 22:13:20 UTC, a Tuesday
@@ -62,7 +63,7 @@ SETTINGS = ShardSettings(
     idempotency=Idempotency(),
     retention=Retention(),
     bounds=Bounds(),
-    channels={name: ChannelSettings(provider="simulated") for name in ("email", "webhook", "system", "push", "pager")},
+    channels={name: simulated() for name in ("email", "webhook", "system", "push", "pager")},
     rules=(
         PlacedRule("large", "payload.total > 100", categories=("order",), channels=("email", "sms"), line=7),
         PlacedRule("gold", 'metadata.tier == "gold"', categories=("order",), priority="high", line=11),

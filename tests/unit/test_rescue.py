@@ -28,7 +28,6 @@ from shards.schema import DamagedError
 from shards.scrub import Scrub
 from shards.settings import (
     Bounds,
-    ChannelSettings,
     Idempotency,
     Priorities,
     Retention,
@@ -36,6 +35,7 @@ from shards.settings import (
 )
 from shards.shard import Shard
 from shards.wire import DeadLetter, hash_user, make_id, pack
+from tests.support.simulated import simulated
 
 FRAMES = 150
 PER_FRAME = 6
@@ -57,7 +57,7 @@ SETTINGS = ShardSettings(
     idempotency=Idempotency(),
     retention=Retention(),
     bounds=Bounds(),
-    channels={"email": ChannelSettings(provider="simulated")},
+    channels={"email": simulated()},
 )
 
 

@@ -16,9 +16,10 @@ from shards.caps import CapSettings
 from shards.digests import DigestSettings
 from shards.limiter import RateLimit
 from shards.rules import Category
-from shards.settings import ChannelSettings, PreferenceSettings, Schedules
+from shards.settings import PreferenceSettings, Schedules
 from shards.units import Seconds
 from shards.wire import Rejection
+from tests.support.simulated import simulated
 from tests.support.world import World, instant_us
 
 Make = Callable[..., World]
@@ -350,7 +351,7 @@ def test_caps_count_across_categories_and_channels(world: Make) -> None:
 
 def test_provider_limits_hold_for_all_users_together(world: Make) -> None:
     """Provider limits: per channel over all users of the machine, divided over shards: what exceeds waits."""
-    slow = ChannelSettings(provider="simulated", rate="10/second", burst=1)
+    slow = simulated(rate="10/second", burst=1)
     one = world(channels={"email": slow}, shards=1)
     one.submit(*(email(f"k{n}", user_id=f"user-{n}") for n in range(40)))
     one.advance(10)
@@ -661,8 +662,8 @@ def test_expires_while_retrying(world: Make) -> None:
 
 
 def test_cancel_ends_every_pending_deferred_or_retrying_delivery(world: Make) -> None:
-    slow = ChannelSettings(provider="simulated", rate="1/minute", burst=1)
-    one = world(channels={"email": ChannelSettings(provider="simulated"), "sms": slow, "push": slow})
+    slow = simulated(rate="1/minute", burst=1)
+    one = world(channels={"email": simulated(), "sms": slow, "push": slow})
     one.user(preferences={"quiet_hours": {"start": "00:00", "end": "23:59", "days": ["tue"]}})
     one.failing = {"email"}
     one.submit(

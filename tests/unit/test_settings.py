@@ -13,10 +13,14 @@ import pytest
 
 from dispatcher.places import line_of
 from dispatcher.settings import Settings, SettingsError, load, to_document
+from shards import options
+from shards.channels.registry import PROVIDERS, find
 from shards.limiter import RateLimit
+from shards.retry import RetryPolicy
 from shards.rules import DEFAULT_CATEGORIES, Category
-from shards.settings import ChannelSettings
+from shards.settings import ChannelSettings, ProviderSettings
 from shards.units import Seconds
+from tests.support.simulated import simulated
 
 SHIPPED = Path(__file__).parents[2] / "config" / "dispatcher.toml"
 
@@ -43,7 +47,7 @@ def refusal(text: str, path: Path, environment: Mapping[str, str] | None = None,
 
 def uncommented() -> str:
     """The shipped file with its examples switched on: a commented line that is TOML becomes TOML."""
-    return re.sub(r"(?m)^# (?=\[\w+\.\w+\]$|\[\[\w+\]\]$|\w+ = )", "", SHIPPED.read_text())
+    return re.sub(r"(?m)^# (?=\[\w+(\.\w+)+\]$|\[\[\w+(\.\w+)*\]\]$|\w+ = )", "", SHIPPED.read_text())
 
 
 def structs(kind: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], type[msgspec.Struct]]]:
@@ -53,7 +57,8 @@ def structs(kind: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
     elif isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         yield keys, kind
         for field in msgspec.structs.fields(kind):
-            yield from structs(field.type, (*keys, field.name))
+            if kind is not ChannelSettings:  # its providers are tested below; and one [retry] explains all
+                yield from structs(field.type, (*keys, field.name))
 
 
 def tables_at(document: Any, keys: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -79,8 +84,23 @@ def test_the_shipped_file_has_the_default_categories() -> None:
 
 def test_the_shipped_example_of_a_channel_shows_the_defaults(written: Path) -> None:
     settings = loaded(uncommented(), written)
-    assert settings.channels == {"email": ChannelSettings(provider="simulated")}
+    pager = settings.channels["pager"]
+    assert pager == msgspec.structs.replace(simulated(), providers=pager.providers, retry=RetryPolicy())
     assert settings.dispatcher.shards == 4
+
+
+def test_the_shipped_file_has_every_option_of_every_provider(written: Path) -> None:
+    """Each with its default, but for those that have none."""
+    shown: dict[str, ProviderSettings] = {
+        one.provider: one for channel in loaded(uncommented(), written).channels.values() for one in channel.providers
+    }
+    for name in PROVIDERS:
+        kind = find(name).Settings
+        assert list(shown[name].options) == [field.name for field in msgspec.structs.fields(kind)], name
+        for field in msgspec.structs.fields(kind):
+            if field.default is not msgspec.NODEFAULT:
+                read = getattr(options.read(find(name), shown[name].options), field.name)
+                assert read == field.default, f"{name}.{field.name}"
 
 
 @pytest.mark.parametrize(
@@ -89,7 +109,10 @@ def test_the_shipped_example_of_a_channel_shows_the_defaults(written: Path) -> N
 def test_every_setting_is_in_the_shipped_file(keys: tuple[str, ...], struct: type[msgspec.Struct]) -> None:
     tables = tables_at(tomllib.loads(uncommented()), keys)
     assert tables
-    names = [field.name for field in msgspec.structs.fields(struct)]
+    names = [field.name for field in msgspec.structs.fields(struct) if field.name != "providers"]
+    if struct is ChannelSettings:
+        assert [name for name in tables[0] if name in names] == names
+        return
     assert list(tables[0]) == names
     for table in tables[1:]:  # of the same kind: they may leave out what is not special in them
         assert list(table) == [name for name in names if name in table]
@@ -153,7 +176,7 @@ def test_the_environment_sets_entries_of_tables_of_names() -> None:
         },
         {},
     )
-    assert settings.channels["sms"].provider == "simulated"
+    assert settings.channels["sms"].is_simulated
     assert settings.rate_limits["sms"] == RateLimit(rate="5/minute")
     assert settings.categories["news"].channels == ("sms",)
 
@@ -242,7 +265,7 @@ def test_an_unknown_key_is_named_with_its_line_and_the_nearest(
         ("[retry]\nbase = -1\n", 2, "retry.base", "out of range for a duration"),
         ("[retry]\nmax_retries = 251\n", 2, "retry.max_retries", "must be between 0 and 250"),
         ("[retry]\nfactor = 0.5\n", 2, "retry.factor", "must be at least 1"),
-        ('[retry]\njitter = "half"\n', 2, "retry.jitter", "known: full, none"),
+        ('[retry]\njitter = "half"\n', 2, "retry.jitter", "known: full, fifth, none"),
         ('[preferences]\ntimezone = "Europe/Pariss"\n', 2, "preferences.timezone", "did you mean Europe/Paris"),
         ("[preferences]\ntimezone = 1\n", 2, "preferences.timezone", "Expected `str`"),
         ('[rate_limits]\nemail = "5/fortnight"\n', 2, "rate_limits.email.rate", '"count/minute"'),
@@ -294,8 +317,46 @@ def test_an_unknown_key_is_named_with_its_line_and_the_nearest(
         ("[limits]\nbatch = -1\n", 2, "limits.batch", ">= 1"),
         ('[priorities]\naging = "0s"\n', 2, "priorities.aging", "above 0"),
         ('[retention]\nfinished = "2h"\n', 2, "retention.finished", "not be below idempotency.window"),
-        ("[channels.email]\nconcurrency = 5\n", 1, "channels.email", 'provider = "simulated"'),
-        ('[channels.email]\nprovider = "smtp"\n', 2, "channels.email.provider", "known: simulated"),
+        ("[channels.fax]\nconcurrency = 5\n", 1, "channels.fax.provider", "it is missing"),
+        ("[channels.fax]\nprovider = 5\n", 2, "channels.fax.provider", "or no text"),
+        ('[channels.email]\nprovider = "smpt"\n', 2, "channels.email.provider", "did you mean smtp or sms-http?"),
+        ('[channels.fax]\nclass = "faxes"\n', 2, "channels.fax.class", '"package.module:Class"'),
+        ('[channels.fax]\nclass = "no.such:Fax"\n', 2, "channels.fax.class", "cannot be imported"),
+        ('[channels.fax]\nclass = "json:Fax"\n', 2, "channels.fax.class", "json has no class Fax"),
+        ("[channels.fax]\nproviders = []\n", 2, "channels.fax.providers", "at least one"),
+        (
+            '[[channels.sms.providers]]\nprovider = "simulated"\n[[channels.sms.providers]]\nprovider = "simulatd"\n',
+            4,
+            "channels.sms.providers.1.provider",
+            "did you mean simulated or",
+        ),
+        (
+            '[[channels.sms.providers]]\nprovider = "simulated"\nsead = 1\n',
+            3,
+            "channels.sms.providers.0.sead",
+            "did you mean seed?",
+        ),
+        (
+            '[channels.sms]\nseed = 1\n[[channels.sms.providers]]\nprovider = "simulated"\n',
+            2,
+            "channels.sms.seed",
+            "one of the [[channels.sms.providers]]",
+        ),
+        (
+            '[channels.sms]\nprovider = "simulated"\non_ambiguous = "x"\n',
+            3,
+            "channels.sms.on_ambiguous",
+            "known: retry, hold",
+        ),
+        ('[channels.sms]\nprovider = "simulated"\ntimeout = "0s"\n', 3, "channels.sms.timeout", "above 0"),
+        (
+            '[channels.sms]\nprovider = "simulated"\n[channels.sms.retry]\nbsae = 1\n',
+            4,
+            "channels.sms.retry.bsae",
+            "base?",
+        ),
+        ('[errors.htpp]\n"404" = "transient"\n', 1, "errors.htpp", "did you mean http or smtp?"),
+        ('[errors.http]\n"404" = "transcient"\n', 2, "errors.http.404", "known: transient"),
         ('[channels.sms]\nprovider = "simulated"\nfailure_rate = 2\n', 3, "channels.sms.failure_rate", "0 and 1"),
         ('[channels.sms]\nprovider = "simulated"\nrate = "5"\n', 3, "channels.sms.rate", '"count/minute"'),
         ('[channels.sms]\nprovider = "simulated"\nburst = 5\n', 3, "channels.sms.burst", "needs rate"),
@@ -351,16 +412,17 @@ def test_an_error_names_the_source_that_set_the_key(written: Path) -> None:
 def test_every_problem_is_told_and_none_that_follows_from_another(written: Path) -> None:
     text = (
         '[retry]\nbsae = "1s"\nfactor = 0.5\n'
-        '[channels.fax]\nprovider = "smtp"\nfailure_rate = 2\n'
+        '[channels.fax]\nprovider = "simulated"\nfailure_rate = 2\nsead = 1\nconcurrency = 0\n'
         '[categories.legal]\nchannels = ["fax", "fox"]\n'
     )
     messages = refusal(text, written, {"DISPATCHER_BOUNDS__USERS": "0"}).splitlines()
     assert {tuple(message.split(": ")[:2]) for message in messages} == {
         (f"{written}, line 2", "retry.bsae"),
         (f"{written}, line 3", "retry.factor"),
-        (f"{written}, line 5", "channels.fax.provider"),
         (f"{written}, line 6", "channels.fax.failure_rate"),
-        (f"{written}, line 8", "categories.legal.channels"),
+        (f"{written}, line 7", "channels.fax.sead"),
+        (f"{written}, line 8", "channels.fax.concurrency"),
+        (f"{written}, line 10", "categories.legal.channels"),
         ("DISPATCHER_BOUNDS__USERS", "bounds.users"),
     }
     messages = refusal('[retention]\nfinished = "1h"\n[rate_limits]\nfx = "1/day"\n', written).splitlines()

@@ -13,10 +13,11 @@ from shards import ledger
 from shards.changes import Now
 from shards.marks import Marks
 from shards.retry import RetryPolicy
-from shards.settings import Bounds, ChannelSettings, Idempotency, Priorities, Retention, ShardSettings
+from shards.settings import Bounds, Idempotency, Priorities, Retention, ShardSettings
 from shards.shard import OUTBOX_BYTES, Shard
 from shards.units import Seconds
 from shards.wire import INGEST, SUBMIT, Data, Request, pack
+from tests.support.simulated import simulated
 
 SETTINGS = ShardSettings(
     shard=0,
@@ -32,7 +33,7 @@ SETTINGS = ShardSettings(
     idempotency=Idempotency(),
     retention=Retention(),
     bounds=Bounds(),
-    channels={"email": ChannelSettings(provider="simulated", failure_rate=1.0, latency=Seconds(0.0))},
+    channels={"email": simulated(failure_rate=1.0)},
 )
 EMAIL = 0
 Open = Callable[[ShardSettings, Now], Shard]

@@ -1,0 +1,144 @@
+"""The tables of [channels]: what every channel has, and the options of its providers, each checked by its class.
+
+`[channels.sms]` with `provider` and its options is the short form of `[[channels.sms.providers]]` with one table. Where
+there are several, the first that works is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from dispatcher.decoding import explain, fields
+from shards import options, units
+from shards.channels import registry
+from shards.hidden import ELSEWHERE, HIDDEN, Secret
+from shards.settings import SIMULATED, ChannelSettings, ProviderSettings
+
+OWN = ("provider", "class")
+COMMON = tuple(name for name in fields(ChannelSettings) if name != "providers")
+
+Keys = tuple[str, ...]
+
+
+def gather(document: dict[str, Any], is_open_file: Callable[[Keys], bool]) -> Iterator[tuple[Keys, str]]:
+    """Bring the channels' tables into the form of ``ChannelSettings``; what is wrong with their options, by key.
+
+    ``is_open_file`` says whether a key's value stands where others can read it.
+    """
+    channels = document.get("channels")
+    if not isinstance(channels, dict):
+        return
+    for name, table in list(channels.items()):
+        at = ("channels", name)
+        if name == "inapp":
+            yield at, "the in-app inbox is built in and takes no settings"
+            del channels[name]
+            continue
+        if not isinstance(table, dict):
+            continue
+        common = {key: value for key, value in table.items() if key in COMMON}
+        inline = {key: value for key, value in table.items() if key not in COMMON and key != "providers"}
+        listed = table.get("providers")
+        places: list[Keys]
+        if listed is None:
+            listed, places = [inline], [at]
+        elif not isinstance(listed, list) or not listed or not all(isinstance(one, dict) for one in listed):
+            yield (*at, "providers"), "it is a list of at least one table, each with provider and its options"
+            listed, places = [], []
+        else:
+            places = [(*at, "providers", str(number)) for number in range(len(listed))]
+            if inline:
+                yield (
+                    (*at, next(iter(inline))),
+                    f"it belongs into one of the [[channels.{name}.providers]]",
+                )
+        providers = []
+        for one, place in zip(listed, places, strict=True):
+            provider, wrong = _provider(name, one, place, is_open_file)
+            yield from wrong
+            if provider is not None:
+                providers.append(provider)
+        if len(providers) > 1 and any(provider["provider"] == SIMULATED for provider in providers):
+            yield (*at, "providers"), "simulated stands alone: it is for tests"
+        channels[name] = {**common, "providers": providers}
+
+
+def _provider(
+    channel: str, table: Mapping[str, Any], at: Keys, is_open_file: Callable[[Keys], bool]
+) -> tuple[dict[str, Any] | None, list[tuple[Keys, str]]]:
+    given = {key: value for key, value in table.items() if key not in OWN}
+    path = table.get("class", "")
+    provider = table.get("provider", "" if path else registry.BY_DEFAULT.get(channel))
+    if not isinstance(path, str):
+        return None, [((*at, "class"), 'it is not like "package.module:Class"')]
+    if not isinstance(provider, str):
+        names = ", ".join(sorted(registry.PROVIDERS))
+        return None, [((*at, "provider"), f'it is missing, or no text; known: {names}; or give class = "module:Class"')]
+    try:
+        kind = registry.find(provider, path)
+    except registry.UnknownChannelError as error:
+        return None, [((*at, "class" if path else "provider"), str(error))]
+    return {"provider": provider, "path": path, "options": given}, list(_check(kind, given, at, is_open_file))
+
+
+def _check(
+    kind: type[Any], given: dict[str, Any], at: Keys, is_open_file: Callable[[Keys], bool]
+) -> Iterator[tuple[Keys, str]]:
+    """What is wrong with a provider's options; a key that is refused is left out to find the next."""
+    for keys in _literal_secrets(given, getattr(kind, "Settings", None)):
+        if is_open_file((*at, *keys)):
+            yield (
+                (*at, *keys),
+                "a secret stands in a file that others can read; run chmod 600 on it, or name a file by file:PATH",
+            )
+    rest = given
+    while True:
+        try:
+            options.read(kind, rest)
+        except msgspec.ValidationError as error:
+            keys, what = explain(str(error), rest, kind.Settings, COMMON)
+            yield (*at, *keys), what
+            if not keys or keys[0] not in rest:
+                return
+            rest = {key: value for key, value in rest.items() if key != keys[0]}
+        else:
+            return
+
+
+def _literal_secrets(given: Any, kind: Any, above: Keys = ()) -> Iterator[Keys]:
+    """The keys of secrets that stand in the configuration itself."""
+    if not isinstance(given, Mapping):
+        if Secret in _parts(kind) and isinstance(given, str) and not given.startswith(ELSEWHERE):
+            yield above
+        return
+    known = fields(kind)
+    for key, value in given.items():
+        yield from _literal_secrets(value, known.get(key, kind if not known else None), (*above, key))
+
+
+def _parts(kind: Any) -> Iterator[Any]:
+    """A type, and what it is composed of: of a union its choices, of a table of names its values."""
+    yield kind
+    for part in getattr(kind, "__args__", ()):
+        yield from _parts(part)
+
+
+def to_document(channel: ChannelSettings, common: dict[str, Any]) -> dict[str, Any]:
+    """As the file would say it, with the providers' defaults; secrets are hidden."""
+    providers = [_shown(provider) for provider in channel.providers]
+    common = {key: value for key, value in common.items() if key != "providers"}
+    return {**providers[0], **common} if len(providers) == 1 else {**common, "providers": providers}
+
+
+def _shown(provider: ProviderSettings) -> dict[str, Any]:
+    named = {"class": provider.path} if provider.path else {"provider": provider.provider}
+    found = options.read(registry.find(provider.provider, provider.path), provider.options)
+    shown = msgspec.to_builtins(found, enc_hook=_encode)
+    return {**named, **shown}
+
+
+def _encode(value: object) -> Any:
+    return HIDDEN if isinstance(value, Secret) else units.encode_hook(value)
