@@ -23,6 +23,10 @@ HTTP: dict[str, ErrorClass] = {
     "3xx": "permanent",
     "4xx": "permanent",
     "5xx": "transient",
+    "unreachable": "transient",  # no connection: nothing was sent
+    "tls": "misconfigured",  # no certificate to be trusted: nothing was sent
+    "denied": "permanent",  # an address that nobody is to connect to
+    "unanswered": "ambiguous",  # sent, and then a time-out, a disconnection, or no HTTP
 }
 
 TABLES: dict[str, dict[str, ErrorClass]] = {
@@ -34,6 +38,7 @@ TABLES: dict[str, dict[str, ErrorClass]] = {
         "3xx": "transient",
         "4xx": "transient",
         "5xx": "transient",
+        "tls": "transient",  # of one endpoint, so that the others need not wait
     },
     "fcm": {  # firebase.google.com/docs/reference/fcm/rest/v1/ErrorCode
         "400 INVALID_ARGUMENT": "bad_address",  # only with the detail of FcmError; without it, it is a plain 400
@@ -49,16 +54,13 @@ TABLES: dict[str, dict[str, ErrorClass]] = {
         "404": "bad_address",
         "410": "bad_address",
     },
-    "apprise": {  # by the status that its log has of an answer, else by what became of the connection
+    "apprise": {  # by the status that its log has of an answer
         "401 contact": "bad_address",  # the credentials are part of the user's URL
         "403 contact": "bad_address",
         "404 contact": "bad_address",
         "410 contact": "bad_address",
         "404": "misconfigured",  # the URL is the operator's
         "410": "misconfigured",
-        "tls": "misconfigured",
-        "unsent": "transient",
-        "unanswered": "ambiguous",
     },
     "dbus": {  # the called method and the last part of an error's name, as of org.freedesktop.DBus.Error.*
         "NoDesktop": "misconfigured",  # ours: there is no bus, or it refuses us
@@ -83,7 +85,7 @@ TABLES: dict[str, dict[str, ErrorClass]] = {
         "5xx": "permanent",
     },
 }
-SPEAKS = dict.fromkeys(("fcm", "apns", "webpush", "twilio", "sms", "apprise"), "http")
+SPEAKS = dict.fromkeys(("webhook", "fcm", "apns", "webpush", "twilio", "sms", "apprise"), "http")
 
 
 class Answers:

@@ -19,6 +19,7 @@ from shards.wire import RequestError
 PUSH_PROVIDERS = ("fcm", "apns", "webpush")
 TOKEN_BYTES_MAX = 4_096
 URL_LENGTH_MAX = 2_048
+SECRET_PREFIX = "whsec_"
 SECRET_BYTES = range(24, 65)  # Standard Webhooks
 PLAIN_NAME = re.compile(r"[a-z0-9_+-]+(\.[a-z0-9_+-]+)*", re.IGNORECASE | re.ASCII)  # valid at every domain
 PLAIN_LENGTH_MAX = 64  # of the whole address: what RFC 5321 allows the part before the @
@@ -36,8 +37,11 @@ class PushContact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class WebhookContact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """``previous_secret`` signs as well, while the receiver goes over to ``secret``."""
+
     url: str
     secret: str | None = None
+    previous_secret: str | None = None
 
 
 class Contacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -61,8 +65,14 @@ def check_contacts(contacts: Contacts, at: str) -> None:
             _refuse("it is there twice; list each device once", f"{at}.push[{number}]")
     if contacts.webhook is not None:
         _check_url(contacts.webhook.url, f"{at}.webhook.url")
-        if contacts.webhook.secret is not None:
-            _check_secret(contacts.webhook.secret, f"{at}.webhook.secret")
+        for key in ("secret", "previous_secret"):
+            secret = getattr(contacts.webhook, key)
+            if secret is not None and (problem := problem_of_secret(secret)):
+                _refuse(f"it {problem}", f"{at}.webhook.{key}")
+        if contacts.webhook.previous_secret and not contacts.webhook.secret:
+            _refuse(
+                "it is there without secret; name the new one there, or the only one", f"{at}.webhook.previous_secret"
+            )
     _check_chat(contacts.chat, f"{at}.chat")
     _check_other(contacts.other, f"{at}.other")
 
@@ -136,14 +146,15 @@ def _check_url(url: str, field: str) -> None:
         _refuse(f"it has no host; {example}", field)
 
 
-def _check_secret(secret: str, field: str) -> None:
-    prefix, key = secret[:6], secret[6:]
+def problem_of_secret(secret: str) -> str | None:
+    """What is wrong with the secret of a webhook, to be said after its name; the text does not quote it."""
     try:
-        length = len(binascii.a2b_base64(key, strict_mode=True))
+        length = len(binascii.a2b_base64(secret.removeprefix(SECRET_PREFIX), strict_mode=True))
     except ValueError:  # its text may quote the secret
         length = 0
-    if prefix != "whsec_" or length not in SECRET_BYTES:
-        _refuse("it is not whsec_ and the base64 of 24 to 64 bytes; make one of 32 random bytes", field)
+    if secret.startswith(SECRET_PREFIX) and length in SECRET_BYTES:
+        return None
+    return "is not whsec_ and the base64 of 24 to 64 bytes; make one of 32 random bytes"
 
 
 def _check_chat(urls: tuple[str, ...], at: str) -> None:

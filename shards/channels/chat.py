@@ -178,9 +178,8 @@ class ChatChannel:
         if "SSLError" in text:
             return self._context.answers.error_class("apprise", "tls")
         # urllib3 says this of what ended before the request was sent
-        return self._context.answers.error_class(
-            "apprise", "unsent" if "Max retries exceeded" in text else "unanswered"
-        )
+        end = "unreachable" if "Max retries exceeded" in text else "unanswered"
+        return self._context.answers.error_class("apprise", end)
 
     async def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)

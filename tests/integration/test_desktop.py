@@ -65,7 +65,7 @@ def test_what_is_shown(desktop: Desktop) -> None:
 
     using(desktop, use, app_name="Backups", icon="/usr/share/icon.png")
     assert [(item["appname"], item["summary"], item["body"]) for item in desktop.shown()] == [
-        ("Backups", "Títle 😀", "a < b & <b>c</b>\nd"),
+        ("Backups", "Títle 😀", "a &lt; b &amp; &lt;b&gt;c&lt;/b&gt;\nd"),  # as the daemon is to be told
         ("Backups", "text alone", ""),
         ("Backups", "title alone", ""),
     ]

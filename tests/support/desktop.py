@@ -18,7 +18,7 @@ from tests.support.service import DIES_WITH_US, wait_until
 # Without services that the bus would start by itself.
 BUS = """<busconfig><type>session</type><listen>unix:path={socket}</listen><policy context="default">
 <allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/><allow own="*"/></policy></busconfig>"""
-DUNST = "[global]\nnotification_limit = 0\nhistory_length = 0\nsort = no\nstack_duplicates = no\nmarkup = {markup}\n"
+DUNST = "[global]\nnotification_limit = 1\nhistory_length = 0\nsort = no\nstack_duplicates = no\nmarkup = {markup}\n"
 
 
 class Desktop:

@@ -17,18 +17,18 @@ from shards.channels.chat import ChatChannel
 from shards.contacts import Contacts
 from shards.hidden import Secret
 from tests.support.deliveries import delivery
-from tests.support.http_service import Answer, HttpService
+from tests.support.endpoint import Endpoint, Request, answer, hang, hang_up
 
 TOKEN = "secret-token"
 
 
 @pytest.fixture
-def service() -> Iterator[HttpService]:
-    with HttpService() as service:
-        yield service
+def service() -> Iterator[Endpoint]:
+    with Endpoint() as endpoint:
+        yield endpoint
 
 
-def url_of(service: HttpService, rest: str = f"/{TOKEN}") -> str:
+def url_of(service: Endpoint, rest: str = f"/{TOKEN}") -> str:
     return f"json://127.0.0.1:{service.port}{rest}"
 
 
@@ -60,27 +60,31 @@ def failure(own: Sequence[str] = (), **given: Any) -> SendError:
     return raised.value
 
 
-def said(service: HttpService) -> list[dict[str, Any]]:
-    return [json.loads(request.body) for request in service.received]
+def said(service: Endpoint) -> list[dict[str, Any]]:
+    return [json.loads(request.body) for request in service.taken]
 
 
-def test_title_text_and_kind_arrive(service: HttpService) -> None:
+def path(request: Request) -> str:
+    return request.line.split()[1].rstrip("/")
+
+
+def test_title_text_and_kind_arrive(service: Endpoint) -> None:
     assert send([url_of(service)], type="error", text="é 😀 <b>") == Sent("JSON")
     (document,) = said(service)
     assert (document["title"], document["message"], document["type"]) == ("Disk full", "é 😀 <b>", "failure")
 
 
-@pytest.mark.parametrize(("category", "path"), [("system", "/all"), ("security", "/guards"), ("marketing", "/all")])
-def test_who_has_no_urls_gets_those_of_the_category(service: HttpService, category: str, path: str) -> None:
+@pytest.mark.parametrize(("category", "to"), [("system", "/all"), ("security", "/guards"), ("marketing", "/all")])
+def test_who_has_no_urls_gets_those_of_the_category(service: Endpoint, category: str, to: str) -> None:
     settings = {"urls": [url_of(service, "/all")], "categories": {"security": [url_of(service, "/guards")]}}
     send(settings=settings, category=category)
     send([url_of(service, "/own")], settings=settings, category=category)
-    assert [request.path.rstrip("/") for request in service.received] == [path, "/own"]
+    assert [path(request) for request in service.taken] == [to, "/own"]
 
 
-def test_urls_of_the_configuration_may_have_any_scheme(service: HttpService) -> None:
+def test_urls_of_the_configuration_may_have_any_scheme(service: Endpoint) -> None:
     send(settings={"schemes": [], "urls": [url_of(service)]})
-    assert len(service.received) == 1
+    assert len(service.requests) == 1
 
 
 def test_a_category_without_urls_is_permanent() -> None:
@@ -107,11 +111,11 @@ def test_who_is_supported(contacts: Contacts, settings: dict[str, Any], supporte
 
 
 @pytest.mark.parametrize("scheme", ["json", "xml", "form", "mmost", "ntfy", "apprise", "syslog", "dbus", "mailto"])
-def test_by_default_users_do_not_choose_hosts(service: HttpService, scheme: str) -> None:
+def test_by_default_users_do_not_choose_hosts(service: Endpoint, scheme: str) -> None:
     url = f"{scheme}://127.0.0.1:{service.port}/{TOKEN}"
     error = failure([url], settings={"schemes": list(ChatChannel.Settings().schemes)})
     assert error.error_class in {"permanent", "bad_address"}
-    assert not service.received
+    assert not service.requests
 
 
 @pytest.mark.parametrize(
@@ -144,17 +148,17 @@ def test_a_scheme_may_be_bound_to_hosts(url: str, allowed: bool) -> None:
         "method=PUT",
     ],
 )
-def test_parameters_with_power_are_not_for_users(service: HttpService, parameter: str) -> None:
+def test_parameters_with_power_are_not_for_users(service: Endpoint, parameter: str) -> None:
     error = failure([url_of(service, f"/x?{parameter}")])
     assert error.error_class == "permanent"
     assert "is not allowed" in error.message
-    assert not service.received
+    assert not service.requests
 
 
-def test_redirects_are_not_followed(service: HttpService) -> None:
-    service.answers.append(Answer(302, headers={"Location": "/elsewhere"}))
+def test_redirects_are_not_followed(service: Endpoint) -> None:
+    service.then(answer(302, Location="/elsewhere"))
     assert failure([url_of(service)]).error_class == "permanent"
-    assert not service.received
+    assert len(service.requests) == 1
 
 
 # --- failures -------------------------------------------------------------------------------------------------------
@@ -171,8 +175,8 @@ def test_redirects_are_not_followed(service: HttpService) -> None:
         (0, "ambiguous", "ambiguous"),
     ],
 )
-def test_what_an_answer_means(service: HttpService, status: int, own: ErrorClass, configured: ErrorClass) -> None:
-    service.answers.extend([Answer(status, b"no_service")] * 2)
+def test_what_an_answer_means(service: Endpoint, status: int, own: ErrorClass, configured: ErrorClass) -> None:
+    service.then(*[answer(status, "no_service") if status else hang_up] * 2)
     error = failure([url_of(service)])
     assert error.error_class == own
     assert error.bad == ((url_of(service),) if own == "bad_address" else ())
@@ -181,33 +185,34 @@ def test_what_an_answer_means(service: HttpService, status: int, own: ErrorClass
     assert (error.error_class, error.bad) == (configured, ())
 
 
-def test_the_operator_may_say_what_an_answer_means(service: HttpService) -> None:
-    service.answers.append(Answer(413))
+def test_the_operator_may_say_what_an_answer_means(service: Endpoint) -> None:
+    service.then(answer(413))
     context = Context("chat", 5.0, answers=Answers({"apprise": {"413": "transient"}}))
     assert failure([url_of(service)], context=context).error_class == "transient"
 
 
-def test_nobody_listening_is_transient(service: HttpService) -> None:
-    service.close()
-    assert failure([url_of(service)]).error_class == "transient"
+def test_nobody_listening_is_transient() -> None:
+    assert failure([f"json://127.0.0.1:1/{TOKEN}"]).error_class == "transient"
 
 
-def test_a_service_that_does_not_answer_in_time_is_ambiguous(service: HttpService) -> None:
-    service.hang()
+def test_a_service_that_does_not_answer_in_time_is_ambiguous(service: Endpoint) -> None:
+    service.then(hang)
     assert failure([url_of(service)], context=Context("chat", 0.5)).error_class == "ambiguous"
 
 
-def test_one_url_that_accepts_is_enough(service: HttpService) -> None:
-    with HttpService(Answer(410)) as gone:
-        assert send([url_of(gone), url_of(service)]) == Sent("JSON", (url_of(gone),))
+def test_one_url_that_accepts_is_enough(service: Endpoint) -> None:
+    with Endpoint(usual=answer(410)) as gone:
+        urls = [url_of(gone), url_of(service)]
+        assert send(urls) == Sent("JSON", (urls[0],))
 
 
-def test_of_several_failures_that_which_can_be_retried_counts(service: HttpService) -> None:
-    service.default = Answer(503)
-    with HttpService(Answer(410)) as gone:
-        error = failure([url_of(gone), url_of(service)])
+def test_of_several_failures_that_which_can_be_retried_counts(service: Endpoint) -> None:
+    service.then(answer(503))
+    with Endpoint(usual=answer(410)) as gone:
+        urls = [url_of(gone), url_of(service)]
+        error = failure(urls)
     assert error.error_class == "transient"
-    assert error.bad == (url_of(gone),)
+    assert error.bad == (urls[0],)
     assert "410" in error.message
     assert "503" in error.message
 
@@ -218,7 +223,7 @@ def test_what_is_no_url_of_apprise_is_a_bad_address() -> None:
     assert failure(settings={"urls": [f"slack://{TOKEN}"]}).error_class == "misconfigured"
 
 
-def test_the_conversation_is_shown_without_secrets(service: HttpService) -> None:
+def test_the_conversation_is_shown_without_secrets(service: Endpoint) -> None:
     lines: list[str] = []
     send([url_of(service)], context=Context("chat", 5.0, trace=lines.append))
     assert any("POST" in line for line in lines)

@@ -195,7 +195,7 @@ def test_a_document_of_another_shape_is_refused(document: Any, code: str, field:
     [
         ({"contact": {}}, "did you mean contacts?"),
         ({"contacts": {"emial": "x"}}, "did you mean email?"),
-        ({"contacts": {"webhook": {"url": "x", "secrt": "x"}}}, "did you mean secret?"),
+        ({"contacts": {"webhook": {"url": "x", "secrt": "x"}}}, "did you mean secret"),
         ({"contacts": {"push": [{"provider": "x", "token": "x", "tokn": "x"}]}}, "did you mean token?"),
         ({"preferences": {"colour": {}}}, "known: categories, channels, quiet_hours, topics"),
         ({"preferences": {"quiet_hours": {"start": "22:00", "dys": "x"}}}, "did you mean days?"),
