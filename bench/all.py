@@ -21,6 +21,7 @@ SMALL: dict[str, list[str]] = {
     "latency": ["--rate", "1000", "--duration-s", "1"],
     "memory": ["--pending", "20000", "--on-disk", "0"],
     "broadcast": ["--users", "10000", "--duration-s", "1"],
+    "http_clients": ["--requests", "640", "--rounds", "1"],
     "hot_user": ["--rate", "1000", "--duration-s", "1"],
     "backlog": ["--pending", "50000", "--criticals", "20"],
     "recovery": ["--pending", "50000"],

@@ -170,6 +170,7 @@ class Supervisor:
                 schedules=settings.schedules,
                 digests=settings.digests,
                 channels=settings.channels,
+                errors=settings.errors,
                 drain=settings.dispatcher.drain,
                 rules=msgspec.convert(settings.rules, tuple[PlacedRule, ...], from_attributes=True),
                 preferences=settings.preferences,

@@ -73,6 +73,22 @@ def _channel(parts: list[dict[str, Any]]) -> dict[str, Any]:
         **{key: sum(part[key] for part in parts) for key in keys},
         "outcomes": {OUTCOMES[final]: outcomes[OUTCOMES[final]] for final in FINAL},
         "latency_ms": latency_ms([part["latency"] for part in parts]),
+        **_state([part["state"] for part in parts]),
+    }
+
+
+def _state(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Whether a channel sends: each shard finds out by itself that credentials are refused."""
+    paused = [part["paused"] for part in parts if "paused" in part]
+    providers: dict[str, Counter[str]] = {}
+    for part in parts:
+        for one in part.get("providers", ()):
+            providers.setdefault(one["provider"], Counter())[one["state"]] += 1
+    return {
+        "state": "paused" if len(paused) == len(parts) else "partly_paused" if paused else "running",
+        "paused": paused[0] if paused else None,
+        "providers": {name: dict(states) for name, states in providers.items()},
+        "waiting_for_endpoints": sum(part.get("waiting_for_endpoints", 0) for part in parts),
     }
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -21,6 +21,9 @@ from shards.dedupe import IdempotencySet
 from shards.deferrals import Deferrals, Dues, Timer
 from shards.digests import Digest, Digests, composed
 from shards.frames import Entry, Frame, Run
+from shards.gates import Gates
+from shards.health import ContactHealth
+from shards.health import Stored as StoredHealth
 from shards.identifiers import Identifiers, Origins
 from shards.lanes import LANES, NotificationQueue
 from shards.limiter import Limiter
@@ -28,7 +31,7 @@ from shards.limits import Limits
 from shards.pace import Pace
 from shards.people import People
 from shards.preferences import UserDocument
-from shards.retry import DueHeap
+from shards.retry import DueHeap, RetryPolicy
 from shards.rules import Routing
 from shards.settings import ShardSettings
 from shards.suspects import Suspects
@@ -56,7 +59,15 @@ class StoredFrame(NamedTuple):
     notes: bytes | None
 
 
-class Journal(Origins, Protocol):
+class Pause(NamedTuple):
+    """Why a channel sends nothing, and since when."""
+
+    reason: Literal["operator", "misconfigured"]
+    since_ms: int
+    message: str = ""
+
+
+class Journal(Origins, StoredHealth, Protocol):
     """What the core reads back; it never writes by itself."""
 
     @property
@@ -101,6 +112,7 @@ class Book:
     people: People
     limits: Limits
     limiters: dict[int, Limiter]
+    policies: list[RetryPolicy]  # of retries, by channel
 
     def __init__(
         self,
@@ -128,6 +140,12 @@ class Book:
         self.queued = [0] * (len(channel_names) * LANES)  # deliveries in each lane
         self.retrying: list[DueHeap[Entry | tuple[int, int]]] = [DueHeap() for _ in channel_names]
         self.in_flight = [0] * len(channel_names)
+        self.paused: dict[int, Pause] = {}
+        self.holds: dict[int, float] = {}  # channel -> when one of its providers may be asked again
+        self.gates: dict[int, Gates] = {}  # of channels whose users have endpoints of their own
+        self.health = ContactHealth(journal)
+        self.crowded = False  # some that wait for their endpoints have not been looked at in this turn
+        self.alerts: list[dict[str, Any]] = []  # what an operator is to hear of this turn
         self.behind: dict[int, int] = {}  # lane -> the last frame whose deliveries are in it; later ones are on disk
         self.frames: dict[int, Frame] = {}  # those with deliveries in memory, and those that this turn looks at
         self._visited: list[Frame] = []  # read from disk in this turn

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 HIDDEN = "***"
 ELSEWHERE = ("file:", "env:")  # where a secret may be that is not in the configuration itself
 SECRET_BYTES_MAX = 65_536
+REDACTED_MIN = 4  # characters: shorter ones stand in any text
 
 
 class Secret:
@@ -51,4 +56,31 @@ def _read(path: Path) -> str:
         raise ValueError(f"{path} can be read by others; run: chmod 600 {path}")
     if not text or len(text) > SECRET_BYTES_MAX:
         raise ValueError(f"{path} is empty, or has over {SECRET_BYTES_MAX} bytes")
+    return text
+
+
+def secrets_of(settings: Any) -> list[str]:
+    """All secrets in what a provider is made with, the longest first."""
+    return sorted(_secrets(settings), key=len, reverse=True)
+
+
+def _secrets(value: Any) -> Iterable[str]:
+    if isinstance(value, Secret):
+        yield value.reveal()
+    elif isinstance(value, msgspec.Struct):
+        for name in value.__struct_fields__:
+            yield from _secrets(getattr(value, name))
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from _secrets(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _secrets(one)
+
+
+def redact(text: str, secrets: Iterable[str]) -> str:
+    """The text without these secrets."""
+    for secret in secrets:
+        if len(secret) >= REDACTED_MIN:
+            text = text.replace(secret, HIDDEN)
     return text

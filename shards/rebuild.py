@@ -178,6 +178,8 @@ class Rebuild:
     def _copy_users(self, source: Source) -> None:
         for user_id, document in source.reader.rows("users"):
             self.targets[hash_user(user_id) % len(self.targets)].add_user(user_id, document)
+        for row in source.reader.rows("health"):
+            self.targets[hash_user(row[0]) % len(self.targets)].add("health", row)
 
     def _copy_broadcasts(self) -> None:
         """Every shard has all of them: whom each has reached is said of the users as they were distributed."""

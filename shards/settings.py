@@ -11,7 +11,7 @@ from shards.caps import CapSettings
 from shards.digests import DigestSettings
 from shards.limiter import RateLimit
 from shards.quiet import check_zone
-from shards.retry import RetryPolicy
+from shards.retry import WEBHOOK_RETRY, RetryPolicy
 from shards.rules import Category, PlacedRule
 from shards.units import Seconds, parse_rate
 from shards.wire import CHANNELS
@@ -139,6 +139,16 @@ class ShardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     preferences: PreferenceSettings = PreferenceSettings()
     rules: tuple[PlacedRule, ...] = ()
     version: int = 1  # of the configuration
+
+    def retry_of(self, channel: str) -> RetryPolicy:
+        settings = self.channels.get(channel)
+        if settings is None or (settings.retry is None and (settings.is_simulated or channel != "webhook")):
+            return self.retry
+        return settings.retry or WEBHOOK_RETRY
+
+    def is_held(self, channel: str) -> bool:
+        """Whether an attempt of which nobody knows how it ended is for a person to look at."""
+        return channel in self.channels and self.channels[channel].on_ambiguous == "hold"
 
     def channel_names(self) -> list[str]:
         """All that are known, in the order in which a new journal numbers them."""

@@ -78,7 +78,7 @@ class TemperedChannel:
             if not self.harmless:
                 self._trials.end(self.name, (entry[0].seq, entry[1]))
             if self._random.random() < self.temper.failure:
-                failed.append((entry, self._random.choice(ERRORS), "as the simulation wants it"))
+                failed.append((entry, self._random.choice(ERRORS), "as the simulation wants it", None))
             else:
                 delivered.setdefault(entry[0], []).append(entry[1])
         return Results(list(delivered.items()), failed)

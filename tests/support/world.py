@@ -83,7 +83,7 @@ class Provider:
         if not self._world.hold:
             for run in self._runs:
                 if self.name in self._world.failing:
-                    failed += [(run.entry(at), self._world.error, "no") for at in range(len(run))]  # type: ignore[misc]
+                    failed += [(run.entry(at), self._world.error, "no", None) for at in range(len(run))]  # type: ignore[misc]
                 else:
                     delivered.append((run.frame, run.slots))
             self._runs = []

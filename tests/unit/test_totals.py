@@ -13,6 +13,7 @@ def shard(planned: int, delivered: int, pending: int) -> dict[str, Any]:
     channel = {
         "planned": planned, "attempts": delivered, "failed_attempts": 0, "outcomes": outcomes, "queued": 1,
         "in_flight": 2, "retrying": 3, "deferred": 4, "latency": {"buckets": {5: delivered}, "max_us": 777},
+        "state": {"providers": [{"provider": "smtp", "state": "open"}]},
     }  # fmt: skip
     return {
         "accepted": planned, "duplicates": 1, "rejected": 2, "pending": pending, "dead_letters": {"permanent": 4},
