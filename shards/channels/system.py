@@ -54,7 +54,8 @@ class SystemChannel:
         self._settings = settings
         self._context = context
         self._bus: dbus_fast.aio.MessageBus | None = None
-        self._connecting = asyncio.Lock()
+        # So that they are shown in their order, and one is known before another one replaces it.
+        self._one_at_a_time = asyncio.Lock()
         # Collapse key -> the daemon's number, and the daemon's name: another one gives the same numbers to others.
         self._shown: OrderedDict[tuple[str, str], tuple[int, str]] = OrderedDict()
 
@@ -62,6 +63,10 @@ class SystemChannel:
         return True
 
     async def send(self, delivery: Delivery) -> Sent:
+        async with self._one_at_a_time:
+            return await self._show(delivery)
+
+    async def _show(self, delivery: Delivery) -> Sent:
         bus = await self._connected()
         able = await self._call(bus, "GetCapabilities")
         key = (delivery.recipient.user_id, delivery.collapse or "")
@@ -92,24 +97,21 @@ class SystemChannel:
 
     async def _connected(self) -> Any:
         """The bus; it is connected again where it was restarted."""
-        async with self._connecting:
-            if self._bus is None or not self._bus.connected:
-                self._shown.clear()
-                address = self._settings.bus or os.environ.get("DBUS_SESSION_BUS_ADDRESS")
-                if not address:
-                    text = "there is no desktop: DBUS_SESSION_BUS_ADDRESS is not set; run the dispatcher within the"
-                    raise self._error(
-                        "connect", "NoDesktop", f"{text} desktop's session, or set bus to the session's address"
-                    )
-                try:
-                    self._bus = await self._dbus.aio.MessageBus(address).connect()
-                except (self._dbus.InvalidAddressError, self._dbus.AuthError, OSError, EOFError) as error:
-                    text = (
-                        f"there is no desktop: the bus at {address} cannot be reached ({error}); is its session over?"
-                    )
-                    raise self._error("connect", "NoDesktop", text) from error
-                self._trace(f"connected to {address}")
-            return self._bus
+        if self._bus is None or not self._bus.connected:
+            self._shown.clear()
+            address = self._settings.bus or os.environ.get("DBUS_SESSION_BUS_ADDRESS")
+            if not address:
+                text = "there is no desktop: DBUS_SESSION_BUS_ADDRESS is not set; run the dispatcher within the"
+                raise self._error(
+                    "connect", "NoDesktop", f"{text} desktop's session, or set bus to the session's address"
+                )
+            try:
+                self._bus = await self._dbus.aio.MessageBus(address).connect()
+            except (self._dbus.InvalidAddressError, self._dbus.AuthError, OSError, EOFError) as error:
+                text = f"there is no desktop: the bus at {address} cannot be reached ({error}); is its session over?"
+                raise self._error("connect", "NoDesktop", text) from error
+            self._trace(f"connected to {address}")
+        return self._bus
 
     async def _call(self, bus: Any, member: str, signature: str = "", body: list[Any] | None = None) -> Any:
         """The daemon's answer. A call that is cancelled ends the connection: it would wait for the answer for ever."""
