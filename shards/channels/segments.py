@@ -13,11 +13,14 @@ from typing import Literal
 
 import msgspec
 
+from shards.channels.base import Delivery, SendError
+
 BASIC = frozenset(
     "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?"
     "¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§¿abcdefghijklmnopqrstuvwxyzäöñüà"
 )
 EXTENSION = frozenset("\f^{}\\[~]|€")
+TooLong = Literal["refuse", "cut"]
 ENDING = "..."  # one character of that meaning, …, would make a text of GSM-7 one of UCS-2
 
 
@@ -62,3 +65,17 @@ def sayable(text: str) -> str:
     """Without control characters; a line's end is a line feed."""
     lines = text.replace("\r\n", "\n").replace("\r", "\n").replace("\t", " ")
     return "".join(each for each in lines if each == "\n" or unicodedata.category(each) != "Cc").strip()
+
+
+def said(delivery: Delivery, segments_max: int, too_long: TooLong) -> str:
+    """The text of an SMS: that of the delivery, or its title. Raises ``SendError`` where there is none, or too much."""
+    text = sayable(delivery.text) or sayable(delivery.title)
+    if not text:
+        raise SendError("permanent", "there is nothing to say: the notification has neither text nor title")
+    if too_long == "cut":
+        return cut(text, segments_max)
+    takes = segments(text)
+    if takes.count > segments_max:
+        size = f"the text takes {takes.count} segments of {takes.encoding}; at most {segments_max} are allowed"
+        raise SendError("permanent", f'{size} by segments_max. Shorten it, allow more, or set too_long = "cut"')
+    return text

@@ -93,8 +93,11 @@ def delivery(rig: Rig, number: int = 0, **more: Any) -> Delivery:
         "title": f"title {number}",
         "text": f"text {number}",
         "created_ms": 1_764_000_000_000,
+        **more,
     }
-    return Delivery(**fields | more)
+    if not getattr(rig, "has_title", True):
+        fields["text"] = f"{fields['title']}: {fields['text']}"
+    return Delivery(**fields)
 
 
 def arrived(rig: Rig, *texts: str) -> None:

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.channels.segments import BASIC, ENDING, EXTENSION, Segments, cut, sayable, segments
+from shards.channels.base import SendError
+from shards.channels.segments import BASIC, ENDING, EXTENSION, Segments, cut, said, sayable, segments
+from tests.support.deliveries import delivery
 
 SAID = st.text(st.one_of(st.sampled_from("aé€[ \n"), st.sampled_from("aΔж中😀é"), st.characters(codec="utf-8")))
 GSM_7 = st.text(st.sampled_from(sorted(BASIC | EXTENSION)), max_size=500)
@@ -93,3 +95,29 @@ def test_control_characters_are_left_out(text: str, said: str) -> None:
 
 def _extended(text: str) -> int:
     return sum(each in EXTENSION for each in text)
+
+
+# --- what is said ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("title", "text", "expected"),
+    [("title", "text", "text"), ("title", "", "title"), ("title", " \x07\n", "title"), ("", "a\r\nb", "a\nb")],
+)
+def test_the_text_is_said_or_else_the_title(title: str, text: str, expected: str) -> None:
+    assert said(delivery(title=title, text=text), 1, "refuse") == expected
+
+
+def test_nothing_to_say_is_permanent() -> None:
+    with pytest.raises(SendError, match="neither text nor title") as raised:
+        said(delivery(title="", text="\0"), 1, "refuse")
+    assert raised.value.error_class == "permanent"
+
+
+def test_a_text_that_takes_too_many_segments_is_refused_unless_it_may_be_cut() -> None:
+    long = delivery(text="a" * 161)
+    with pytest.raises(SendError, match=r"takes 2 segments of GSM-7; at most 1 .*too_long") as raised:
+        said(long, 1, "refuse")
+    assert raised.value.error_class == "permanent"
+    assert said(long, 2, "refuse") == "a" * 161
+    assert said(long, 1, "cut") == "a" * 157 + "..."

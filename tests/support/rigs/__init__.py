@@ -14,7 +14,10 @@ from shards.channels.base import NotificationChannel, Recipient
 
 
 class Rig(Protocol):
-    """A real service of the channel's kind, in a thread, which does as it is told."""
+    """A real service of the channel's kind, in a thread, which does as it is told.
+
+    It may have ``secrets``, which no error may tell, and ``has_title = False`` where there is only the text.
+    """
 
     name: str
     classes: frozenset[ErrorClass]  # the errors that it can be made to give
