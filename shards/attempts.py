@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from shards import ledger
 from shards.book import Pause, expires_ms_of, is_expired
-from shards.changes import Now, Place
+from shards.changes import Note, Now, Place
 from shards.dead_letters import ERROR_TEXT_MAX
 from shards.frames import Entry, Frame, Run, one
 from shards.gates import Gates
@@ -23,6 +23,7 @@ from shards.suspects import CRASHES_MAX, Suspects
 SLOWED = frozenset({"throttled", "ambiguous"})  # the service asks for patience, or says nothing at all
 PASSED_MAX = 1_000  # of a channel with endpoints, looked at in one turn
 CROWDED_MS = 30_000  # until then, what finds no place even to wait for one is on disk
+NO_NOTE: Note = (None, "", "")
 LOGGED_MAX = 16  # a run of more deliveries has its frame's ledger written, which is then cheaper
 
 
@@ -284,37 +285,38 @@ class Attempts(Releasing):
         """Attempts that failed: each waits for its retry, or becomes a dead letter."""
         self.in_flight[channel] -= len(failures)
         counters = self.counters.channels[channel]
-        counters.attempts += len(failures)
-        counters.failed_attempts += len(failures)
         policy, heap, gates = self.policies[channel], self.retrying[channel], self.gates.get(channel)
         for entry, error_class, text, advice in failures:
             frame, slot, *_ = entry
             message = text[:ERROR_TEXT_MAX]
-            misconfigured = error_class == "misconfigured"  # that is not the delivery's fault, and burns no attempt
-            value = (frame.slots[slot] & ledger.KEEP) + (0 if misconfigured else ledger.ONE_ATTEMPT)
+            if error_class == "misconfigured":  # which is not the delivery's fault, and burns no attempt
+                self.pause(channel, Pause("misconfigured", now.wall_us // 1000, message))
+                self._put_back(channel, entry, now)
+                if ledger.outcome_of(frame.slots[slot]) in ledger.OPEN:
+                    frame.notes[slot] = (frame.notes.get(slot, NO_NOTE)[0], error_class, message)
+                    self._log(frame, slot)
+                continue
+            counters.attempts += 1
+            counters.failed_attempts += 1
+            value = (frame.slots[slot] & ledger.KEEP) + ledger.ONE_ATTEMPT
             attempts = value >> ledger.ATTEMPTS_SHIFT
             withdrawn = ledger.is_withdrawn(frame.slots[slot])
             frame.flying.discard(slot)
             asked_s = advice.retry_after_s if advice else 0.0
-            throttled = error_class in SLOWED
             if gates is not None:
-                asked = asked_s if error_class == "throttled" else 0.0
-                gates.leave((frame.seq, slot), now.mono, failed=error_class in RETRIED, asked_s=asked)
+                patience_s = asked_s if error_class == "throttled" else 0.0
+                gates.leave((frame.seq, slot), now.mono, failed=error_class in RETRIED, asked_s=patience_s)
             if self.suspects:
                 self._acquit(channel, frame, slot)
-            if misconfigured:
-                self.pause(channel, Pause("misconfigured", now.wall_us // 1000, message))
             held = error_class == "ambiguous" and self.settings.is_held(self.channel_names[channel])
-            if error_class in RETRIED and not held and (misconfigured or not policy.exhausted(attempts)):
+            if error_class in RETRIED and not held and not policy.exhausted(attempts):
                 if withdrawn:
                     frame.slots[slot] = value
                     frame.notes[slot] = (None, error_class, message)
                     frame.active -= 1
                     self._end(entry, ledger.CANCELLED, "cancelled", now)
                     continue
-                delay_s = 0.0
-                if not misconfigured:
-                    delay_s = policy.delay_s(attempts, self._random, throttled=throttled, asked_s=asked_s)
+                delay_s = policy.delay_s(attempts, self._random, throttled=error_class in SLOWED, asked_s=asked_s)
                 expires_ms = expires_ms_of(frame, entry[2], slot)
                 if expires_ms is not None:  # it ends then, and not when it would have been tried again
                     delay_s = min(delay_s, max(0.0, expires_ms / 1000 - now.wall_us / 1e6))
@@ -356,15 +358,10 @@ class Attempts(Releasing):
                 self.people.forget(user.user_id)
 
     def hold(self, channel: int, held: Sequence[tuple[Entry, float]], now: Now) -> None:
-        """What could not be attempted, as no provider may be asked before an instant: they wait for it."""
+        """What could not be attempted, as no provider may be asked before an instant: the channel waits for it."""
         self.in_flight[channel] -= len(held)
-        for entry, until in held:
-            self._untried(channel, entry, now)
-            if ledger.is_withdrawn(entry[0].slots[entry[1]]):
-                self._end(entry, ledger.CANCELLED, "cancelled", now)
-                self._leave(entry[0])
-                continue
-            self.retrying[channel].push(until, entry)
+        for entry, until in sorted(held, key=lambda one: (one[0][0].seq, one[0][1]), reverse=True):
+            self._put_back(channel, entry, now)
             self.holds[channel] = max(until, self.holds.get(channel, 0.0))
 
     def miss(self, channel: int, entries: Sequence[Entry], now: Now) -> None:
@@ -376,6 +373,24 @@ class Attempts(Releasing):
             dead = self.channel_names[channel] in self.people.user(entry[3].user_id).choices.dead
             entry[0].active -= 1
             self._end(entry, ledger.SUPPRESSED, "bad_address" if dead else "no_contact", now)
+
+    def _put_back(self, channel: int, entry: Entry, now: Now) -> None:
+        """A delivery whose attempt does not count goes back to the head of its lane."""
+        frame, slot, *_ = entry
+        was_suspect = (frame.seq, slot) in self.suspects
+        self._untried(channel, entry, now)
+        priority = ledger.priority_of(frame.slots[slot])
+        if ledger.is_withdrawn(frame.slots[slot]) or self._withdraws(entry, now):
+            if ledger.outcome_of(frame.slots[slot]) in ledger.OPEN:
+                self._end(entry, ledger.CANCELLED, "cancelled", now)
+            self._leave(frame)
+            return
+        if was_suspect:  # it did not come from there
+            self._changed(frame)
+            self.queues[channel].push(one(entry), priority, now.mono)
+        else:
+            self.queues[channel].put_back(one(entry), priority)
+        self.queued[ledger.lane_of(channel, priority)] += 1
 
     def _untried(self, channel: int, entry: Entry, now: Now) -> None:
         entry[0].flying.discard(entry[1])

@@ -153,9 +153,10 @@ class Shard:
                 value = values[slot]
                 if due_ms is not None and ledger.outcome_of(value) == ledger.RETRYING:
                     channel = ledger.channel_of(value)
-                    throttled = error_class in SLOWED
                     # no longer than it can be: the clock may have gone back
-                    longest_s = core.policies[channel].longest_s(ledger.attempts_of(value), throttled)
+                    longest_s = core.policies[channel].longest_s(ledger.attempts_of(value))
+                    if error_class in SLOWED:
+                        longest_s = max(longest_s, (due_ms - self.journal.updated_ms(seq)) / 1000)
                     wait_s = min(max(0.0, due_ms / 1000 - moment.wall_us / 1e6), longest_s)
                     core.wait(seq, slot, channel, moment.mono + wait_s)
 
