@@ -15,6 +15,7 @@ import click
 
 from dispatcher import __version__
 from dispatcher.commands.backup import backup
+from dispatcher.commands.channel import channel
 from dispatcher.commands.check import check
 from dispatcher.commands.completion import completion
 from dispatcher.commands.config import config
@@ -159,6 +160,6 @@ def simulate(as_json: bool, **options: Any) -> None:
 
 
 for command in (
-    send, explain, status, cancel, stats, user, topic, inbox, dead, config, keys, check, backup, completion,
+    send, explain, status, cancel, stats, user, topic, inbox, dead, channel, config, keys, check, backup, completion,
 ):  # fmt: skip
     main.add_command(command)

@@ -88,7 +88,9 @@ def _state(parts: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "state": state,
         "paused": paused[0] if paused else None,
-        "providers": [_provider(shards) for shards in zip(*(part.get("providers", ()) for part in parts), strict=False)],
+        "providers": [
+            _provider(shards) for shards in zip(*(part.get("providers", ()) for part in parts), strict=False)
+        ],
         "waiting_for_endpoints": sum(part.get("waiting_for_endpoints", 0) for part in parts),
     }
 

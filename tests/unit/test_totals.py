@@ -44,9 +44,11 @@ def test_a_lost_delivery_shows() -> None:
 
 
 def state(*parts: dict[str, Any]) -> Any:
-    shards = [shard(1, 1, 0) for _ in parts]
-    for one, part in zip(shards, parts, strict=True):
+    shards: list[dict[str, Any] | None] = []
+    for part in parts:
+        one = shard(1, 1, 0)
         one["channels"]["email"]["state"] = {"configured": True} | part
+        shards.append(one)
     return merge_stats(shards, {}, {})["channels"]["email"]
 
 
