@@ -44,15 +44,15 @@ def listed(answer: dict[str, Any]) -> str:
         "dead",
     )  # fmt: skip
     told = [table(headers, rows, flexible=("channel", "providers"))]
-    if problems := list(alerts(answer)):
+    silent = answer["not_responding"]
+    problems = [f"NOT RESPONDING, and not counted here: {', '.join(silent)}"] if silent else []
+    if problems := [*problems, *alerts(answer)]:
         told.append("\n".join(map(plain, problems)))
     return "\n\n".join(told)
 
 
 def alerts(answer: dict[str, Any]) -> Iterator[str]:
-    """A line for each thing that is not as it should be, with the remedy."""
-    if answer["not_responding"]:
-        yield f"NOT RESPONDING, and not counted here: {', '.join(answer['not_responding'])}"
+    """A line for each channel or provider that sends nothing, with the remedy."""
     for name, one in answer["channels"].items():
         if pause := one["paused"]:
             yield _pause(name, one["state"], pause)

@@ -45,10 +45,8 @@ def pause(service: Service, name: str) -> None:
 
     What is under way ends; everything else waits, over restarts as well, until `channel resume`.
     """
-    answer = service.ask("channel.pause", channel=name)
-    service.show(
-        answer, lambda _: f"{plain(name)} is paused; what is for it waits until: dispatcher channel resume NAME"
-    )
+    told = f"{plain(name)} is paused; what is for it waits until: dispatcher channel resume {plain(name)}"
+    service.show(service.ask("channel.pause", channel=name), lambda _: told)
 
 
 @channel.command()
