@@ -57,9 +57,13 @@ PURE = (
     "preferences",
     "quiet",
     "releasing",
+    "rendering",
     "retry",
     "rules",
+    "sandbox",
     "suspects",
+    "template_parts",
+    "templates",
     "units",
 )
 # What pure modules may use beside each other: shapes and checks, as pure as they are.
