@@ -105,10 +105,9 @@ class Shard:
             if self.courier:
                 for name in _real(settings):
                     self.channels[journal.channel_names.index(name)] = AsyncSender(name, self.courier, self.core.parcel)
-            for name in self.state.paused:
+            for name, since_ms in self.state.paused.items():
                 if name in journal.channel_names:
-                    number = journal.channel_names.index(name)
-                    self.core.paused[number] = Pause("operator", moment.wall_us // 1000)
+                    self.core.paused[journal.channel_names.index(name)] = Pause("operator", since_ms)
             self.hold = Hold(journal)
             self.maintenance = Maintenance(settings, journal, self.core)
             self.changed_at_us = 0  # when a delivery last changed
@@ -398,16 +397,19 @@ class Shard:
         return self.core.channel_names.index(channel)
 
     def _keep_paused(self) -> None:
-        self.state.paused = sorted(
-            self.core.channel_names[number] for number, pause in self.core.paused.items() if pause.reason == "operator"
-        )
+        self.state.paused = {
+            self.core.channel_names[number]: pause.since_ms
+            for number, pause in self.core.paused.items()
+            if pause.reason == "operator"
+        }
         self.journal.begin()
 
     def _state_of(self, number: int) -> dict[str, Any]:
-        """Whether a channel is paused, why, and how its providers are."""
+        """Whether a channel is configured, or paused and why, and how its providers are."""
         name, pause = self.core.channel_names[number], self.core.paused.get(number)
         real = self.courier and name in _real(self.settings)
         return {
+            "configured": self.core.people.is_configured(number),
             **({"paused": pause._asdict()} if pause else {}),
             **({"providers": self.courier.describe(name)} if self.courier and real else {}),
             **({"waiting_for_endpoints": gates.waiting} if (gates := self.core.gates.get(number)) is not None else {}),
