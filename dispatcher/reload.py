@@ -18,8 +18,9 @@ log = logs.logger()
 # Everything else takes a restart: sockets, what is in memory by number, what processes are started with.
 RELOADABLE = (
     ("categories",), ("rules",), ("rate_limits",), ("caps",), ("digests",), ("schedules",), ("preferences",),
-    ("retry",), ("priorities",), ("idempotency",), ("retention",), ("log", "level"),
+    ("templates",), ("retry",), ("priorities",), ("idempotency",), ("retention",), ("errors",), ("log", "level"),
 )  # fmt: skip
+OF_CHANNELS = ("providers", "retry", "timeout", "on_ambiguous")  # credentials are changed without a restart
 TAKEN_S = 20.0  # by every child, or it is replaced: a new one has the new settings
 
 Source = Callable[[Sequence[str]], str]
@@ -29,11 +30,17 @@ def changed_tables(old: Settings, new: Settings, source: Source) -> list[str]:
     """The names of what differs. Raises ``SettingsError`` that names every key which takes a restart."""
     before, after = (msgspec.to_builtins(settings, enc_hook=encode_hook) for settings in (old, new))
     keys = list(_differing(before, after))
-    fixed = [key for key in keys if not any(key[: len(may)] == may for may in RELOADABLE)]
+    fixed = [key for key in keys if not _may_change(key)]
     if fixed:
         remedy = "it cannot change while the dispatcher runs; restart it, or set it back. Nothing was changed"
         raise SettingsError("\n".join(f"{source(key)}: {'.'.join(key)}: {remedy}" for key in fixed))
     return list(dict.fromkeys(key[0] for key in keys))
+
+
+def _may_change(key: tuple[str, ...]) -> bool:
+    if key[0] == "channels":
+        return len(key) > 2 and key[2] in OF_CHANNELS
+    return any(key[: len(may)] == may for may in RELOADABLE)
 
 
 def _differing(before: Any, after: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from array import array
-from collections.abc import Mapping, MutableSequence
+from collections.abc import Mapping, MutableSequence, Sequence
+from urllib.parse import urlsplit
 
 from shards import ledger
-from shards.book import (
-    expires_ms_of,
-    is_expired,
-)
-from shards.changes import Now, Place
+from shards.book import Pause, expires_ms_of, is_expired
+from shards.changes import Note, Now, Place
 from shards.dead_letters import ERROR_TEXT_MAX
 from shards.frames import Entry, Frame, Run, one
+from shards.gates import Gates
+from shards.health import contacts_on
+from shards.parcel import Parcel, delivery_id
 from shards.releasing import Releasing
 from shards.sending import RETRIED, Failure
 from shards.suspects import CRASHES_MAX, Suspects
+from shards.template_parts import TemplateError
 
+SLOWED = frozenset({"throttled", "ambiguous"})  # the service asks for patience, or says nothing at all
+PASSED_MAX = 1_000  # of a channel with endpoints, looked at in one turn
+CROWDED_MS = 30_000  # until then, what finds no place even to wait for one is on disk
+NO_NOTE: Note = (None, "", "")
 LOGGED_MAX = 16  # a run of more deliveries has its frame's ledger written, which is then cheaper
 
 
@@ -91,15 +98,62 @@ class Attempts(Releasing):
 
     def take(self, channel: int, now: Now) -> list[Run]:
         """What the channel may start now, within its concurrency and the bound on what waits for a retry."""
+        if not self._goes(channel, now):
+            return []
         pace = self.paces.get(channel)
-        room = self._room(channel)
-        runs = self._pop(channel, room if pace is None else min(room, pace.available(now.mono)), now)
+        room = self._room(channel) if pace is None else min(self._room(channel), pace.available(now.mono))
+        gates = self.gates.get(channel)
+        runs = self._pop(channel, room, now) if gates is None else self._pass(channel, gates, room, now)
         for run in runs:
             self.in_flight[channel] += len(run)
             run.frame.flying.update(run.slots)
             if pace is not None:
                 pace.spend(len(run), now.mono)
         return runs
+
+    def _goes(self, channel: int, now: Now) -> bool:
+        """Whether the channel is neither paused nor waits for its providers."""
+        return channel not in self.paused and self.holds.get(channel, 0.0) <= now.mono
+
+    def _pass(self, channel: int, gates: Gates, room: int, now: Now) -> list[Run]:
+        """What its endpoints have places for; the others wait for one, the rest of them on disk."""
+        runs: list[Run] = []
+        for entry in gates.ready(now.mono, room):
+            run = self._drop_ended(one(entry), now)
+            if len(run):
+                runs.append(run)
+                room -= 1
+            else:
+                gates.leave((entry[0].seq, entry[1]), now.mono)
+        popped = 0
+        while room > 0 and popped < PASSED_MAX:
+            found = self._pop(channel, room, now)
+            if not found:
+                break
+            for run in found:
+                popped += len(run)
+                kept_out = {at for at in range(len(run)) if not self._enters(channel, gates, run.entry(at), now)}
+                run = run.without(kept_out) if kept_out else run
+                if len(run):
+                    runs.append(run)
+                    room -= len(run)
+        self.crowded = self.crowded or popped >= PASSED_MAX
+        return runs
+
+    def _enters(self, channel: int, gates: Gates, entry: Entry, now: Now) -> bool:
+        """Whether a delivery has a place; if not, it waits for one."""
+        endpoint = self._endpoint(entry)
+        if endpoint is None or gates.enter(endpoint, (entry[0].seq, entry[1]), now.mono):
+            return True
+        if not gates.wait(endpoint, entry):
+            frame, slot, index, *_ = entry
+            frame.active -= 1
+            self._defer(frame, slot, index, "endpoint", now.wall_us // 1000 + CROWDED_MS)
+        return False
+
+    def _endpoint(self, entry: Entry) -> str | None:
+        webhook = self.people.recipient(entry[3]).contacts.webhook
+        return origin_of(webhook.url) if webhook else None
 
     def _room(self, channel: int) -> int:
         """How many attempts may be started: all of them may fail, and wait for a retry."""
@@ -114,6 +168,7 @@ class Attempts(Releasing):
         pace = self.paces.get(channel)
         if (
             not self.suspects.has_waiting(channel)
+            or not self._goes(channel, now)
             or self._room(channel) <= 0
             or (pace is not None and not pace.available(now.mono))
         ):
@@ -172,7 +227,11 @@ class Attempts(Releasing):
 
     def deliver_inapp(self, now: Now) -> None:
         """In-app deliveries end as rows of this turn's transaction."""
+        if self.inapp in self.paused:
+            return
         runs = self._pop(self.inapp, sys.maxsize, now)
+        if self.templates.names:
+            runs = [rest for run in runs if len(rest := self._drop_unrenderable(run, now))]
         for run in runs:
             base = run.frame.seq << 16
             rows = array("q", bytes(16 * len(run)))
@@ -182,11 +241,39 @@ class Attempts(Releasing):
         self.changes.inbox_runs += runs
         self._delivered(self.inapp, [(run.frame, run.slots) for run in runs], now)
 
+    def _drop_unrenderable(self, run: Run, now: Now) -> Run:
+        """Without those whose template has not what it takes: dead letters. What stays is rendered when it is read."""
+        content = self.contents.get(run.frame.seq)
+        if not run.frame.digests and (content is None or not content.may_name_templates()):
+            return run
+        dropped = set()
+        for at in range(len(run)):
+            entry = run.entry(at)
+            frame, slot, _, user, _ = entry
+            value = frame.slots[slot]
+            try:
+                self.inapp_parts(user, self.said(entry), ledger.priority_of(value))
+            except TemplateError as error:
+                dropped.add(at)
+                counters = self.counters.channels[self.inapp]
+                counters.attempts += 1
+                counters.failed_attempts += 1
+                frame.slots[slot] = (value & ledger.KEEP) + ledger.ONE_ATTEMPT
+                attempts, message = ledger.attempts_of(frame.slots[slot]), str(error)[:ERROR_TEXT_MAX]
+                self._give_up(entry, "template", "permanent", message, attempts, now)
+        return run.without(dropped) if dropped else run
+
     def deliver(self, channel: int, delivered: list[tuple[Frame, MutableSequence[int]]], now: Now) -> None:
         """Attempts that succeeded, as slots of frames."""
         for frame, slots in delivered:
             self.in_flight[channel] -= len(slots)
             frame.flying.difference_update(slots)
+        if (gates := self.gates.get(channel)) is not None:
+            for frame, slots in delivered:
+                for slot in slots:
+                    gates.leave((frame.seq, slot), now.mono)
+                    if self.health.has_failing:
+                        self._succeeded(channel, self._entry(frame, slot, frame.index_of(slot))[0])
         if self.suspects:
             for frame, slots in delivered:
                 for slot in slots:
@@ -223,27 +310,38 @@ class Attempts(Releasing):
         """Attempts that failed: each waits for its retry, or becomes a dead letter."""
         self.in_flight[channel] -= len(failures)
         counters = self.counters.channels[channel]
-        counters.attempts += len(failures)
-        counters.failed_attempts += len(failures)
-        policy = self.settings.retry
-        heap = self.retrying[channel]
-        for entry, error_class, text in failures:
+        policy, heap, gates = self.policies[channel], self.retrying[channel], self.gates.get(channel)
+        for entry, error_class, text, advice in failures:
             frame, slot, *_ = entry
             message = text[:ERROR_TEXT_MAX]
+            if error_class == "misconfigured":  # which is not the delivery's fault, and burns no attempt
+                self.pause(channel, Pause("misconfigured", now.wall_us // 1000, message))
+                self._put_back(channel, entry, now)
+                if ledger.outcome_of(frame.slots[slot]) in ledger.OPEN:
+                    frame.notes[slot] = (frame.notes.get(slot, NO_NOTE)[0], error_class, message)
+                    self._log(frame, slot)
+                continue
+            counters.attempts += 1
+            counters.failed_attempts += 1
             value = (frame.slots[slot] & ledger.KEEP) + ledger.ONE_ATTEMPT
             attempts = value >> ledger.ATTEMPTS_SHIFT
             withdrawn = ledger.is_withdrawn(frame.slots[slot])
             frame.flying.discard(slot)
+            asked_s = advice.retry_after_s if advice else 0.0
+            if gates is not None:
+                patience_s = asked_s if error_class == "throttled" else 0.0
+                gates.leave((frame.seq, slot), now.mono, failed=error_class in RETRIED, asked_s=patience_s)
             if self.suspects:
                 self._acquit(channel, frame, slot)
-            if error_class in RETRIED and not policy.exhausted(attempts):
+            held = error_class == "ambiguous" and self.settings.is_held(self.channel_names[channel])
+            if error_class in RETRIED and not held and not policy.exhausted(attempts):
                 if withdrawn:
                     frame.slots[slot] = value
                     frame.notes[slot] = (None, error_class, message)
                     frame.active -= 1
                     self._end(entry, ledger.CANCELLED, "cancelled", now)
                     continue
-                delay_s = policy.delay_s(attempts, self._random)
+                delay_s = policy.delay_s(attempts, self._random, throttled=error_class in SLOWED, asked_s=asked_s)
                 expires_ms = expires_ms_of(frame, entry[2], slot)
                 if expires_ms is not None:  # it ends then, and not when it would have been tried again
                     delay_s = min(delay_s, max(0.0, expires_ms / 1000 - now.wall_us / 1e6))
@@ -256,8 +354,87 @@ class Attempts(Releasing):
                 self._log(frame, slot)
             else:
                 frame.slots[slot] = value
-                reason = "max_retries" if error_class in RETRIED else "permanent"
+                if error_class == "bad_address":
+                    self.disown(channel, entry, advice.bad if advice else (), message, now)
+                elif error_class in RETRIED and gates is not None:
+                    self._exhausted(channel, entry, message, now)
+                reason = (advice and advice.reason) or _reason_of(error_class, held)
                 self._give_up(entry, reason, error_class, message, attempts, now)
+
+    def disown(self, channel: int, entry: Entry, bad: Sequence[str], message: str, now: Now) -> None:
+        """Contacts that will never work again; none named are all that the user has on the channel."""
+        user, name = entry[3], self.channel_names[channel]
+        for contact in bad or contacts_on(name, self.people.recipient(user).contacts):
+            self.health.kill((user.user_id, name, contact), now.wall_us // 1000, message)
+            self.alerts.append({"event": "a contact is not used again", "user": user.user_id, "channel": name})
+        self.people.forget(user.user_id)
+
+    def _succeeded(self, channel: int, entry: Entry) -> None:
+        user, name = entry[3], self.channel_names[channel]
+        for contact in contacts_on(name, self.people.recipient(user).contacts):
+            self.health.succeed((user.user_id, name, contact))
+
+    def _exhausted(self, channel: int, entry: Entry, message: str, now: Now) -> None:
+        """A message has had its last attempt at a user's endpoint, which after some days disables that."""
+        user, name = entry[3], self.channel_names[channel]
+        for contact in contacts_on(name, self.people.recipient(user).contacts):
+            if self.health.exhaust((user.user_id, name, contact), now.wall_us // 1000, message):
+                self.alerts.append({"event": "an endpoint is disabled", "user": user.user_id, "channel": name})
+                self.people.forget(user.user_id)
+
+    def hold(self, channel: int, held: Sequence[tuple[Entry, float]], now: Now) -> None:
+        """What could not be attempted, as no provider may be asked before an instant: the channel waits for it."""
+        self.in_flight[channel] -= len(held)
+        for entry, until in sorted(held, key=lambda one: (one[0][0].seq, one[0][1]), reverse=True):
+            self._put_back(channel, entry, now)
+            self.holds[channel] = max(until, self.holds.get(channel, 0.0))
+
+    def miss(self, channel: int, entries: Sequence[Entry], now: Now) -> None:
+        """Whom no provider of the channel can reach."""
+        self.in_flight[channel] -= len(entries)
+        for entry in entries:
+            self._untried(channel, entry, now)
+            self.people.forget(entry[3].user_id)
+            dead = self.channel_names[channel] in self.people.user(entry[3].user_id).choices.dead
+            entry[0].active -= 1
+            self._end(entry, ledger.SUPPRESSED, "bad_address" if dead else "no_contact", now)
+
+    def _put_back(self, channel: int, entry: Entry, now: Now) -> None:
+        """A delivery whose attempt does not count goes back to the head of its lane."""
+        frame, slot, *_ = entry
+        was_suspect = (frame.seq, slot) in self.suspects
+        self._untried(channel, entry, now)
+        priority = ledger.priority_of(frame.slots[slot])
+        if ledger.is_withdrawn(frame.slots[slot]) or self._withdraws(entry, now):
+            if ledger.outcome_of(frame.slots[slot]) in ledger.OPEN:
+                self._end(entry, ledger.CANCELLED, "cancelled", now)
+            self._leave(frame)
+            return
+        if was_suspect:  # it did not come from there
+            self._changed(frame)
+            self.queues[channel].push(one(entry), priority, now.mono)
+        else:
+            self.queues[channel].put_back(one(entry), priority)
+        self.queued[ledger.lane_of(channel, priority)] += 1
+
+    def _untried(self, channel: int, entry: Entry, now: Now) -> None:
+        entry[0].flying.discard(entry[1])
+        if (gates := self.gates.get(channel)) is not None:
+            gates.leave((entry[0].seq, entry[1]), now.mono)
+        if self.suspects:
+            self._acquit(channel, entry[0], entry[1])
+
+    def pause(self, channel: int, pause: Pause) -> None:
+        """Start nothing on the channel until ``resume``; what an operator has paused stays so."""
+        if channel in self.paused:
+            return
+        self.paused[channel] = pause
+        self.alerts.append({"event": "a channel is paused", "channel": self.channel_names[channel], **pause._asdict()})
+
+    def resume(self, channel: int) -> bool:
+        """Whether it was paused."""
+        self.holds.pop(channel, None)
+        return self.paused.pop(channel, None) is not None
 
     def _give_up(self, entry: Entry, reason: str, error_class: str, message: str, attempts: int, now: Now) -> None:
         """A delivery in memory ends as a dead letter."""
@@ -272,6 +449,28 @@ class Attempts(Releasing):
         self._log(frame, slot)
         self._end_digest(frame, slot)
 
+    def parcel(self, entry: Entry) -> Parcel:
+        """What a real channel is given of a delivery."""
+        frame, slot, index, user, _ = entry
+        value = frame.slots[slot]
+        digest = frame.digests.get(slot)
+        said = self.said(entry)
+        notification_id = self.ids.make(user.hash, frame.seq, index)
+        name = self.channel_names[ledger.channel_of(value)]
+        return Parcel(
+            entry,
+            said,
+            self.people.recipient(user),
+            notification_id,
+            digest.id if digest else delivery_id(notification_id, name),
+            ledger.attempts_of(value) + 1,
+            ledger.priority_of(value),
+            frame.at_us // 1000,
+            expires_ms_of(frame, index, slot),
+            digest.collapse if digest else None,
+            self.routing.is_unsubscribable(said.category),
+        )
+
     def revive(self, seq: int, slot: int, reason: str, now: Now) -> bool:
         """Try a dead letter again, from its first attempt; False if its frame is gone."""
         row = self._journal.frame(seq)
@@ -282,6 +481,9 @@ class Attempts(Releasing):
         channel, priority = ledger.channel_of(value), ledger.priority_of(value)
         if ledger.outcome_of(value) != ledger.DEAD or not self.people.is_configured(channel):
             return False
+        entry = self._entry(frame, slot, frame.index_of(slot))[0]
+        if self.health.forgive(entry[3].user_id, self.channel_names[channel]):
+            self.people.forget(entry[3].user_id)
         frame.slots[slot] = ledger.word(channel, priority, reason=ledger.REASON["charged"])
         frame.notes.pop(slot, None)
         frame.open += 1
@@ -301,9 +503,28 @@ class Attempts(Releasing):
         dues += [
             due
             for channel, pace in self.paces.items()
-            if len(self.queues[channel]) and self._room(channel) > 0 and (due := pace.next_at(now.mono)) is not None
+            if len(self.queues[channel])
+            and self._goes(channel, now)
+            and self._room(channel) > 0
+            and (due := pace.next_at(now.mono)) is not None
         ]
+        dues += [due for channel, due in self.holds.items() if due > now.mono and len(self.queues[channel])]
+        dues += [due for gates in self.gates.values() if (due := gates.next_due(now.mono)) is not None]
         for lane, due_ms in [*self.deferrals.dues.items(), *self.windows.items()]:
             if self._has_room(lane):
                 dues.append(now.mono + due_ms / 1000 - now.wall_us / 1e6)
         return min(dues) if dues else None
+
+
+@functools.lru_cache(maxsize=10_000)
+def origin_of(url: str) -> str:
+    """Scheme, host and port: what answers slowly for one of its paths mostly does so for all."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}".lower()
+
+
+def _reason_of(error_class: str, held: bool) -> str:
+    """Why a delivery is a dead letter."""
+    if held:
+        return "ambiguous"
+    return "max_retries" if error_class in RETRIED else error_class

@@ -6,8 +6,8 @@ Everything that is to be stored gathers in ``changes``.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -21,18 +21,23 @@ from shards.dedupe import IdempotencySet
 from shards.deferrals import Deferrals, Dues, Timer
 from shards.digests import Digest, Digests, composed
 from shards.frames import Entry, Frame, Run
+from shards.gates import Gates
+from shards.health import ContactHealth
+from shards.health import Stored as StoredHealth
 from shards.identifiers import Identifiers, Origins
 from shards.lanes import LANES, NotificationQueue
 from shards.limiter import Limiter
 from shards.limits import Limits
 from shards.pace import Pace
-from shards.people import People
+from shards.people import People, User
 from shards.preferences import UserDocument
-from shards.retry import DueHeap
+from shards.retry import DueHeap, RetryPolicy
 from shards.rules import Routing
 from shards.settings import ShardSettings
 from shards.suspects import Suspects
+from shards.templates import TemplateEngine
 from shards.wire import (
+    PRIORITIES,
     Notification,
     hash_user,
 )
@@ -56,7 +61,15 @@ class StoredFrame(NamedTuple):
     notes: bytes | None
 
 
-class Journal(Origins, Protocol):
+class Pause(NamedTuple):
+    """Why a channel sends nothing, and since when."""
+
+    reason: Literal["operator", "misconfigured"]
+    since_ms: int
+    message: str = ""
+
+
+class Journal(Origins, StoredHealth, Protocol):
     """What the core reads back; it never writes by itself."""
 
     @property
@@ -101,6 +114,7 @@ class Book:
     people: People
     limits: Limits
     limiters: dict[int, Limiter]
+    policies: list[RetryPolicy]  # of retries, by channel
 
     def __init__(
         self,
@@ -115,6 +129,7 @@ class Book:
         self.counters = counters
         self.idempotency = IdempotencySet(settings.secret)
         self.inapp = channel_names.index(INAPP)
+        self.templates = TemplateEngine()
         self.paces = {
             channel_names.index(name): Pace(channel.rate, channel.burst, settings.shard, settings.shards)
             for name, channel in settings.channels.items()
@@ -128,6 +143,12 @@ class Book:
         self.queued = [0] * (len(channel_names) * LANES)  # deliveries in each lane
         self.retrying: list[DueHeap[Entry | tuple[int, int]]] = [DueHeap() for _ in channel_names]
         self.in_flight = [0] * len(channel_names)
+        self.paused: dict[int, Pause] = {}
+        self.holds: dict[int, float] = {}  # channel -> when one of its providers may be asked again
+        self.gates: dict[int, Gates] = {}  # of channels whose users have endpoints of their own
+        self.health = ContactHealth(journal)
+        self.crowded = False  # some that wait for their endpoints have not been looked at in this turn
+        self.alerts: list[dict[str, Any]] = []  # what an operator is to hear of this turn
         self.behind: dict[int, int] = {}  # lane -> the last frame whose deliveries are in it; later ones are on disk
         self.frames: dict[int, Frame] = {}  # those with deliveries in memory, and those that this turn looks at
         self._visited: list[Frame] = []  # read from disk in this turn
@@ -309,6 +330,10 @@ class Book:
         """By place, the digests that stand in an inbox in place of their carriers."""
         digests = self._journal.digests_at(places)
         return {one.carrier: self.digest_said(one) for one in digests if one.channel == INAPP and one.carrier}
+
+    def inapp_parts(self, user: User, said: Notification, priority: int) -> Mapping[str, str]:
+        """What a template makes of it in an inbox. Raises ``TemplateError``."""
+        return self.templates.say(said, INAPP, user.user_id, PRIORITIES[priority], user.choices.locale)
 
     def digest_said(self, digest: Digest) -> Notification:
         """Composed of its items; of a dead letter's, some may be pruned. ``LookupError`` if all are."""

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from shards import subscription
 from shards.nearest import unknown
 from shards.wire import RequestError
 
@@ -22,9 +23,15 @@ if TYPE_CHECKING:
 PUSH_PROVIDERS = ("fcm", "apns", "webpush")
 TOKEN_BYTES_MAX = 4_096
 URL_LENGTH_MAX = 2_048
+SECRET_PREFIX = "whsec_"
 SECRET_BYTES = range(24, 65)  # Standard Webhooks
 PLAIN_NAME = re.compile(r"[a-z0-9_+-]+(\.[a-z0-9_+-]+)*", re.IGNORECASE | re.ASCII)  # valid at every domain
 PLAIN_LENGTH_MAX = 64  # of the whole address: what RFC 5321 allows the part before the @
+CHAT_MAX = 20
+CHAT_URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE | re.ASCII)
+OTHER_MAX = 20
+OTHER_NAME_BYTES_MAX = 64
+OTHER_BYTES_MAX = 2_048
 SHOWN = 80  # characters of a wrong value in an error
 
 
@@ -34,8 +41,11 @@ class PushContact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class WebhookContact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """``previous_secret`` signs as well, while the receiver goes over to ``secret``."""
+
     url: str
     secret: str | None = None
+    previous_secret: str | None = None
 
 
 class Contacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -59,8 +69,16 @@ def check_contacts(contacts: Contacts, at: str) -> None:
             _refuse("it is there twice; list each device once", f"{at}.push[{number}]")
     if contacts.webhook is not None:
         _check_url(contacts.webhook.url, f"{at}.webhook.url")
-        if contacts.webhook.secret is not None:
-            _check_secret(contacts.webhook.secret, f"{at}.webhook.secret")
+        for key in ("secret", "previous_secret"):
+            secret = getattr(contacts.webhook, key)
+            if secret is not None and (problem := problem_of_secret(secret)):
+                _refuse(f"it {problem}", f"{at}.webhook.{key}")
+        if contacts.webhook.previous_secret and not contacts.webhook.secret:
+            _refuse(
+                "it is there without secret; name the new one there, or the only one", f"{at}.webhook.previous_secret"
+            )
+    _check_chat(contacts.chat, f"{at}.chat")
+    _check_other(contacts.other, f"{at}.other")
 
 
 def _refuse(message: str, field: str) -> NoReturn:
@@ -116,6 +134,11 @@ def _check_push(push: PushContact, at: str) -> None:
         _refuse("it is empty; give the token that the device got from its provider", f"{at}.token")
     if len(push.token.encode()) > TOKEN_BYTES_MAX:
         _refuse(f"it is over {TOKEN_BYTES_MAX} bytes, which no provider's token is", f"{at}.token")
+    if push.provider == "webpush":
+        try:
+            _check_url(subscription.parse(push.token).endpoint, f"{at}.token")
+        except ValueError as error:
+            _refuse(str(error), f"{at}.token")
 
 
 def _check_url(url: str, field: str) -> None:
@@ -137,11 +160,37 @@ def _check_url(url: str, field: str) -> None:
         _refuse(f"it has no host; {example}", field)
 
 
-def _check_secret(secret: str, field: str) -> None:
-    prefix, key = secret[:6], secret[6:]
+def problem_of_secret(secret: str) -> str | None:
+    """What is wrong with the secret of a webhook, to be said after its name; the text does not quote it."""
     try:
-        length = len(binascii.a2b_base64(key, strict_mode=True))
+        length = len(binascii.a2b_base64(secret.removeprefix(SECRET_PREFIX), strict_mode=True))
     except ValueError:  # its text may quote the secret
         length = 0
-    if prefix != "whsec_" or length not in SECRET_BYTES:
-        _refuse("it is not whsec_ and the base64 of 24 to 64 bytes; make one of 32 random bytes", field)
+    if secret.startswith(SECRET_PREFIX) and length in SECRET_BYTES:
+        return None
+    return "is not whsec_ and the base64 of 24 to 64 bytes; make one of 32 random bytes"
+
+
+def _check_chat(urls: tuple[str, ...], at: str) -> None:
+    """Their shape alone, and no word of them in an error: they hold secrets."""
+    if len(urls) > CHAT_MAX:
+        _refuse(f"it has {len(urls)} URLs; at most {CHAT_MAX} are allowed", at)
+    for number, url in enumerate(urls):
+        if len(url) > URL_LENGTH_MAX or not url.isprintable() or not CHAT_URL.fullmatch(url):
+            text = f"it is no URL such as slack://A/B/C, of at most {URL_LENGTH_MAX} characters and without spaces"
+            _refuse(text, f"{at}[{number}]")
+        if url in urls[:number]:
+            _refuse("it is there twice; list each URL once", f"{at}[{number}]")
+
+
+def _check_other(contacts: dict[str, str], at: str) -> None:
+    if len(contacts) > OTHER_MAX:
+        _refuse(f"it has {len(contacts)} contacts; at most {OTHER_MAX} are allowed", at)
+    for name, value in contacts.items():
+        field = f"{at}.{name[:SHOWN]}"
+        if not name or len(name.encode()) > OTHER_NAME_BYTES_MAX:
+            _refuse(f"the name of a channel has 1 to {OTHER_NAME_BYTES_MAX} bytes", field)
+        if not value.strip():
+            _refuse("it is empty; give what the channel needs, or leave it out", field)
+        if len(value.encode()) > OTHER_BYTES_MAX:
+            _refuse(f"it is over {OTHER_BYTES_MAX} bytes", field)

@@ -25,11 +25,13 @@ from shards.cancelling import Cancelling
 from shards.changes import Changes, Now
 from shards.counters import Counters
 from shards.frames import Frame, NewFrame, Run
+from shards.gates import Gates
 from shards.judging import Judge, Judged
 from shards.limits import Limits
 from shards.people import Decision, People
 from shards.rules import Routing
 from shards.settings import ShardSettings
+from shards.templates import TemplateEngine
 from shards.wire import (
     EXPANSION,
     INGEST,
@@ -40,6 +42,8 @@ from shards.wire import (
     Verdict,
     pack,
 )
+
+WAITING_MAX = 1_000  # deliveries that wait in memory for one endpoint
 
 
 class Core(Cancelling):
@@ -65,8 +69,17 @@ class Core(Cancelling):
 
         What was spent of the limits is for the owner to carry over.
         """
+        if not self.templates.is_of(settings.templates, settings.output_bytes):  # else what is compiled is kept
+            self.templates = TemplateEngine(settings.templates, settings.output_bytes)
         self.settings = settings
         numbers = {name: number for number, name in enumerate(self.channel_names)}
+        self.paused = {number: pause for number, pause in self.paused.items() if pause.reason == "operator"}
+        self.holds.clear()
+        self.policies = [settings.retry_of(name) for name in self.channel_names]
+        real = {numbers[name]: one for name, one in settings.channels.items() if not one.is_simulated}
+        for number, channel in real.items():
+            if self.channel_names[number] == "webhook" and number not in self.gates:
+                self.gates[number] = Gates(channel.per_endpoint, WAITING_MAX)
         self.routing = Routing(settings.categories, numbers, settings.rules)
         self.limits = Limits(settings.rate_limits, settings.caps, settings.bounds.limiter_keys)
         self.limiters = {numbers[name]: limiter for name, limiter in self.limits.rates.items()}
@@ -81,6 +94,8 @@ class Core(Cancelling):
             self._journal.load_user,
             settings.bounds.users,
             settings.preferences.timezone,
+            strict=frozenset(real),
+            health_of=self.health.of,
             needs_a_look=self._needs_a_look,
         )
         self.broadcasts.configure(self.routing, settings.priorities.aging)
@@ -92,6 +107,7 @@ class Core(Cancelling):
             self.contents,
             self.broadcasts,
             settings.schedules.horizon,
+            self.templates.names,
         )
 
     def receive(self, data: Data, seq: int, now: Now) -> Verdict | None:
@@ -246,7 +262,7 @@ class Core(Cancelling):
     @property
     def has_deferred(self) -> bool:
         """Whether the turn has something to store besides its changes."""
-        return bool(self.deferrals.added or self.deferrals.removed or self.digests.changed)
+        return bool(self.deferrals.added or self.deferrals.removed or self.digests.changed or self.health.changed)
 
     def committed(self) -> None:
         """Everything in ``changes`` is stored: forget what needs no memory."""
@@ -258,6 +274,7 @@ class Core(Cancelling):
         self.let_go()
         self.broadcasts.committed(self.changes.broadcasts)
         self.changes = Changes()
+        self.health.committed()
         self.contents.committed()
         self.deferrals.committed()
         self.digests.committed()

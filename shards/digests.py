@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 
 import msgspec
+import xxhash
 
 from shards.units import Seconds
 from shards.wire import Notification, pack
@@ -74,6 +75,11 @@ class Digest(msgspec.Struct, array_like=True):
     def window(self) -> str:
         """What its items have in common; no part of it can have a NUL but the last."""
         return window_of(self.user_id, self.channel, self.category, self.name, self.key)
+
+    @property
+    def collapse(self) -> str:
+        """A short name for its window: the digest of one replaces that of the window before."""
+        return xxhash.xxh3_64_hexdigest(self.window.encode())
 
     def row(self) -> tuple[str, str, int, int | None, int | None, bytes]:
         """As the journal keeps it."""

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
+from base64 import b64encode, urlsafe_b64encode
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+import msgspec
 
 HIDDEN = "***"
 ELSEWHERE = ("file:", "env:")  # where a secret may be that is not in the configuration itself
 SECRET_BYTES_MAX = 65_536
+REDACTED_MIN = 4  # characters: shorter ones stand in any text
 
 
 class Secret:
@@ -52,3 +60,55 @@ def _read(path: Path) -> str:
     if not text or len(text) > SECRET_BYTES_MAX:
         raise ValueError(f"{path} is empty, or has over {SECRET_BYTES_MAX} bytes")
     return text
+
+
+def secrets_of(settings: Any) -> list[str]:
+    """All secrets in what a provider is made with, the longest first."""
+    return sorted(_secrets(settings), key=len, reverse=True)
+
+
+def _secrets(value: Any) -> Iterable[str]:
+    if isinstance(value, Secret):
+        yield value.reveal()
+    elif isinstance(value, msgspec.Struct):
+        for name in value.__struct_fields__:
+            yield from _secrets(getattr(value, name))
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from _secrets(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _secrets(one)
+
+
+def redact(text: str, secrets: Iterable[str]) -> str:
+    """The text without these secrets."""
+    for secret in secrets:
+        if len(secret) >= REDACTED_MIN:
+            text = text.replace(secret, HIDDEN)
+    return text
+
+
+def disguised(secrets: Iterable[str]) -> list[str]:
+    """These secrets in every form that a conversation may have them in, for ``redact``."""
+    return sorted({form for secret in secrets for form in _forms(secret)}, key=len, reverse=True)
+
+
+def _forms(secret: str) -> Iterator[str]:
+    for text in (secret, *(line.strip() for line in secret.splitlines())):
+        yield text
+        yield json.dumps(text)[1:-1]
+        yield json.dumps(text, ensure_ascii=False)[1:-1]
+        yield quote(text)
+        yield quote(text, safe="")
+        yield quote_plus(text)
+        yield from _in_base64(text.encode())
+
+
+def _in_base64(secret: bytes) -> Iterator[str]:
+    """By itself; and the letters that are always the same within something longer, such as "user:secret"."""
+    for encode in (b64encode, urlsafe_b64encode):
+        yield encode(secret).decode()
+        for before in range(3):
+            first, last = -(-before * 8 // 6), (before + len(secret)) * 8 // 6
+            yield encode(bytes(before) + secret)[first:last].decode()

@@ -20,6 +20,7 @@ from shards.changes import Changes, Note, Place, Result, decode_notes
 from shards.counters import Counters
 from shards.dead_table import DeadTable
 from shards.frames import Frame
+from shards.health_table import HealthTable
 from shards.ledger import LANE_BITS, OPEN, outcome_of, words
 from shards.marks import Mark
 from shards.preferences import UserDocument
@@ -51,9 +52,10 @@ class State(msgspec.Struct, array_like=True):
     log: int = 0  # of the last transaction
     counters: Counters = msgspec.field(default_factory=Counters)
     counted: list[int] | None = None  # of ``counters.finals``, as the collector was last told; None if it never was
+    paused: dict[str, int] = {}  # channels that an operator has paused, and since when (milliseconds since 1970)
 
 
-class SqliteJournal(WaitingTables, DeadTable):
+class SqliteJournal(WaitingTables, DeadTable, HealthTable):
     """Opens or creates the journal, and holds it until ``close``.
 
     Raises ``DamagedError`` where the file is not what was written, another ``JournalError`` where it is not for this
@@ -99,6 +101,7 @@ class SqliteJournal(WaitingTables, DeadTable):
             raise
         self.topics = Topics(path, self.database)
         self._users_stored = self._any("users")
+        self._health_stored = self._any("health")
         self._digests_stored = self._any("digests")
         found = self.database.execute("SELECT max(seq + count - 1) FROM origins").fetchone()
         self._foreign = int(found[0] or 0)  # the last frame that another journal numbered

@@ -79,7 +79,7 @@ class NotificationQueue(Generic[T]):
         self._lanes[priority].items.extend(items)
 
     def put_back(self, item: T, priority: int) -> None:
-        """Return the item that was popped last to the head of its lane."""
+        """Return an item to the head of its lane: what was popped last, or what counts as old as that head."""
         lane = self._lanes[priority]
         lane.popped -= 1
         lane.items.appendleft(item)

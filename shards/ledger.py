@@ -49,10 +49,15 @@ REASONS = (
     "charged",
     "cancelled",
     "overflow",
+    "bad_address",
+    "ambiguous",
+    "template",
+    "endpoint",
 )
 REASON = {name: number for number, name in enumerate(REASONS)}
 
-CHARGED = frozenset({REASON["charged"], REASON["quiet_hours"], REASON["limit"]})  # of a delivery that is open
+# of a delivery that is open
+CHARGED = frozenset({REASON[name] for name in ("charged", "quiet_hours", "limit", "endpoint")})
 
 OUTCOME_SHIFT, PRIORITY_SHIFT, REASON_SHIFT, ATTEMPTS_SHIFT = 8, 12, 16, 24
 REASON_MASK = 0xFF << REASON_SHIFT

@@ -5,7 +5,9 @@ Those that change something write within the turn's transaction; the answer leav
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -15,6 +17,7 @@ from shards import history, ledger, validation
 from shards.book import PLACE_MASK, StoredFrame, waits_in_digest
 from shards.broadcast import OPEN
 from shards.changes import Now, decode_notes
+from shards.contacts import Contacts
 from shards.core import Core
 from shards.explaining import Explainer
 from shards.history import Delivery, Routed
@@ -23,6 +26,7 @@ from shards.journal import SqliteJournal
 from shards.nearest import unknown
 from shards.people import User
 from shards.preferences import UserDocument, check_size, parse_document, problem_of_topic
+from shards.template_parts import TemplateError
 from shards.wire import (
     CHANNELS,
     PAGE_BYTES_MAX,
@@ -59,7 +63,7 @@ class Operations:
             case "user.put":
                 return self._user_put(request)
             case "user.get":
-                return {"user": _plain(self._document(request.user_id))}
+                return self._user_get(request.user_id)
             case "user.delete":
                 return self._user_delete(request)
             case "topic.subscribe" | "topic.unsubscribe":
@@ -216,6 +220,16 @@ class Operations:
             raise RequestError("not_found", f"no document is stored for {user_id!r:.80}", "user_id")
         return document
 
+    def _user_get(self, user_id: str | None) -> dict[str, Any]:
+        """The document, and which of its contacts are not used any more."""
+        answer: dict[str, Any] = {"user": _plain(self._document(user_id))}
+        dead = [
+            {"channel": channel, "contact": contact, "since_ms": health.since_ms, "error": health.detail}
+            for (channel, contact), health in self._core.health.of(user_id or "").items()
+            if health.state == "dead"
+        ]
+        return {**answer, "not_used": dead} if dead else answer
+
     def _user_put(self, request: Request) -> dict[str, Any]:
         user_id = request.user_id or ""
         validation.check_user_id(user_id)
@@ -223,6 +237,7 @@ class Operations:
         self._check_channels(document)
         self._journal.begin()
         self._journal.put_user(user_id, document)
+        self._core.health.retain(user_id, document.contacts)
         self._core.people.forget(user_id)
         return {"user": _plain(document)}
 
@@ -242,6 +257,7 @@ class Operations:
         document = self._document(request.user_id)
         self._journal.begin()
         self._journal.put_user(request.user_id or "", None)
+        self._core.health.retain(request.user_id or "", Contacts())
         self._core.people.forget(request.user_id or "")
         return {"user": _plain(document)}
 
@@ -315,6 +331,10 @@ class Operations:
         self, user: User, number: int, place: int, notification: Notification, priority: int, at_us: int, state: str
     ) -> dict[str, Any]:
         """``priority`` is the one that it was accepted with: the configuration may know its category no more."""
+        parts: Mapping[str, str] = {}
+        if notification.template is not None:
+            with contextlib.suppress(TemplateError):  # it is not as it was when this was delivered
+                parts = self._core.inapp_parts(user, notification, priority)
         return {
             "id": self._core.ids.make(user.hash, place >> PLACE_SHIFT, place & (1 << PLACE_SHIFT) - 1),
             "cursor": number,
@@ -322,8 +342,8 @@ class Operations:
             "category": notification.category,
             "type": notification.type,
             "priority": PRIORITIES[priority],
-            "title": notification.title,
-            "body": notification.body,
+            "title": parts.get("title") or notification.title,
+            "body": parts.get("body") or notification.body,
             "template": notification.template,
             "payload": notification.payload,
             "metadata": notification.metadata,

@@ -5,12 +5,19 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Mapping
 
+import msgspec
+
 from shards import ledger
+from shards.channels.base import Recipient
+from shards.health import Health, without
 from shards.limiter import Limiter
 from shards.preferences import ALLOW_ALL, Choices, UserDocument
 from shards.rules import Routing, Rule
 from shards.validation import check_user_id
 from shards.wire import PRIORITIES, hash_user
+
+RECIPIENTS_MAX = 10_000  # whose contacts are kept at hand
+NOBODY = UserDocument()
 
 Key = Rule | tuple[str, str | int | None]  # a rule, or the (category, priority) that names a plain one
 
@@ -96,6 +103,7 @@ class People:
         users_max: int,
         default_zone: str = "UTC",
         strict: frozenset[int] = frozenset(),
+        health_of: Callable[[str], Mapping[tuple[str, str], Health]] = lambda _user_id: {},
         needs_a_look: Callable[[Rule, int, Choices], bool] = lambda _rule, _channel, _choices: False,
     ) -> None:
         """``strict`` are the channels whose provider is real: there, who has no contacts at all has none to use."""
@@ -109,6 +117,8 @@ class People:
         self._users_max = users_max
         self._default_zone = default_zone
         self._strict = strict
+        self._health_of = health_of
+        self._recipients: dict[str, Recipient] = {}
         self._alike: dict[object, tuple[Choices, Decisions]] = {}
 
     def user(self, user_id: str) -> User:
@@ -120,12 +130,33 @@ class People:
         if len(self.known) >= self._users_max:
             self.known.clear()
             self._alike.clear()
-        document = self._load(user_id)
-        choices = ALLOW_ALL if document is None else Choices(document, self._default_zone)
+        document, dead = self._document(user_id)
+        choices = ALLOW_ALL if document is None else Choices(document, self._default_zone, dead)
         choices, decisions = self._alike.setdefault(choices.key, (choices, Decisions(self._decide, choices)))
         zone = (document.timezone if document else None) or self._default_zone
         user = self.known[user_id] = User(user_id, hash_user(user_id), choices, decisions, zone)
         return user
+
+    def _document(self, user_id: str) -> tuple[UserDocument | None, frozenset[str]]:
+        """Without the contacts that do not work, and the channels of which none is left."""
+        document = self._load(user_id)
+        if document is None or not (health := self._health_of(user_id)):
+            return document, frozenset()
+        contacts, dead = without(
+            document.contacts, lambda channel, text: (channel, text) in health and health[channel, text].state == "dead"
+        )
+        return msgspec.structs.replace(document, contacts=contacts), dead
+
+    def recipient(self, user: User) -> Recipient:
+        """Whom a channel is to reach."""
+        found = self._recipients.get(user.user_id)
+        if found is None:
+            if len(self._recipients) >= RECIPIENTS_MAX:
+                self._recipients.clear()
+            document = self._document(user.user_id)[0] or NOBODY
+            found = Recipient(user.user_id, document.contacts, document.locale, user.zone)
+            self._recipients[user.user_id] = found
+        return found
 
     def is_configured(self, channel: int) -> bool:
         return channel in self._configured
@@ -133,6 +164,7 @@ class People:
     def forget(self, user_id: str) -> None:
         """The user's document has changed."""
         self.known.pop(user_id, None)
+        self._recipients.pop(user_id, None)
 
     def _decide(self, key: Key, choices: Choices) -> Decision:
         rule = key if isinstance(key, Rule) else self._routing.plain[key]
@@ -153,6 +185,8 @@ class People:
             return ledger.SUPPRESSED, ledger.REASON["preference"]
         if channel not in self._configured:
             return ledger.DEAD if explicit else ledger.SUPPRESSED, ledger.REASON["channel_not_configured"]
+        if name in choices.dead:
+            return ledger.SUPPRESSED, ledger.REASON["bad_address"]
         if not choices.has_contact(name) and (choices.has_contacts or channel in self._strict):
             return ledger.SUPPRESSED, ledger.REASON["no_contact"]
         return ledger.PENDING, 0

@@ -58,8 +58,10 @@ class Choices:
     contacts there are, not their values.
     """
 
-    def __init__(self, document: UserDocument, default_zone: str) -> None:
+    def __init__(self, document: UserDocument, default_zone: str, dead: frozenset[str] = frozenset()) -> None:
+        """``dead`` are the channels of which no contact works any more; the document is without these."""
         preferences, contacts = document.preferences, document.contacts
+        self.dead = dead
         self._channels = frozenset(name for name, allowed in preferences.channels.items() if not allowed)
         self._categories = frozenset(name for name, allowed in preferences.categories.items() if allowed is False)
         self._pairs = frozenset(
@@ -76,7 +78,7 @@ class Choices:
             "webhook": contacts.webhook,
         }
         self._missing = frozenset(channel for channel, contact in needed.items() if not contact)
-        self.has_contacts = len(self._missing) < len(needed)
+        self.has_contacts = len(self._missing) < len(needed) or bool(dead)
         self.locale = document.locale
         quiet = None
         if preferences.quiet_hours:
@@ -84,7 +86,7 @@ class Choices:
             quiet = preferences.quiet_hours, zone if zone in zones() else default_zone  # a newer database may lack it
         self.quiet_window = quiet  # as it is written, and its zone
         self.quiet = _quiet_hours(*quiet) if quiet else None
-        self.key = (self._channels, self._categories, self._pairs, self._missing, self.locale, quiet)
+        self.key = (self._channels, self._categories, self._pairs, self._missing, self.dead, self.locale, quiet)
 
     def block(self, category: str, channel: str) -> bool:
         return self.blocks(category, channel) is not None

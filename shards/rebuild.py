@@ -82,8 +82,10 @@ class Rebuild:
         last = max(self._last, state.last) if self._alone and state else self._last
         gone = self._count(keep_link)
         merged = self.sources[0].merged if keep_link else last
+        paused = {name: at for source in self.sources if source.state for name, at in source.state.paused.items()}
         for target in self.targets:
             target.state.last = target.state.base = last
+            target.state.paused = paused
             if keep_link and state is not None and state.last == last:
                 target.state.epoch, target.state.gen, target.state.base = state.epoch, state.gen, state.base
             target.finish(self.names, merged)
@@ -178,6 +180,8 @@ class Rebuild:
     def _copy_users(self, source: Source) -> None:
         for user_id, document in source.reader.rows("users"):
             self.targets[hash_user(user_id) % len(self.targets)].add_user(user_id, document)
+        for row in source.reader.rows("health"):
+            self.targets[hash_user(row[0]) % len(self.targets)].add("health", row)
 
     def _copy_broadcasts(self) -> None:
         """Every shard has all of them: whom each has reached is said of the users as they were distributed."""

@@ -56,9 +56,9 @@ class RetryPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         exponent = min(attempts - 1, 64)  # beyond that any base exceeds any cap; 2.0**1024 would overflow
         return min(self.max, self.base * self.factor**exponent)
 
-    def longest_s(self, attempts: int, throttled: bool) -> float:
-        """No wait is longer that ``delay_s`` has given."""
-        return RETRY_AFTER_MAX_S if throttled else self.ceiling_s(attempts) * (1 + FIFTH)
+    def longest_s(self, attempts: int) -> float:
+        """No wait is longer that ``delay_s`` has given, unless the service asked for patience."""
+        return self.ceiling_s(attempts) * (1 + FIFTH if self.jitter == "fifth" else 1)
 
     def delay_s(
         self, attempts: int, random: Callable[[], float], *, throttled: bool = False, asked_s: float = 0.0

@@ -176,6 +176,7 @@ class Routing:
             name: [at for at, rule in enumerate(rules) if rule.categories is None or name in rule.categories]
             for name in self.categories
         }
+        self._unsubscribable = frozenset(name for name, one in self.categories.items() if one.unsubscribable)
         self._made: dict[Own, Rule] = {}
         # the hot look-up: without channels of its own, and of a category that no rule looks at
         self.plain: dict[tuple[str, str | int | None], Rule] = {
@@ -184,6 +185,10 @@ class Routing:
             for priority in (None, *PRIORITY_NUMBERS)
             if not self._rules_of[name]
         }
+
+    def is_unsubscribable(self, category: str) -> bool:
+        """Whether its mails say how to unsubscribe; one that is not configured any more does not."""
+        return category in self._unsubscribable
 
     def resolve(
         self,

@@ -17,7 +17,7 @@ import xxhash
 
 from shards.wire import EVERY_USER, pack
 
-FORMAT = 3
+FORMAT = 4
 PAGE_BYTES = 4_096  # every page that a small commit touches is written whole: this decides the tail of the latency
 CHECKPOINT_PAGES = 500  # 2 MB: a checkpoint holds up its turn, so it is to be short
 CACHE_KIB = 32_768
@@ -42,6 +42,14 @@ TABLES: dict[str, tuple[str, str]] = {
     ),
     "results": ("id INTEGER PRIMARY KEY, entries BLOB NOT NULL, at_ms INTEGER NOT NULL", ""),
     "users": ("user_id TEXT PRIMARY KEY, document BLOB NOT NULL", ""),
+    # contacts that do not work
+    "health": (
+        (
+            "user_id TEXT, channel TEXT, contact TEXT, state TEXT NOT NULL, since_ms INTEGER NOT NULL, "
+            "detail TEXT NOT NULL"
+        ),
+        "PRIMARY KEY (user_id, channel, contact)",
+    ),
     "dead": (
         (
             "seq INTEGER, slot INTEGER, id TEXT NOT NULL, user_id TEXT, channel TEXT, category TEXT, "
@@ -84,6 +92,7 @@ TABLES: dict[str, tuple[str, str]] = {
 WITHOUT_ROWID = frozenset(
     {
         "users",
+        "health",
         "dead",
         "inbox",
         "inbox_marks",
@@ -100,17 +109,23 @@ INDEXES = {
     "open_frames": "ledger(seq, mask) WHERE open > 0",
     "origin": "origins(generation, old)",
     "windows": "digests(window)",
+    "failing": "health(user_id) WHERE state = 'failing'",
     "due_windows": "digests(lane, due_ms) WHERE due_ms IS NOT NULL",
     "carriers": "digests(carrier) WHERE carrier IS NOT NULL",
     "open_broadcasts": "broadcasts(id) WHERE finished_ms IS NULL",
     "finished_broadcasts": "broadcasts(finished_ms) WHERE finished_ms IS NOT NULL",
 }
 NO_CHECKSUM = -1
-_OLD_INDEXES = {1: ("open_frames",), 2: ("open_frames", "origin")}
+_OLD_INDEXES: dict[int, tuple[str, ...]] = {
+    1: ("open_frames",),
+    2: ("open_frames", "origin"),
+    3: tuple(name for name in INDEXES if name != "failing"),
+}
 # table -> the format that brought it, and its columns since then, with what they are in older rows
 _SINCE = {
     "origins": 2, "suspects": 2,
     "timers": 3, "limits": 3, "digests": 3, "subscriptions": 3, "topics": 3, "broadcasts": 3, "pages": 3, "configs": 3,
+    "health": 4,
 }  # fmt: skip
 _ADDED_IN_3 = {"frames": {"config": "0", "rules": "NULL"}, "results": {"at_ms": "0"}}
 
@@ -327,10 +342,11 @@ def migrate(path: Path, database: sqlite3.Connection) -> None:
     for table in TABLES:
         if _SINCE.get(table, 1) > found:
             _create_table(database, table)
-        elif found == 1 or table in _ADDED_IN_3:
+        elif found == 1 or (found < 3 and table in _ADDED_IN_3):
             _copy_table(database, table, found)
     _create_indexes(database)
-    count_users(database)
+    if found < 3:
+        count_users(database)
     set_meta(database, "format", FORMAT)
 
 

@@ -11,16 +11,34 @@ from shards.frames import Entry, Frame, Run
 RETRIED: frozenset[ErrorClass] = frozenset({"transient", "throttled", "ambiguous", "misconfigured"})
 
 
+class Advice(NamedTuple):
+    """What a service said beside its refusal: how long to wait, which contacts will never work again.
+
+    ``reason`` is a dead letter's, where the class alone would not tell it.
+    """
+
+    retry_after_s: float = 0.0
+    bad: tuple[str, ...] = ()
+    reason: str = ""
+
+
 # An attempt that failed: the class decides what follows, the message is for a person. (A named tuple takes five times
 # as long to make.)
-Failure = tuple[Entry, ErrorClass, str]
+Failure = tuple[Entry, ErrorClass, str, "Advice | None"]
 
 
 class Results(NamedTuple):
-    """``delivered`` are slots of a frame."""
+    """What has ended. ``delivered`` are slots of a frame.
+
+    ``held`` were not attempted, as no provider may be asked before an instant; ``unreachable`` neither, as none can
+    reach the user. ``bad`` were delivered, but not to some of the user's contacts.
+    """
 
     delivered: list[tuple[Frame, MutableSequence[int]]]
     failed: list[Failure]
+    held: Sequence[tuple[Entry, float]] = ()
+    unreachable: Sequence[Entry] = ()
+    bad: Sequence[tuple[Entry, tuple[str, ...]]] = ()
 
 
 class Sender(Protocol):

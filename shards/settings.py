@@ -11,7 +11,7 @@ from shards.caps import CapSettings
 from shards.digests import DigestSettings
 from shards.limiter import RateLimit
 from shards.quiet import check_zone
-from shards.retry import RetryPolicy
+from shards.retry import WEBHOOK_RETRY, RetryPolicy
 from shards.rules import Category, PlacedRule
 from shards.units import Seconds, parse_rate
 from shards.wire import CHANNELS
@@ -19,6 +19,7 @@ from shards.wire import CHANNELS
 SIMULATED = "simulated"  # the provider that reaches nobody
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
+OUTPUT_BYTES_MAX = 16 * 2**20
 
 
 class ProviderSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -95,6 +96,14 @@ class PreferenceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
             raise ValueError(f"timezone: {problem}")
 
 
+class TemplateSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``directory`` has a folder per template; empty for none. ``output_bytes`` bounds each part, rendered."""
+
+    directory: str = ""
+    output_bytes: Annotated[int, msgspec.Meta(ge=1, le=OUTPUT_BYTES_MAX)] = 256 * 2**10
+    allow_template_put: bool = False
+
+
 class Retention(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long a frame whose deliveries are all final is kept: ``inbox`` where one of them is in an inbox."""
 
@@ -138,7 +147,19 @@ class ShardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     drain: Seconds = Seconds(10.0)
     preferences: PreferenceSettings = PreferenceSettings()
     rules: tuple[PlacedRule, ...] = ()
+    templates: dict[str, dict[str, str]] = {}  # name -> part -> source
+    output_bytes: int = TemplateSettings().output_bytes
     version: int = 1  # of the configuration
+
+    def retry_of(self, channel: str) -> RetryPolicy:
+        settings = self.channels.get(channel)
+        if settings is None or (settings.retry is None and (settings.is_simulated or channel != "webhook")):
+            return self.retry
+        return settings.retry or WEBHOOK_RETRY
+
+    def is_held(self, channel: str) -> bool:
+        """Whether an attempt of which nobody knows how it ended is for a person to look at."""
+        return channel in self.channels and self.channels[channel].on_ambiguous == "hold"
 
     def channel_names(self) -> list[str]:
         """All that are known, in the order in which a new journal numbers them."""

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import random
 import sqlite3
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from shards import ledger, logs, options, quarantine
+from shards.attempts import SLOWED
+from shards.book import Pause
 from shards.changes import Now, Place, decode_notes
+from shards.channels.base import Recipient, SendError
 from shards.channels.simulated import SimulatedChannel
 from shards.core import Core
 from shards.counters import ChannelCounters
+from shards.courier import AsyncSender, Courier
 from shards.frames import Run
 from shards.hold import Hold
 from shards.inbox import Inbox
@@ -26,12 +30,14 @@ from shards.journal import SqliteJournal, State
 from shards.limit_store import LimitStore
 from shards.maintenance import Maintenance
 from shards.marks import Marks
+from shards.nearest import unknown
 from shards.operations import Operations
 from shards.schema import DamagedError
-from shards.sending import Sender
-from shards.settings import ShardSettings
+from shards.sending import Results, Sender
+from shards.settings import ChannelSettings, ShardSettings
 from shards.stream import Stream
-from shards.wire import Ask, Data, Metrics, Outbox, OutboxItem, Ping, Turn, Verdict
+from shards.templates import TemplateError
+from shards.wire import Ask, Data, Metrics, Notification, Outbox, OutboxItem, Ping, RequestError, Turn, Verdict
 
 log = logs.logger()
 
@@ -88,6 +94,7 @@ class Shard:
             self.operations = Operations(self.core, journal, self.inbox)
             self.stream = Stream(self.core, self.inbox, self.operations, settings.bounds.users)
             self.intake = Intake(self.state.last, (self.state.epoch, self.state.gen), self.state.base)
+            self.courier = self._engage(settings)
             self.channels: dict[int, Sender] = {
                 journal.channel_names.index(name): SimulatedChannel(
                     name, options.read(SimulatedChannel, channel.providers[0].options)
@@ -95,6 +102,12 @@ class Shard:
                 for name, channel in settings.channels.items()
                 if channel.is_simulated
             }
+            if self.courier:
+                for name in _real(settings):
+                    self.channels[journal.channel_names.index(name)] = AsyncSender(name, self.courier, self.core.parcel)
+            for name, since_ms in self.state.paused.items():
+                if name in journal.channel_names:
+                    self.core.paused[journal.channel_names.index(name)] = Pause("operator", since_ms)
             self.hold = Hold(journal)
             self.maintenance = Maintenance(settings, journal, self.core)
             self.changed_at_us = 0  # when a delivery last changed
@@ -105,8 +118,21 @@ class Shard:
             self._find_suspects(moment)
             self._recover(moment)
         except BaseException:
+            if self.courier:
+                self.courier.close()
             journal.close()
             raise
+
+    def _engage(self, settings: ShardSettings) -> Courier | None:
+        """The thread of the real channels, if there are any."""
+        real = _real(settings)
+        return Courier(real, settings.errors, self._render) if real else None
+
+    def _render(self, said: Notification, channel: str, recipient: Recipient, priority: str) -> Mapping[str, str]:
+        try:
+            return self.core.templates.say(said, channel, recipient.user_id, priority, recipient.locale)
+        except TemplateError as error:
+            raise SendError("permanent", str(error), reason="template") from None
 
     # --- start -------------------------------------------------------------------------------------------------
 
@@ -127,12 +153,16 @@ class Shard:
             values = frame.slots if frame else ledger.words(slots)
             if all(ledger.outcome_of(value) != ledger.RETRYING for value in set(values)):
                 continue  # its notes are of what is deferred, which may be a million
-            for slot, (due_ms, _, _) in decode_notes(notes).items():
+            for slot, (due_ms, error_class, _) in decode_notes(notes).items():
                 value = values[slot]
                 if due_ms is not None and ledger.outcome_of(value) == ledger.RETRYING:
-                    longest_s = self.settings.retry.ceiling_s(ledger.attempts_of(value))  # the clock may have gone back
+                    channel = ledger.channel_of(value)
+                    # no longer than it can be: the clock may have gone back
+                    longest_s = core.policies[channel].longest_s(ledger.attempts_of(value))
+                    if error_class in SLOWED:
+                        longest_s = max(longest_s, (due_ms - self.journal.updated_ms(seq)) / 1000)
                     wait_s = min(max(0.0, due_ms / 1000 - moment.wall_us / 1e6), longest_s)
-                    core.wait(seq, slot, ledger.channel_of(value), moment.mono + wait_s)
+                    core.wait(seq, slot, channel, moment.mono + wait_s)
 
     def _find_suspects(self, moment: Now) -> None:
         """What was under way when the process before this one died is suspected of it."""
@@ -151,6 +181,8 @@ class Shard:
 
     def close(self) -> None:
         """Nothing that is under way now brought anything down."""
+        if self.courier:
+            self.courier.close()
         self.marks.clear()
         self.marks.close()
         self.journal.close()
@@ -159,6 +191,8 @@ class Shard:
         """Between two turns: go by other settings. What was spent of a limit stays spent."""
         self.settings = self.maintenance.settings = settings
         self.core.configure(settings)
+        if self.courier:
+            self.courier.reopen(_real(settings), settings.errors)
         self.journal.put_config(settings.version, self.core.routing.describe())
         self.limits.keep(self.core.limits, moment)
 
@@ -207,19 +241,30 @@ class Shard:
             due = channel.next_due()
             if due is None or due > moment.mono:
                 continue
-            delivered, failed = channel.collect(moment.mono)
+            ended = channel.collect(moment.mono)
             if not channel.harmless:
-                for frame, slots in delivered:
-                    self.marks.end(frame.seq, slots)
-                for (frame, slot, *_), _, _ in failed:
-                    self.marks.end(frame.seq, (slot,))
-            if delivered:
-                self.core.deliver(number, delivered, moment)
-            if failed:
-                self.core.fail(number, failed, moment)
+                self._unmark(ended)
+            if ended.delivered:
+                self.core.deliver(number, ended.delivered, moment)
+            if ended.failed:
+                self.core.fail(number, ended.failed, moment)
+            if ended.held:
+                self.core.hold(number, ended.held, moment)
+            if ended.unreachable:
+                self.core.miss(number, ended.unreachable, moment)
+            for entry, contacts in ended.bad:
+                self.core.disown(number, entry, contacts, "the service does not know it any more", moment)
+
+    def _unmark(self, ended: Results) -> None:
+        for frame, slots in ended.delivered:
+            self.marks.end(frame.seq, slots)
+        others = [failure[0] for failure in ended.failed] + [entry for entry, _ in ended.held]
+        for frame, slot, *_ in [*others, *ended.unreachable]:
+            self.marks.end(frame.seq, (slot,))
 
     def start(self, moment: Now) -> None:
         """Attempts of what is committed, as far as the channels have room."""
+        self.core.crowded = False
         for number, channel in self.channels.items():
             suspect = self.core.try_suspect(number, moment)
             if suspect:
@@ -279,6 +324,7 @@ class Shard:
         journal.record(changes, moment.wall_us // 1000)
         journal.record_deferrals(core.deferrals.added, core.deferrals.removed)
         journal.record_digests(core.digests.changed)
+        journal.record_health(core.health.changed)
         self.limits.save(moment)
         if changes.inbox:
             self.inbox.append(changes.inbox)
@@ -287,6 +333,9 @@ class Shard:
         journal.save_state()
         journal.commit()
         published = self.stream.documents(changes.inbox_runs)
+        for alert in core.alerts:
+            log.warning(**alert)
+        core.alerts.clear()
         core.committed()
         return published
 
@@ -322,6 +371,50 @@ class Shard:
         """Whether nothing is under way, and the collector has everything."""
         return not any(self.core.in_flight) and not self.journal.outbox(0, 1)
 
+    # --- channels ----------------------------------------------------------------------------------------------
+
+    def pause(self, channel: str, moment: Now) -> dict[str, Any]:
+        """Start nothing on a channel until ``resume``, over restarts as well. Raises ``RequestError``."""
+        number = self._number_of(channel)
+        self.core.paused.pop(number, None)  # what it has paused itself is the operator's from now on
+        self.core.pause(number, Pause("operator", moment.wall_us // 1000))
+        self._keep_paused()
+        return {"state": "paused"}
+
+    def resume(self, channel: str) -> dict[str, Any]:
+        """Raises ``RequestError``."""
+        number = self._number_of(channel)
+        self.core.resume(number)
+        if self.courier and channel in _real(self.settings):
+            self.courier.resume(channel)
+        self._keep_paused()
+        return {"state": "running"}
+
+    def _number_of(self, channel: str) -> int:
+        known = ["inapp", *self.settings.channels]
+        if channel not in known:
+            raise RequestError("unknown_channel", unknown("channel", channel, known), "channel")
+        return self.core.channel_names.index(channel)
+
+    def _keep_paused(self) -> None:
+        self.state.paused = {
+            self.core.channel_names[number]: pause.since_ms
+            for number, pause in self.core.paused.items()
+            if pause.reason == "operator"
+        }
+        self.journal.begin()
+
+    def _state_of(self, number: int) -> dict[str, Any]:
+        """Whether a channel is configured, or paused and why, and how its providers are."""
+        name, pause = self.core.channel_names[number], self.core.paused.get(number)
+        real = self.courier and name in _real(self.settings)
+        return {
+            "configured": self.core.people.is_configured(number),
+            **({"paused": pause._asdict()} if pause else {}),
+            **({"providers": self.courier.describe(name)} if self.courier and real else {}),
+            **({"waiting_for_endpoints": gates.waiting} if (gates := self.core.gates.get(number)) is not None else {}),
+        }
+
     # --- stats -------------------------------------------------------------------------------------------------
 
     def stats(self, moment: Now) -> dict[str, Any]:
@@ -338,6 +431,7 @@ class Shard:
                 "in_flight": core.in_flight[number],
                 "retrying": len(core.retrying[number]),
                 "deferred": sum(core.deferrals.counts[4 * number + priority] for priority in range(4)),
+                "state": self._state_of(number),
                 "latency": {
                     "buckets": core.latencies[number].buckets(),
                     "max_us": core.latencies[number].max_us,
@@ -365,3 +459,7 @@ class Shard:
             "config_version": self.settings.version,
             "rule_failures": core.routing.failures(),
         }
+
+
+def _real(settings: ShardSettings) -> dict[str, ChannelSettings]:
+    return {name: channel for name, channel in settings.channels.items() if not channel.is_simulated}

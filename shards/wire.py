@@ -180,6 +180,8 @@ OPERATIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "dead.purge": ((), (*_DEAD_FILTERS, "limit")),
     "backup.begin": (("id",), ()),
     "backup.end": (("id",), ()),
+    "channel.pause": (("channel",), ()),
+    "channel.resume": (("channel",), ()),
     "config.reload": ((), ()),
     "stats": ((), ()),
     "ping": ((), ()),
@@ -190,8 +192,6 @@ UNSUPPORTED = frozenset(
     {
         "template.list",
         "template.put",
-        "channel.pause",
-        "channel.resume",
     }
 )
 

@@ -79,6 +79,7 @@ class Worker:
         self._lagging = False  # something was left for the next turn: do not wait in poll
         self._drained = False  # nothing is left to be done before the end
         self._started = time.monotonic()
+        self.poller = zmq.Poller()
         self._open()
         self._open_sockets()
 
@@ -96,6 +97,8 @@ class Worker:
         except (sqlite3.Error, OSError, DamagedError) as error:
             self._note(error)
             return
+        if self.shard.courier:
+            self.poller.register(self.shard.courier.fileno(), zmq.POLLIN)
         self.shard.stream.follow(self._prefixes)
         self._lagging = True  # its lanes are still on disk
         if self._stalled:
@@ -114,6 +117,8 @@ class Worker:
     def _drop(self) -> None:
         """Forget everything that is not in the journal, which nobody has been told."""
         assert self.shard is not None
+        if self.shard.courier:
+            self.poller.unregister(self.shard.courier.fileno())
         with contextlib.suppress(sqlite3.Error, OSError):
             self.shard.close()
         self.shard = None
@@ -156,7 +161,6 @@ class Worker:
         self.upstream.connect("ipc://run/router")
         self.collector = self._socket(zmq.PUSH, OUTBOX_HWM)
         self.collector.connect("ipc://run/collector")
-        self.poller = zmq.Poller()
         self.poller.register(self.data, zmq.POLLIN)
         self.poller.register(self.control, zmq.POLLIN)
         if self.shard:
@@ -235,6 +239,7 @@ class Worker:
             self._send(self.upstream, Publish(published))
         if not self.stop.requested:
             shard.start(moment)
+            self._lagging = self._lagging or core.crowded
             if core.changes:
                 self._lagging = True  # something expired: store it
             if turn := shard.turn(moment, busy=self._lagging):
@@ -310,6 +315,10 @@ class Worker:
                     return Reply(query.query, number, {"shard": number, **shard.hold.begin(request.id or "", moment)})
                 case "backup.end":
                     return Reply(query.query, number, {"shard": number, **shard.hold.end(request.id or "")})
+                case "channel.pause":
+                    return Reply(query.query, number, shard.pause(request.channel or "", moment))
+                case "channel.resume":
+                    return Reply(query.query, number, shard.resume(request.channel or ""))
             return Reply(query.query, number, shard.operations.answer(request, moment))
         except RequestError as error:
             return Reply(query.query, number, error=error.error)

@@ -20,7 +20,8 @@ A channel is a class that is made once per shard, with its settings and a ``Cont
 what follows. Any other exception is a bug of the channel, and ``transient``. It is under a deadline, the channel's
 ``timeout``. Where ``send`` is a plain function, it is run in a thread. Two methods are optional: ``send_many``, which
 is given several deliveries (at most ``batch_max``) and returns one ``Sent``, None or ``SendError`` for each, in their
-order; and ``close``, which ends connections.
+order; and ``close``, which ends connections. ``endpoints_of_users = True`` says that each user names a service of
+their own: then what one of these answers says nothing of the others, and never pauses the channel.
 
 A class without ``Settings`` is given its options as a dictionary.
 """
@@ -86,7 +87,8 @@ class SendError(Exception):
 
     ``retry_after_s`` is what the service asked for. ``bad`` are the contacts (an address, number, token or URL, as the
     user's document has them) that will never work again; with the class ``bad_address`` and none named, it is the
-    user's only one on this channel. The message is for a person and has no secret in it.
+    user's only one on this channel. The message is for a person and has no secret in it. ``reason`` is for the
+    dispatcher itself.
     """
 
     def __init__(
@@ -96,12 +98,14 @@ class SendError(Exception):
         *,
         retry_after_s: float | None = None,
         bad: Sequence[str] = (),
+        reason: str = "",
     ) -> None:
         super().__init__(message)
         self.error_class = error_class
         self.message = message
         self.retry_after_s = retry_after_s
         self.bad = tuple(bad)
+        self.reason = reason
 
 
 class Context(NamedTuple):

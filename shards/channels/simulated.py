@@ -57,7 +57,7 @@ class SimulatedChannel:
             for run in runs:
                 slots = run.slots
                 if self._threshold and (fails := self._fails(run)):
-                    failed += [(run.entry(at), "transient", "simulated failure") for at in fails]
+                    failed += [(run.entry(at), "transient", "simulated failure", None) for at in fails]
                     slots = [slot for at, slot in enumerate(slots) if at not in fails]
                 if slots:
                     delivered.append((run.frame, slots))

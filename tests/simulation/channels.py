@@ -16,6 +16,9 @@ ERRORS: tuple[ErrorClass, ...] = (
 )  # fmt: skip
 
 
+HELD_S = (0.0, 1.0, 30.0)
+
+
 class Temper(NamedTuple):
     """How long attempts take, in seconds, and how many of them fail."""
 
@@ -46,6 +49,7 @@ class TemperedChannel:
         trials: Trials,
         started: Callable[[str, Entry], None],
         reached: Callable[[str], None],
+        untried: Callable[[Entry], None],
     ) -> None:
         self.name = name
         self.harmless = harmless
@@ -55,6 +59,7 @@ class TemperedChannel:
         self._trials = trials
         self._started = started
         self._reached = reached
+        self._untried = untried
 
     def start(self, runs: Sequence[Run], now: float) -> None:
         if not self.harmless:
@@ -74,14 +79,21 @@ class TemperedChannel:
         self._random.shuffle(ended)
         delivered: dict[Frame, list[int]] = {}
         failed: list[Failure] = []
+        held: list[tuple[Entry, float]] = []
         for entry in ended:
             if not self.harmless:
                 self._trials.end(self.name, (entry[0].seq, entry[1]))
-            if self._random.random() < self.temper.failure:
-                failed.append((entry, self._random.choice(ERRORS), "as the simulation wants it"))
+            if self._random.random() < self.temper.failure / 5:
+                held.append((entry, now + self._random.choice(HELD_S)))
+                self._untried(entry)
+            elif self._random.random() < self.temper.failure:
+                error_class = self._random.choice(ERRORS)
+                failed.append((entry, error_class, "as the simulation wants it", None))
+                if error_class == "misconfigured":
+                    self._untried(entry)
             else:
                 delivered.setdefault(entry[0], []).append(entry[1])
-        return Results(list(delivered.items()), failed)
+        return Results(list(delivered.items()), failed, held)
 
     def next_due(self) -> float | None:
         return min((due for due, _ in self.under_way), default=None)

@@ -42,7 +42,7 @@ class Memory:
         self._bounds(shard)
         self._everywhere_once(channels)
         self._frames()
-        self._nothing_idles(channels, starts)
+        self._nothing_idles(channels, starts, now)
         self._wakes_in_time(worker._wait_ms(shard, now) / 1000, channels, now)
         if not self.core.changes:
             assert shard.journal.pending() == len(self._stored.open), "C: pending, as the journal says it"
@@ -127,7 +127,7 @@ class Memory:
 
     # --- I -----------------------------------------------------------------------------------------------------
 
-    def _nothing_idles(self, channels: Mapping[int, TemperedChannel], starts: Counter[str]) -> None:
+    def _nothing_idles(self, channels: Mapping[int, TemperedChannel], starts: Counter[str], now: Now) -> None:
         """A channel that has work and room starts it in this turn, whatever the others do; work on disk is found
         within as many turns as frames are open."""
         core = self.core
@@ -141,6 +141,9 @@ class Memory:
                 core.settings.bounds.retrying - waiting - core.in_flight[number],
             )
             queued = sum(core.queued[ledger.lane_of(number, 0) : ledger.lane_of(number + 1, 0)])
+            if number in core.paused or core.holds.get(number, 0.0) > now.mono:
+                self._idle.pop(number, None)
+                continue
             assert room <= 0 or not queued or core.changes, f"I: {one.name} has {queued} due and room for {room}"
             progress = starts[one.name], still_open[number]
             suspects = len(core.suspects._waiting.get(number, ()))

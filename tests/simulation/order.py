@@ -32,8 +32,8 @@ class CheckedQueue(NotificationQueue[T]):
 
     def put_back(self, item: T, priority: int) -> None:
         super().put_back(item, priority)
-        assert self._last is not None
-        assert self._last[0] is item, "P: only what was popped last can be put back"
+        if self._last is None or self._last[0] is not item:  # an attempt that does not count: as old as its lane's head
+            self._last = item, self._lanes[priority].head_mark()[1]
         self.came[priority].appendleft(self._last)
 
     def pop(self, now: float) -> T | None:
@@ -62,6 +62,7 @@ class Attempts:
         self.starts: Counter[str] = Counter()  # by channel
         self._stored = stored
         self._clock = clock
+        self._untried: set[Place] = set()  # put back, which others may have passed
         self._life: set[Number] = set()  # started in this life
         self._ever: set[Number] = set()
         self._may_repeat: set[Number] = set()  # was in flight, or finished after the last commit, at a crash
@@ -77,6 +78,14 @@ class Attempts:
         place, revival, attempts = number
         word = self._stored.open.get(place)
         return word is not None and (self._stored.revivals[place], ledger.attempts_of(word)) == (revival, attempts)
+
+    def untried(self, entry: Entry) -> None:
+        """It was not attempted after all, or the attempt does not count: the same number is started again."""
+        place = entry[0].seq, entry[1]
+        number = place, self._stored.revivals[place], ledger.attempts_of(entry[0].slots[entry[1]])
+        self._life.discard(number)
+        self._ever.discard(number)
+        self._untried.add(place)
 
     def start(self, channel: str, entry: Entry, is_digest: bool) -> None:
         frame, slot, index, user, key = entry
@@ -101,7 +110,9 @@ class Attempts:
         self._life.add(number)
         self._ever.add(number)
         self.starts[channel] += 1
-        if attempts or revival or is_digest or place in self._stored.suspects or place in self._stored.late:
+        if attempts or revival or is_digest or place in self._stored.suspects:
+            return
+        if place in self._stored.late or place in self._untried:
             return
         # in order whoever the user is: so a hot user delays nobody who came before
         lane = ledger.channel_of(value), ledger.priority_of(value)

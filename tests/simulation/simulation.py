@@ -51,6 +51,7 @@ from tests.simulation.wire import Clock, Faults, Inlet, Outlet, Poller, Wire
 from tests.support.simulated import simulated
 
 STEPS = 250
+RESUMED = 0.2  # of the turns in which a channel is paused
 DRAIN_TURNS_MAX = 3_000
 USERS = [f"user-{number}" for number in range(6)]
 AGING_S = 5.0
@@ -209,6 +210,7 @@ class Simulation:
             self.trials,
             self.checker.attempt,
             self.fuse.reached,
+            self.checker.attempts.untried,
         )
 
     def _start_worker(self) -> None:
@@ -344,6 +346,7 @@ class Simulation:
 
     def _turn(self) -> None:
         self._say("turn")
+        self._resume()
         self.receipts.turn(self.clock.wall_us)
         try:
             with self.fuse.live():
@@ -354,6 +357,13 @@ class Simulation:
             self._look_at_shard()
             if self.worker.shard:
                 self.checker.turned(self.worker, self.worker.shard)
+
+    def _resume(self) -> None:
+        """The operator mends what was misconfigured, sooner or later."""
+        core = self.worker.shard.core if self.worker.shard else None
+        for channel in list(core.paused) if core else ():
+            if core and (self._are_healthy or self.random.random() < RESUMED):
+                core.resume(channel)
 
     def _wait(self) -> None:
         self.clock.advance(self.random.choice((0.001, 0.1, 1.0, 3.0, 11.0)))

@@ -163,8 +163,9 @@ class Stored:
                 ledger.CANCELLED,
                 ledger.DEAD,
             )
-            still = (ledger.RETRYING,) if before == ledger.RETRYING else (ledger.PENDING,)
-            waits = (*still, ledger.DEFERRED)
+            still = ledger.RETRYING if before == ledger.RETRYING else ledger.PENDING
+            # with refused credentials an attempt does not count, and is made again
+            waits = (still, ledger.DEFERRED, ledger.RETRYING)
             assert after in (*unsent, *waits), f"C: {place} is {new:#x} without an attempt"
 
     # --- a frame's first commit --------------------------------------------------------------------------------

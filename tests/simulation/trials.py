@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from shards.changes import Now
 from shards.core import Core
 from shards.frames import Entry
 from shards.judging import Judge, Judged
@@ -97,7 +98,7 @@ class Trials:
         known = self._stored.suspects.keys() - given_up
         assert core.suspects._crashes.keys() == known, f"suspects: {core.suspects._crashes}, not {known}"
 
-    def turned(self, shard: Shard) -> None:
+    def turned(self, shard: Shard, now: Now) -> None:
         """In memory as on disk; who is due is tried unless another is on trial."""
         if shard.core.changes:
             return
@@ -107,6 +108,7 @@ class Trials:
             settings, in_flight = shard.core.settings, shard.core.in_flight[number]
             full = in_flight >= settings.channels[shard.core.channel_names[number]].concurrency
             full = full or in_flight + len(shard.core.retrying[number]) >= settings.bounds.retrying
+            full = full or number in shard.core.paused or shard.core.holds.get(number, 0.0) > now.mono
             assert not waiting or full or number in suspects._on_trial, f"suspects: {len(waiting)} wait for nothing"
 
     def committed(self) -> None:

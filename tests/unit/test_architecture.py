@@ -17,7 +17,9 @@ ROOT = Path(__file__).parents[2]
 # Given the time, a random generator and the bytes, these decide; they fetch nothing themselves.
 PURE = (
     "attempts",
+    "base64url",
     "book",
+    "breaker",
     "broadcast",
     "broadcasts",
     "cancelling",
@@ -38,6 +40,8 @@ PURE = (
     "explaining",
     "findings",
     "frames",
+    "gates",
+    "health",
     "history",
     "identifiers",
     "intake",
@@ -49,13 +53,19 @@ PURE = (
     "limits",
     "nearest",
     "pace",
+    "parcel",
     "people",
     "preferences",
     "quiet",
     "releasing",
+    "rendering",
     "retry",
     "rules",
+    "sandbox",
+    "subscription",
     "suspects",
+    "template_parts",
+    "templates",
     "units",
 )
 # What pure modules may use beside each other: shapes and checks, as pure as they are.

@@ -1,0 +1,216 @@
+"""The providers of one channel, in their order: which one is asked, and what its answer means for the others.
+
+A provider that fails too often is left alone for a while (``breaker``), and the next one is asked. One whose
+credentials are refused is not asked again until the channel is resumed. An attempt of which nobody knows how it ended
+is never handed over: it might arrive twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+from shards import options
+from shards.answers import Answers, ErrorClass
+from shards.breaker import Breaker
+from shards.channels import registry
+from shards.channels.base import Context, Delivery, SendError, Sent
+from shards.hidden import redact, secrets_of
+from shards.settings import ChannelSettings, ProviderSettings
+
+THREADS_MAX = 32  # of a channel whose ``send`` blocks
+BLAMED: frozenset[ErrorClass] = frozenset({"transient", "throttled", "ambiguous"})
+HANDED_OVER: frozenset[ErrorClass] = frozenset({"transient", "throttled"})
+TEXT_MAX = 500
+
+
+class Held(NamedTuple):
+    """Not attempted: no provider may be asked before ``until``, monotonic seconds."""
+
+    until: float
+
+
+class Unreachable:
+    """Not attempted: no provider can reach the recipient."""
+
+
+UNREACHABLE = Unreachable()
+Outcome = Sent | SendError | Held | Unreachable
+
+
+class Provider:
+    """A channel's class at work, under its deadline. It never raises: what goes wrong is a ``SendError``."""
+
+    def __init__(self, settings: ProviderSettings, context: Context) -> None:
+        self.name = settings.provider or settings.path
+        self.breaker = Breaker()
+        self.refused = ""  # why it is not asked any more
+        self._timeout_s = context.timeout_s
+        self._made: Any = None
+        self._secrets: list[str] = []
+        try:
+            kind = registry.find(settings.provider, settings.path)
+            read = options.read(kind, settings.options)
+            self._secrets = secrets_of(read)
+            self._made = kind(read, context)
+        except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
+            self.refused = self._words(error)
+        self.is_unmade = self._made is None
+        self.batch_max = int(getattr(self._made, "batch_max", 0)) if hasattr(self._made, "send_many") else 0
+        self.is_of_users = bool(getattr(self._made, "endpoints_of_users", False))
+        self._threads: ThreadPoolExecutor | None = None
+        if self._made is not None and not inspect.iscoroutinefunction(self._made.send):
+            count = min(context.concurrency, THREADS_MAX)
+            self._threads = ThreadPoolExecutor(count, thread_name_prefix=f"send-{context.channel}")
+
+    def supports(self, delivery: Delivery) -> bool:
+        return self._made is None or bool(self._made.supports_recipient(delivery.recipient))
+
+    def admits(self, now: float) -> bool:
+        return not self.refused and (self.is_of_users or self.breaker.admits(now))
+
+    async def send(self, delivery: Delivery, clock: Callable[[], float]) -> Sent | SendError:
+        self.breaker.begin()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                sent = await (self._in_thread(delivery) if self._threads else self._made.send(delivery))
+            outcome: Sent | SendError = sent or Sent()
+        except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
+            outcome = self._error(error)
+        except SystemExit:
+            outcome = SendError("transient", "the channel asked the process to exit")
+        return self._judged(outcome, clock())
+
+    async def send_many(self, deliveries: Sequence[Delivery], clock: Callable[[], float]) -> list[Sent | SendError]:
+        self.breaker.begin()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                answers = list(await self._made.send_many(deliveries))
+            if len(answers) != len(deliveries):
+                raise SendError("ambiguous", f"{len(answers)} answers to {len(deliveries)} deliveries")
+        except Exception as error:  # noqa: BLE001 - as above
+            answers = [error] * len(deliveries)
+        now = clock()
+        return [self._judged(self._error(one) if isinstance(one, Exception) else one or Sent(), now) for one in answers]
+
+    async def _in_thread(self, delivery: Delivery) -> Sent | None:
+        assert self._threads is not None
+        began = threading.Event()
+
+        def send() -> Sent | None:
+            began.set()
+            found: Sent | None = self._made.send(delivery)
+            return found
+
+        try:
+            return await asyncio.wrap_future(self._threads.submit(send))
+        except asyncio.CancelledError:
+            if not began.is_set():  # its turn has not come
+                raise SendError("transient", "no thread is free: all wait for the service") from None
+            raise
+
+    def _error(self, error: Exception) -> SendError:
+        if isinstance(error, TimeoutError):
+            return SendError("ambiguous", f"no answer within {self._timeout_s:g} s")
+        if not isinstance(error, SendError):
+            return SendError("transient", self._words(error))
+        error_class = error.error_class
+        if self.is_of_users and error_class == "misconfigured":
+            error_class = "transient"  # one user's service must not stop everybody's
+        words = self._hidden(error.message)
+        return SendError(error_class, words, retry_after_s=error.retry_after_s, bad=error.bad)
+
+    def _judged(self, outcome: Sent | SendError, now: float) -> Sent | SendError:
+        if isinstance(outcome, SendError) and outcome.error_class in BLAMED:
+            self.breaker.fail(now, outcome.error_class == "throttled", outcome.retry_after_s or 0.0)
+            return outcome
+        if isinstance(outcome, SendError) and outcome.error_class == "misconfigured":
+            self.refused = outcome.message
+        self.breaker.succeed(now)  # it answers
+        return outcome
+
+    def _words(self, error: Exception) -> str:
+        return self._hidden(f"{type(error).__name__}: {error}")
+
+    def _hidden(self, text: str) -> str:
+        return redact(text, self._secrets)[:TEXT_MAX]
+
+    async def close(self) -> None:
+        """Legal more than once."""
+        made, self._made = self._made, None
+        if self._threads:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+        close = getattr(made, "close", None)
+        if close is not None and inspect.isawaitable(closing := close()):
+            await closing
+
+
+class Providers:
+    """Of one channel. ``clock`` is monotonic, in seconds."""
+
+    def __init__(
+        self,
+        channel: str,
+        settings: ChannelSettings,
+        errors: Mapping[str, Mapping[str, ErrorClass]],
+        clock: Callable[[], float],
+    ) -> None:
+        context = Context(channel, float(settings.timeout), settings.concurrency, Answers(errors))
+        self.all = [Provider(one, context) for one in settings.providers]
+        self.batch_max = self.all[0].batch_max
+        self._clock = clock
+
+    async def send(self, delivery: Delivery) -> Outcome:
+        """Ask one provider after the other, until one has an answer."""
+        failed: SendError | None = None
+        able = [provider for provider in self.all if provider.supports(delivery)]
+        for provider in able:
+            if not provider.admits(self._clock()):
+                continue
+            outcome = await provider.send(delivery, self._clock)
+            if isinstance(outcome, Sent):
+                return outcome
+            failed = outcome
+            if provider.refused or (outcome.error_class in HANDED_OVER and not provider.admits(self._clock())):
+                continue
+            return outcome
+        if failed is None or failed.error_class == "misconfigured":
+            return self._unasked(able)
+        return failed
+
+    async def send_many(self, deliveries: Sequence[Delivery]) -> list[Outcome]:
+        """The first provider's batch; where that may not be asked, one by one."""
+        first = self.all[0]
+        if first.admits(self._clock()) and all(map(first.supports, deliveries)):
+            return list(await first.send_many(deliveries, self._clock))
+        return await asyncio.gather(*(self.send(delivery) for delivery in deliveries))
+
+    def _unasked(self, able: Sequence[Provider]) -> Outcome:
+        """Why none of these could be asked."""
+        if not able:
+            return UNREACHABLE
+        now = self._clock()
+        waiting = [provider.breaker.next_at(now) for provider in able if not provider.refused]
+        return Held(min(waiting)) if waiting else SendError("misconfigured", able[0].refused)
+
+    def resume(self) -> None:
+        """Ask those again that have refused their credentials."""
+        for provider in self.all:
+            provider.refused = provider.refused if provider.is_unmade else ""
+
+    def describe(self) -> list[dict[str, Any]]:
+        now = self._clock()
+        return [
+            {"provider": one.name, "state": "refused", "message": one.refused}
+            if one.refused
+            else {"provider": one.name, "state": one.breaker.state(now)}
+            for one in self.all
+        ]
+
+    async def close(self) -> None:
+        for provider in self.all:
+            await provider.close()
