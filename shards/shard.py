@@ -406,7 +406,7 @@ class Shard:
         return {
             **({"paused": pause._asdict()} if pause else {}),
             **({"providers": self.courier.describe(name)} if self.courier and real else {}),
-            **({"waiting_for_endpoints": len(gates)} if (gates := self.core.gates.get(number)) else {}),
+            **({"waiting_for_endpoints": gates.waiting} if (gates := self.core.gates.get(number)) else {}),
         }
 
     # --- stats -------------------------------------------------------------------------------------------------

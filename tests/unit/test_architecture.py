@@ -58,10 +58,14 @@ PURE = (
     "preferences",
     "quiet",
     "releasing",
+    "rendering",
     "retry",
     "rules",
+    "sandbox",
     "subscription",
     "suspects",
+    "template_parts",
+    "templates",
     "units",
 )
 # What pure modules may use beside each other: shapes and checks, as pure as they are.
