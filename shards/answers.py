@@ -97,11 +97,66 @@ TABLES: dict[str, dict[str, ErrorClass]] = {
         "410": "bad_address",
         "tls": "transient",
     },
-    "twilio": {},
-    "sms": {},
+    "apprise": {  # by the status that its log has of an answer
+        "401 contact": "bad_address",  # the credentials are part of the user's URL
+        "403 contact": "bad_address",
+        "404 contact": "bad_address",
+        "410 contact": "bad_address",
+        "404": "misconfigured",  # the URL is the operator's
+        "410": "misconfigured",
+    },
+    "dbus": {  # the called method and the last part of an error's name, as of org.freedesktop.DBus.Error.*
+        "NoDesktop": "misconfigured",  # ours: there is no bus, or it refuses us
+        "ServiceUnknown": "misconfigured",  # no notification daemon runs, and the bus knows none to start
+        "NameHasNoOwner": "misconfigured",
+        "UnknownMethod": "misconfigured",
+        "AccessDenied": "misconfigured",
+        "Spawn": "misconfigured",  # .Spawn.*: it was to be started, and ended at once
+        "LimitsExceeded": "throttled",
+        "ExcessNotificationGeneration": "throttled",  # org.freedesktop.Notifications.Error: "too many similar"
+        "NoReply": "ambiguous",
+        "Timeout": "ambiguous",
+        "TimedOut": "ambiguous",
+        "Disconnected": "ambiguous",
+        "GetCapabilities Disconnected": "transient",  # which is called first
+        "GetCapabilities NoReply": "transient",
+    },
+    "twilio": {  # twilio.com/docs/api/errors; by its code
+        "14107": "throttled",  # rate limit of messages
+        "20003": "misconfigured",  # authentication
+        "20005": "misconfigured",  # account not active
+        "20404": "misconfigured",  # there is no such account
+        "20429": "throttled",
+        "20500": "transient",
+        "20503": "transient",
+        "21211": "bad_address",  # no valid number
+        "21212": "misconfigured",  # nor is the sender's
+        "21214": "bad_address",  # cannot be reached
+        "21217": "bad_address",  # does not appear to be valid
+        "21265": "bad_address",  # a short code
+        "21603": "misconfigured",  # no sender
+        "21606": "misconfigured",  # the sender's number is not the account's, or has no SMS
+        "21610": "bad_address",  # unsubscribed, by answering STOP
+        "21611": "throttled",  # the sender's queue is full
+        "21614": "bad_address",  # not a mobile number
+        "21659": "misconfigured",  # the sender is none of Twilio's numbers
+        "21660": "misconfigured",  # the sender is another account's
+        "21701": "misconfigured",  # there is no such messaging service
+        "21703": "misconfigured",  # it has no number
+        "30001": "throttled",  # queue overflow
+        "30002": "misconfigured",  # account suspended
+        "30003": "transient",  # the handset is off
+        "30005": "bad_address",  # unknown handset
+        "30006": "bad_address",  # landline
+        "30008": "transient",  # unknown error of the carrier
+        "30022": "throttled",  # rate limit of A2P 10DLC
+        "30023": "throttled",  # its daily cap
+        "63038": "throttled",  # daily limit of the account
+    },
+    "sms": {"unreadable": "ambiguous"},  # a success, but without what the settings look for
     "smtp": SMTP,
 }
-SPEAKS = dict.fromkeys(("webhook", "fcm", "oauth", "apns", "webpush", "twilio", "sms"), "http")
+SPEAKS = dict.fromkeys(("webhook", "fcm", "oauth", "apns", "webpush", "twilio", "sms", "apprise"), "http")
 
 
 class Answers:

@@ -35,8 +35,8 @@ def choices_of(default_zone: str = "UTC", **document: Any) -> Choices:
     return Choices(msgspec.convert(document, UserDocument), default_zone)
 
 
-def webhook(url: str = "https://example.org/hook", secret: str = SECRET) -> Any:
-    return {"contacts": {"webhook": {"url": url, "secret": secret}}}
+def webhook(url: str = "https://example.org/hook", secret: str | None = SECRET, **more: str) -> Any:
+    return {"contacts": {"webhook": {"url": url, "secret": secret, **more}}}
 
 
 def push(*pairs: tuple[str, str]) -> Any:
@@ -259,6 +259,8 @@ def test_an_unknown_key_is_told_with_the_nearest(document: Any, says: str) -> No
         (webhook(secret=secret_of(23)), "contacts.webhook.secret", "24 to 64 bytes"),
         (webhook(secret=secret_of(65)), "contacts.webhook.secret", "24 to 64 bytes"),
         (webhook(secret=secret_of(32)[6:]), "contacts.webhook.secret", "whsec_"),
+        (webhook(previous_secret="whsec_"), "contacts.webhook.previous_secret", "24 to 64 bytes"),
+        (webhook(secret=None, previous_secret=SECRET), "contacts.webhook.previous_secret", "without secret"),
         (webhook(secret=SECRET + "!"), "contacts.webhook.secret", "base64"),
         (webhook(secret=SECRET[:-1] + "é"), "contacts.webhook.secret", "base64"),
         ({"timezone": "Europe/Pariss"}, "timezone", "did you mean Europe/Paris"),
