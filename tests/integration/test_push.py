@@ -144,7 +144,7 @@ def test_without_a_device_left_it_is_a_dead_letter_and_then_suppressed(everythin
     (letter,) = everything.dispatcher.request("dead.list", user_id="fred")["items"]
     assert letter["error_class"] == "bad_address"
     assert "HTTP 410: Unregistered" in letter["last_error"]
-    everything.notify("fred", "two", "suppressed")
+    assert everything.notify("fred", "two", "suppressed")["reason"] == "bad_address"
     everything.put("fred", ("apns", "f1f1"))
     everything.notify("fred", "three")
 

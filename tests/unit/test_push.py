@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from dispatcher.settings import load
+from shards.answers import TABLES
 from shards.channels.base import Context, Sent
 from shards.channels.push import PushChannel
+from shards.preferences import parse_document
 from tests.support.push import apns, fcm, settings
 from tests.support.push.apns import ApnsServer
 from tests.support.push.fcm import FcmServer
 from tests.support.push.sending import delivery, outcomes, recipient, refused, sent
 from tests.support.push.server import Answer, Fault, Reply
+from tests.support.service import ROOT
 
 
 class Services:
@@ -42,6 +49,7 @@ def services() -> Iterator[Services]:
         yield services
 
 
+GUIDE = ROOT / "docs" / "push.md"
 UNREGISTERED, GONE = apns.error(410, "Unregistered"), Answer(410, b"gone")
 BUSY = Answer(429, b"slow down", {"Retry-After": "9"})
 
@@ -125,3 +133,30 @@ def test_what_is_traced_has_no_token_of_ours(services: Services) -> None:
     assert f"> POST {services.fcm.url}/v1/projects/shop-1/messages:send" in text
     for secret in (*services.fcm.issued, "bearer ey", "vapid t=ey"):
         assert secret not in text
+
+
+# --- what the guide shows -------------------------------------------------------------------------------------------
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+
+
+def test_the_configuration_of_the_guide_is_valid(tmp_path: Path) -> None:
+    settings.write_secrets(tmp_path)
+    (text,) = blocks("toml")
+    (tmp_path / "mine.toml").write_text(text.replace("/etc/dispatcher", str(tmp_path)))
+    (provider,) = load(tmp_path / "mine.toml", {}, {}).channels["push"].providers
+    assert set(provider.options) == {"fcm", "apns", "webpush"}
+
+
+def test_the_document_of_the_guide_is_valid() -> None:
+    (text,) = blocks("json")
+    assert len(parse_document(json.loads(text)["user"]).contacts.push) == 3
+
+
+def test_the_guide_explains_every_code_of_the_table() -> None:
+    guide = GUIDE.read_text()
+    for service in ("fcm", "apns", "webpush"):
+        for code in TABLES[service]:
+            assert code.rpartition(" ")[2] in guide, f"{service} {code}"
