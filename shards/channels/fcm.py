@@ -171,7 +171,7 @@ def _data(delivery: Delivery) -> dict[str, str]:
     for key, value in delivery.payload.items():
         if key in RESERVED or key.startswith(RESERVED_PREFIXES):
             raise SendError("permanent", f"payload.{key}: FCM keeps this key for itself; name it otherwise")
-        data[key] = value if isinstance(value, str) else orjson.dumps(value).decode()
+        data[key] = value if isinstance(value, str) else devices.encoded(value).decode()
     return data
 
 

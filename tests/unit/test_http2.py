@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
+from shards.channels import http2
 from shards.channels.base import Context, SendError
 from shards.channels.http import Answer
 from shards.channels.http2 import Http2Client
@@ -149,6 +150,18 @@ def test_what_hangs_ends_by_its_time_and_takes_its_connection_along(server: Http
         assert (await post(client)).status == 200
 
     used(server, work, timeout_s=2.0)
+    assert server.connections == 2
+
+
+def test_an_idle_connection_is_not_trusted(server: Http2Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(client: Http2Client) -> None:
+        assert (await post(client)).status == 200
+        assert (await post(client)).status == 200
+        assert server.connections == 1
+        monkeypatch.setattr(http2, "IDLE_S", 0.0)
+        assert (await post(client)).status == 200
+
+    used(server, work)
     assert server.connections == 2
 
 

@@ -103,6 +103,16 @@ def test_the_error_is_that_of_the_device_most_worth_a_retry(
     assert error.retry_after_s == (9.0 if BUSY in replies else None)
 
 
+def test_what_only_messagepack_can_say(services: Services) -> None:
+    payload = {"bytes": b"\0", "keys": {1: 2}}
+    sent(services.settings, delivery(*services.devices(), payload=payload))
+    assert services.fcm.messages()[0]["data"] == {"delivery_id": "d-1", "bytes": '"AA=="', "keys": '{"1":2}'}
+    assert services.webpush.messages()[0]["payload"] == {"bytes": "AA==", "keys": {"1": 2}}
+    error = refused(services.settings, delivery(*services.devices(), payload={"long": 2**64}))
+    assert error.error_class == "permanent"
+    assert "the payload cannot be written as JSON" in error.message
+
+
 def test_devices_of_what_is_not_configured_are_left_out(services: Services) -> None:
     only = PushChannel.Settings(fcm=settings.for_fcm(services.fcm))
     assert sent(only, delivery(*services.devices())).bad == ()
