@@ -182,14 +182,15 @@ def test_a_cancelled_one_does_not_disturb_the_others(server: Http2Server) -> Non
 
 def test_what_never_got_room_was_not_sent(server: Http2Server) -> None:
     server.streams_max = 1
-    server.then(Fault.HANG)
+    server.then(Reply(200), Fault.HANG)
 
     async def work(client: Http2Client) -> None:
+        await post(client)
         ends = await asyncio.gather(post(client), post(client), return_exceptions=True)
         assert sorted(end.error_class for end in ends if isinstance(end, SendError)) == ["ambiguous", "transient"]
 
     used(server, work, timeout_s=2.0)
-    assert len(server.requests) == 1
+    assert len(server.requests) == 2
 
 
 def test_nobody_there() -> None:

@@ -69,8 +69,9 @@ def test_it_is_delivered_if_any_takes_it_and_dead_tokens_are_named(services: Ser
 
 
 def test_the_others_do_not_wait_for_one_that_hangs(services: Services) -> None:
-    services.fail(Answer(200, b"{}"), Fault.HANG, UNREGISTERED)
-    (outcome,) = outcomes(services.settings, delivery(*services.devices()), timeout_s=2.0)
+    services.apns.then(Answer(200), Fault.HANG)
+    one = delivery(*services.devices())
+    _, outcome = outcomes(services.settings, one, one, timeout_s=2.0)
     assert isinstance(outcome, Sent)
     assert "apns ...00aa: sent, but no answer" in outcome.detail
 
@@ -139,7 +140,8 @@ def test_what_is_traced_has_no_token_of_ours(services: Services) -> None:
     lines: list[str] = []
     outcomes(services.settings, delivery(*services.devices()), trace=lines.append)
     text = "\n".join(lines)
-    assert "> POST /3/device/00aa" in text
+    assert f"> POST {services.apns.url}/3/device/00aa" in text
+    assert f"asking {services.fcm.token_uri} for an access token" in text
     assert f"> POST {services.fcm.url}/v1/projects/shop-1/messages:send" in text
     for secret in (*services.fcm.issued, "bearer ey", "vapid t=ey"):
         assert secret not in text
