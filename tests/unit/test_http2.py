@@ -165,7 +165,7 @@ def test_an_idle_connection_is_not_trusted(server: Http2Server, monkeypatch: pyt
     assert server.connections == 2
 
 
-def test_a_cancelled_one_does_not_disturb_the_others(server: Http2Server) -> None:
+def test_a_cancelled_one_is_taken_back_and_does_not_disturb_the_others(server: Http2Server) -> None:
     async def work(client: Http2Client) -> None:
         server.then(Fault.HANG)
         hanging = asyncio.create_task(post(client))
@@ -178,6 +178,7 @@ def test_a_cancelled_one_does_not_disturb_the_others(server: Http2Server) -> Non
 
     used(server, work)
     assert server.connections == 1
+    assert server.cancelled == 1
 
 
 def test_what_never_got_room_was_not_sent(server: Http2Server) -> None:
