@@ -18,6 +18,7 @@ SMALL: dict[str, list[str]] = {
     "limiter": ["--items", "100000", "--keys", "10000", "--rounds", "1"],
     "dedupe": ["--entries", "100000", "--rounds", "1"],
     "journal": ["--items", "10000", "--rounds", "1"],
+    "templates": ["--items", "500", "--rounds", "1"],
     "latency": ["--rate", "1000", "--duration-s", "1"],
     "memory": ["--pending", "20000", "--on-disk", "0"],
     "broadcast": ["--users", "10000", "--duration-s", "1"],

@@ -9,12 +9,13 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dispatcher import __version__
 from dispatcher.commands.backup import backup
+from dispatcher.commands.channel import channel
 from dispatcher.commands.check import check
 from dispatcher.commands.completion import completion
 from dispatcher.commands.config import config
@@ -29,11 +30,16 @@ from dispatcher.commands.options import (
     duration,
     fail,
     json_option,
-    loaded_settings,
+    refuse_settings,
 )
+from dispatcher.commands.top import top
 from dispatcher.commands.topics import topic
 from dispatcher.commands.users import user
 from dispatcher.terminal import json_text
+
+if TYPE_CHECKING:
+    from dispatcher.reload import Source
+    from dispatcher.settings import Settings
 
 
 class DefaultGroup(click.Group):
@@ -81,25 +87,27 @@ def serve(shards: int | None, config: Path | None, data_dir: str | None, durabil
     It runs until SIGTERM or Ctrl-C; then it drains, and exits with 0. A second signal kills it at once.
     """
     from dispatcher.errors import BrokenError, StartError
-    from dispatcher.settings import environment, load_with_sources
+    from dispatcher.settings import SettingsError, environment, load_with_sources
     from dispatcher.supervisor import Supervisor
     from shards import logs
 
-    settings = loaded_settings(config, shards=shards, data_dir=data_dir, durability=durability)
+    given = {"shards": shards, "data_dir": data_dir, "durability": durability}
+    command_line = {"dispatcher": {key: value for key, value in given.items() if value is not None}}
+
+    def load() -> tuple[Settings, Source]:
+        return load_with_sources(config, environment(), command_line)
+
+    try:
+        settings, source = load()
+    except SettingsError as error:
+        refuse_settings(error)
     logs.configure("supervisor", settings.log)
 
     def announce() -> None:
         service = settings.dispatcher
         click.echo(f"ready: ingest {service.ingest}  submit {service.submit}  stream {service.stream}")
 
-    given = {"shards": shards, "data_dir": data_dir, "durability": durability}
-    supervisor = Supervisor(
-        settings,
-        announce,
-        lambda: load_with_sources(
-            config, environment(), {"dispatcher": {key: value for key, value in given.items() if value is not None}}
-        ),
-    )
+    supervisor = Supervisor(settings, announce, load, source)
     on_terminal = os.isatty(0)
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
@@ -120,6 +128,8 @@ def serve(shards: int | None, config: Path | None, data_dir: str | None, durabil
         fail(str(error))
     except StartError as error:
         fail(str(error), WRONG_USAGE)
+    except SettingsError as error:
+        refuse_settings(error)
 
 
 @main.command()
@@ -159,6 +169,7 @@ def simulate(as_json: bool, **options: Any) -> None:
 
 
 for command in (
-    send, explain, status, cancel, stats, user, topic, inbox, dead, config, keys, check, backup, completion,
+    send, explain, status, cancel, stats, top, user, topic, inbox, dead, channel, config, keys, check, backup,
+    completion,
 ):  # fmt: skip
     main.add_command(command)

@@ -18,7 +18,7 @@ log = logs.logger()
 # Everything else takes a restart: sockets, what is in memory by number, what processes are started with.
 RELOADABLE = (
     ("categories",), ("rules",), ("rate_limits",), ("caps",), ("digests",), ("schedules",), ("preferences",),
-    ("retry",), ("priorities",), ("idempotency",), ("retention",), ("errors",), ("log", "level"),
+    ("templates",), ("retry",), ("priorities",), ("idempotency",), ("retention",), ("errors",), ("log", "level"),
 )  # fmt: skip
 OF_CHANNELS = ("providers", "retry", "timeout", "on_ambiguous")  # credentials are changed without a restart
 TAKEN_S = 20.0  # by every child, or it is replaced: a new one has the new settings

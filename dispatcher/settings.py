@@ -38,6 +38,7 @@ from shards.settings import (
     Priorities,
     Retention,
     Schedules,
+    TemplateSettings,
 )
 from shards.units import Seconds, decode_hook, encode_hook
 from shards.wire import CHANNELS
@@ -125,6 +126,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rate_limits: dict[str, RateLimit] = msgspec.field(default_factory=lambda: dict(DEFAULT_RATE_LIMITS))
     caps: dict[str, CapSettings] = {}
     digests: dict[str, DigestSettings] = {}
+    templates: TemplateSettings = TemplateSettings()
     schedules: Schedules = Schedules()
     preferences: PreferenceSettings = PreferenceSettings()
     retry: RetryPolicy = RetryPolicy()
@@ -219,7 +221,14 @@ def load_with_sources(
         PlacedRule(**msgspec.structs.asdict(rule), line=layers.line(("rules", str(at), "name")))
         for at, rule in enumerate(settings.rules)
     )
-    return msgspec.structs.replace(settings, categories=differing, rate_limits=limits, rules=rules), layers.origin
+    templates = settings.templates
+    if templates.directory and path is not None:  # beside the file, wherever the service is started
+        found = str(path.absolute().parent / templates.directory)
+        templates = msgspec.structs.replace(templates, directory=found)
+    return (
+        msgspec.structs.replace(settings, categories=differing, rate_limits=limits, rules=rules, templates=templates),
+        layers.origin,
+    )
 
 
 def to_document(settings: Settings) -> dict[str, Any]:

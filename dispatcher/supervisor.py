@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from dispatcher import reshard
+from dispatcher import reshard, templates
 from dispatcher.child import READY_S, Child
 from dispatcher.collector import CollectorSettings
 from dispatcher.curve import KeyFileError, server_secret
@@ -55,10 +55,13 @@ class Supervisor:
         settings: Settings,
         on_ready: Callable[[], None] = lambda: None,
         load: Callable[[], tuple[Settings, Source]] | None = None,
+        source: Source = lambda _keys: "the configuration",
     ) -> None:
-        """``load`` reads the configuration again; without it ``reload`` changes nothing."""
+        """``load`` reads the configuration again; without it ``reload`` changes nothing. ``source`` is of this one."""
         self.settings = settings
-        self._load = load or (lambda: (settings, lambda _keys: ""))
+        self._load = load or (lambda: (settings, source))
+        self._source = source
+        self._library = templates.Library({}, {})
         self._reloads = 0  # how often it was told to reload,
         self._reloaded = (0, 0)  # and did, for itself and for the router
         self._handover: Handover | None = None  # while a change is on its way to the children
@@ -77,6 +80,7 @@ class Supervisor:
     def run(self) -> None:
         """Raises ``StartError`` or ``SettingsError`` if the service cannot run."""
         with self.directory.lock():
+            self._library = templates.load(self.settings, self.directory.path, self._source)
             identity = self.directory.identity(self.settings.dispatcher.shards, lambda: self._stops > 0)
             with explained(self.directory.path, "see that this user can write to it"):
                 self.directory.number_configuration(identity, self._configuration())
@@ -174,6 +178,8 @@ class Supervisor:
                 drain=settings.dispatcher.drain,
                 rules=msgspec.convert(settings.rules, tuple[PlacedRule, ...], from_attributes=True),
                 preferences=settings.preferences,
+                templates=self._library.sources,
+                output_bytes=settings.templates.output_bytes,
             ),
             enc_hook=encode_hook,
         )
@@ -266,14 +272,17 @@ class Supervisor:
             self._tell_router(None)
 
     def _begin_reload(self) -> None:
-        before = self.settings
+        before = self.settings, self._library
         try:
             after, source = self._load()
-            tables = changed_tables(before, after, source)
-            self.settings = after
+            tables = changed_tables(self.settings, after, source)
+            library = templates.load(after, self.directory.path, source)
+            if library != self._library and "templates" not in tables:
+                tables.append("templates")
+            self.settings, self._library = after, library
             self.directory.number_configuration(self._identity, self._configuration())
         except (SettingsError, OSError) as error:
-            self.settings = before
+            self.settings, self._library = before
             log.error("configuration not reloaded", error=str(error))
             self._tell_router(Error("bad_value" if isinstance(error, SettingsError) else "unavailable", str(error)))
             return

@@ -1,8 +1,8 @@
 """What the answers of services mean: one table, for retries, breakers, fail-over and suppressed contacts alike.
 
 A service has a table of codes. One is looked up from the most special to the most general: the status with a detail
-("403 SENDER_ID_MISMATCH"), the detail alone, the status ("403"), its class ("4xx"); then the same in the table of what
-the service speaks ("http"). The operator's own table goes first.
+("403 SENDER_ID_MISMATCH"), the detail alone, its group ("5.1.x" for "5.1.1"), the status ("403"), its class ("4xx");
+then the same in the table of what the service speaks ("http"). The operator's own table goes first.
 """
 
 from __future__ import annotations
@@ -29,6 +29,37 @@ HTTP: dict[str, ErrorClass] = {
     "unanswered": "ambiguous",  # sent, and then a time-out, a disconnection, or no HTTP
 }
 
+# By reply code (RFC 5321, 4.2.3), with the enhanced status code as detail (RFC 3463, and IANA's list of them); of a
+# server that gives none, with the command.
+SMTP: dict[str, ErrorClass] = {
+    "4xx": "transient",
+    "5xx": "permanent",
+    # the mailbox
+    "550 RCPT": "bad_address",  # not found
+    "551 RCPT": "bad_address",  # not local
+    "553 RCPT": "bad_address",  # its name is not allowed
+    "550 MAIL": "misconfigured",
+    "553 MAIL": "misconfigured",
+    "5.1.x": "bad_address",  # the address: unknown mailbox, unknown host, bad syntax, moved, null MX
+    "4.1.1": "bad_address",  # an unknown mailbox is one whatever the reply code
+    "5.1.7": "misconfigured",  # the sender's syntax
+    "5.1.8": "misconfigured",  # the sender's domain
+    "5.2.1": "bad_address",  # the mailbox is disabled
+    # too much at once
+    "421": "throttled",  # the server closes: RFC 5321, 3.8
+    "421 4.4.2": "transient",  # we said nothing for too long
+    "452 4.5.3": "throttled",  # too many recipients
+    "4.7.x": "throttled",  # reputation, rate: support.google.com/a/answer/3726730
+    "4.7.1": "transient",  # mostly greylisting, RFC 6647
+    # credentials and encryption: RFC 4954 (4.7, 6) and RFC 3207
+    "454 4.7.0": "transient",
+    "432 4.7.12": "misconfigured",
+    "530": "misconfigured",
+    "534": "misconfigured",
+    "535": "misconfigured",
+    "538": "misconfigured",
+}
+
 TABLES: dict[str, dict[str, ErrorClass]] = {
     "http": HTTP,
     "webhook": {  # whoever runs the endpoint may mend it: all but 410 is tried again
@@ -41,18 +72,30 @@ TABLES: dict[str, dict[str, ErrorClass]] = {
         "tls": "transient",  # of one endpoint, so that the others need not wait
     },
     "fcm": {  # firebase.google.com/docs/reference/fcm/rest/v1/ErrorCode
-        "400 INVALID_ARGUMENT": "bad_address",  # only with the detail of FcmError; without it, it is a plain 400
+        "400 INVALID_ARGUMENT": "bad_address",  # only with the detail of FcmError and of the token; else a plain 400
         "403 SENDER_ID_MISMATCH": "bad_address",
         "404 UNREGISTERED": "bad_address",
+    },
+    "oauth": {  # RFC 6749, 5.2: Google's server of the access tokens for FCM
+        "408": "transient",
+        "429": "throttled",
+        "4xx": "misconfigured",
+        "3xx": "misconfigured",
     },
     "apns": {  # developer.apple.com, "Handling notification responses from APNs"
         "400 BadDeviceToken": "bad_address",
         "400 DeviceTokenNotForTopic": "bad_address",
+        "400 BadTopic": "misconfigured",
+        "400 MissingTopic": "misconfigured",
+        "400 TopicDisallowed": "misconfigured",
         "410": "bad_address",
     },
-    "webpush": {  # RFC 8030
+    "webpush": {  # RFC 8030; what one push service says is not to pause the others
+        "401": "permanent",
+        "403": "permanent",  # the subscription is of another VAPID key, or the subject is not liked
         "404": "bad_address",
         "410": "bad_address",
+        "tls": "transient",
     },
     "apprise": {  # by the status that its log has of an answer
         "401 contact": "bad_address",  # the credentials are part of the user's URL
@@ -111,12 +154,9 @@ TABLES: dict[str, dict[str, ErrorClass]] = {
         "63038": "throttled",  # daily limit of the account
     },
     "sms": {"unreadable": "ambiguous"},  # a success, but without what the settings look for
-    "smtp": {  # by reply code, with the enhanced status code of RFC 3463 as detail
-        "4xx": "transient",
-        "5xx": "permanent",
-    },
+    "smtp": SMTP,
 }
-SPEAKS = dict.fromkeys(("webhook", "fcm", "apns", "webpush", "twilio", "sms", "apprise"), "http")
+SPEAKS = dict.fromkeys(("webhook", "fcm", "oauth", "apns", "webpush", "twilio", "sms", "apprise"), "http")
 
 
 class Answers:
@@ -140,5 +180,7 @@ def _keys(status: str, detail: str) -> Iterator[str]:
     if detail:
         yield f"{status} {detail}"
         yield detail
+        if "." in detail:
+            yield f"{detail.rpartition('.')[0]}.x"
     yield status
     yield f"{status[:1]}xx"

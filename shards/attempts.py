@@ -19,6 +19,7 @@ from shards.parcel import Parcel, delivery_id
 from shards.releasing import Releasing
 from shards.sending import RETRIED, Failure
 from shards.suspects import CRASHES_MAX, Suspects
+from shards.template_parts import TemplateError
 
 SLOWED = frozenset({"throttled", "ambiguous"})  # the service asks for patience, or says nothing at all
 PASSED_MAX = 1_000  # of a channel with endpoints, looked at in one turn
@@ -229,6 +230,8 @@ class Attempts(Releasing):
         if self.inapp in self.paused:
             return
         runs = self._pop(self.inapp, sys.maxsize, now)
+        if self.templates.names:
+            runs = [rest for run in runs if len(rest := self._drop_unrenderable(run, now))]
         for run in runs:
             base = run.frame.seq << 16
             rows = array("q", bytes(16 * len(run)))
@@ -238,12 +241,34 @@ class Attempts(Releasing):
         self.changes.inbox_runs += runs
         self._delivered(self.inapp, [(run.frame, run.slots) for run in runs], now)
 
+    def _drop_unrenderable(self, run: Run, now: Now) -> Run:
+        """Without those whose template has not what it takes: dead letters. What stays is rendered when it is read."""
+        content = self.contents.get(run.frame.seq)
+        if not run.frame.digests and (content is None or not content.may_name_templates()):
+            return run
+        dropped = set()
+        for at in range(len(run)):
+            entry = run.entry(at)
+            frame, slot, _, user, _ = entry
+            value = frame.slots[slot]
+            try:
+                self.inapp_parts(user, self.said(entry), ledger.priority_of(value))
+            except TemplateError as error:
+                dropped.add(at)
+                counters = self.counters.channels[self.inapp]
+                counters.attempts += 1
+                counters.failed_attempts += 1
+                frame.slots[slot] = (value & ledger.KEEP) + ledger.ONE_ATTEMPT
+                attempts, message = ledger.attempts_of(frame.slots[slot]), str(error)[:ERROR_TEXT_MAX]
+                self._give_up(entry, "template", "permanent", message, attempts, now)
+        return run.without(dropped) if dropped else run
+
     def deliver(self, channel: int, delivered: list[tuple[Frame, MutableSequence[int]]], now: Now) -> None:
         """Attempts that succeeded, as slots of frames."""
         for frame, slots in delivered:
             self.in_flight[channel] -= len(slots)
             frame.flying.difference_update(slots)
-        if gates := self.gates.get(channel):
+        if (gates := self.gates.get(channel)) is not None:
             for frame, slots in delivered:
                 for slot in slots:
                     gates.leave((frame.seq, slot), now.mono)
@@ -394,7 +419,7 @@ class Attempts(Releasing):
 
     def _untried(self, channel: int, entry: Entry, now: Now) -> None:
         entry[0].flying.discard(entry[1])
-        if gates := self.gates.get(channel):
+        if (gates := self.gates.get(channel)) is not None:
             gates.leave((entry[0].seq, entry[1]), now.mono)
         if self.suspects:
             self._acquit(channel, entry[0], entry[1])

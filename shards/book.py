@@ -6,7 +6,7 @@ Everything that is to be stored gathers in ``changes``.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
@@ -29,13 +29,15 @@ from shards.lanes import LANES, NotificationQueue
 from shards.limiter import Limiter
 from shards.limits import Limits
 from shards.pace import Pace
-from shards.people import People
+from shards.people import People, User
 from shards.preferences import UserDocument
 from shards.retry import DueHeap, RetryPolicy
 from shards.rules import Routing
 from shards.settings import ShardSettings
 from shards.suspects import Suspects
+from shards.templates import TemplateEngine
 from shards.wire import (
+    PRIORITIES,
     Notification,
     hash_user,
 )
@@ -127,6 +129,7 @@ class Book:
         self.counters = counters
         self.idempotency = IdempotencySet(settings.secret)
         self.inapp = channel_names.index(INAPP)
+        self.templates = TemplateEngine()
         self.paces = {
             channel_names.index(name): Pace(channel.rate, channel.burst, settings.shard, settings.shards)
             for name, channel in settings.channels.items()
@@ -327,6 +330,10 @@ class Book:
         """By place, the digests that stand in an inbox in place of their carriers."""
         digests = self._journal.digests_at(places)
         return {one.carrier: self.digest_said(one) for one in digests if one.channel == INAPP and one.carrier}
+
+    def inapp_parts(self, user: User, said: Notification, priority: int) -> Mapping[str, str]:
+        """What a template makes of it in an inbox. Raises ``TemplateError``."""
+        return self.templates.say(said, INAPP, user.user_id, PRIORITIES[priority], user.choices.locale)
 
     def digest_said(self, digest: Digest) -> Notification:
         """Composed of its items; of a dead letter's, some may be pruned. ``LookupError`` if all are."""

@@ -8,13 +8,17 @@ from __future__ import annotations
 import binascii
 import functools
 import re
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
 import msgspec
 
+from shards import subscription
 from shards.nearest import unknown
 from shards.wire import RequestError
+
+if TYPE_CHECKING:
+    from email_validator import ValidatedEmail
 
 PUSH_PROVIDERS = ("fcm", "apns", "webpush")
 TOKEN_BYTES_MAX = 4_096
@@ -92,14 +96,19 @@ def _check_email(address: str, field: str) -> None:
 
 @functools.lru_cache(maxsize=4_096)  # most users have their mailbox at few domains, and a look takes long
 def _problem_of_email(address: str) -> str | None:
-    from email_validator import SPECIAL_USE_DOMAIN_NAMES, EmailNotValidError, validate_email
-
-    SPECIAL_USE_DOMAIN_NAMES.clear()  # mail within an organisation goes to .local and .test, and to bare names
     try:
-        validate_email(address, check_deliverability=False, globally_deliverable=False)
-    except EmailNotValidError as error:
+        email_parts(address)
+    except ValueError as error:
         return str(error)
     return None
+
+
+def email_parts(address: str) -> ValidatedEmail:
+    """An address in its parts, as people and as mail servers write it. ``ValueError`` says what is wrong with it."""
+    from email_validator import SPECIAL_USE_DOMAIN_NAMES, validate_email
+
+    SPECIAL_USE_DOMAIN_NAMES.clear()  # mail within an organisation goes to .local and .test, and to bare names
+    return validate_email(address, check_deliverability=False, globally_deliverable=False)
 
 
 def _check_phone(number: str, field: str) -> None:
@@ -125,6 +134,11 @@ def _check_push(push: PushContact, at: str) -> None:
         _refuse("it is empty; give the token that the device got from its provider", f"{at}.token")
     if len(push.token.encode()) > TOKEN_BYTES_MAX:
         _refuse(f"it is over {TOKEN_BYTES_MAX} bytes, which no provider's token is", f"{at}.token")
+    if push.provider == "webpush":
+        try:
+            _check_url(subscription.parse(push.token).endpoint, f"{at}.token")
+        except ValueError as error:
+            _refuse(str(error), f"{at}.token")
 
 
 def _check_url(url: str, field: str) -> None:

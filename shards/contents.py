@@ -9,7 +9,7 @@ import msgspec
 
 from shards import validation
 from shards.dedupe import DIGEST_BYTES
-from shards.wire import Notification
+from shards.wire import Notification, is_json
 
 FRAMES_KEPT = 256  # a retrying producer repeats what it sent within seconds
 BYTES_KEPT = 32 * 2**20  # of their bodies; the last frame is kept whatever its size
@@ -25,6 +25,10 @@ class Content:
         self.fanned = fanned
         self.digests = digests or b""
         self._items: list[validation.Item | validation.RejectedItem] | list[msgspec.Raw] | None = None
+
+    def may_name_templates(self) -> bool:
+        """Whether it is worth a look: JSON may write the key with escapes."""
+        return b"template" in self.body or (is_json(self.body) and b"\\u" in self.body)
 
     def item(self, index: int) -> validation.Item:
         """``(user id, notification)`` at a position; ``LookupError`` if there is none, or it was undecodable."""

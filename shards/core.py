@@ -31,6 +31,7 @@ from shards.limits import Limits
 from shards.people import Decision, People
 from shards.rules import Routing
 from shards.settings import ShardSettings
+from shards.templates import TemplateEngine
 from shards.wire import (
     EXPANSION,
     INGEST,
@@ -68,6 +69,8 @@ class Core(Cancelling):
 
         What was spent of the limits is for the owner to carry over.
         """
+        if not self.templates.is_of(settings.templates, settings.output_bytes):  # else what is compiled is kept
+            self.templates = TemplateEngine(settings.templates, settings.output_bytes)
         self.settings = settings
         numbers = {name: number for number, name in enumerate(self.channel_names)}
         self.paused = {number: pause for number, pause in self.paused.items() if pause.reason == "operator"}
@@ -104,6 +107,7 @@ class Core(Cancelling):
             self.contents,
             self.broadcasts,
             settings.schedules.horizon,
+            self.templates.names,
         )
 
     def receive(self, data: Data, seq: int, now: Now) -> Verdict | None:

@@ -21,6 +21,7 @@ from shards.findings import DEFERRED, ENDS, LIMITED, STEP_OF_REASON, Finding, in
 from shards.judging import NOBODY
 from shards.people import User
 from shards.rules import Look, Rule
+from shards.template_parts import TemplateError
 from shards.wire import PRIORITIES, Notification, RequestError, hash_user, pack
 
 LOOKS_MAX = 50  # rules that are told of, of those that did not match
@@ -149,7 +150,7 @@ class Explainer:
 
     def _steps(self, case: Case, channel: int) -> Iterator[Finding]:
         name = self._core.channel_names[channel]
-        for step in (self._verdict, self._digest, self._caps, self._limit, self._quiet_hours):
+        for step in (self._verdict, self._digest, self._caps, self._limit, self._quiet_hours, self._template):
             for finding in step(case, channel):
                 yield finding._replace(channel=name)
 
@@ -310,6 +311,21 @@ class Explainer:
             return
         detail |= instant("until", waits_until_ms(until_ms, case.expires_ms))
         yield Finding("quiet_hours", "defer", "quiet_hours", detail, outcome=DEFERRED)
+
+    def _template(self, case: Case, channel: int) -> Iterator[Finding]:
+        """Rendered as it would be now; nothing of a notification that names none."""
+        said, locale, name = case.notification, case.user.choices.locale, self._core.channel_names[channel]
+        if said.template is None:
+            return
+        detail: dict[str, Any] = {"template": said.template, "locale": locale}
+        engine = self._core.templates
+        try:
+            engine.say(said, name, case.user.user_id, PRIORITIES[case.rule.priority], locale)
+        except TemplateError as error:
+            outcome = ledger.OUTCOMES[ledger.DEAD]
+            yield Finding("template", "block", "template", detail | {"message": str(error)}, outcome=outcome)
+            return
+        yield Finding("template", "pass", detail=detail | {"parts": dict(engine.keys(said.template, name, locale))})
 
 
 def is_given(notification: Notification) -> bool:

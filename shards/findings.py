@@ -37,6 +37,7 @@ STEP_OF_REASON = {
     "limit": "limit",
     "overflow": "limit",
     "quiet_hours": "quiet_hours",
+    "template": "template",
 }
 
 

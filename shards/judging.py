@@ -7,6 +7,7 @@ columns are judged by whole lists. Any other frame is judged entry by entry, wit
 from __future__ import annotations
 
 from array import array
+from collections.abc import Collection
 from itertools import repeat
 from typing import NamedTuple
 
@@ -77,7 +78,9 @@ class Judge:
         contents: Contents,
         broadcasts: Broadcasts,
         horizon_s: float,
+        templates: Collection[str] = (),
     ) -> None:
+        self._templates = templates
         self._horizon_ms = int(horizon_s * 1000)
         self._ids = ids
         self._routing = routing
@@ -269,7 +272,7 @@ class Judge:
             raise RequestError(
                 "bad_value", "nothing to say: give at least one of title, body, template, payload.message", "title"
             )
-        validation.check_rare(notification, now_ms, self._horizon_ms)
+        validation.check_rare(notification, now_ms, self._horizon_ms, self._templates)
         key = notification.idempotency_key
         if key is not None:
             validation.check_key("idempotency_key", key)

@@ -5,7 +5,9 @@ Those that change something write within the turn's transaction; the answer leav
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -24,6 +26,7 @@ from shards.journal import SqliteJournal
 from shards.nearest import unknown
 from shards.people import User
 from shards.preferences import UserDocument, check_size, parse_document, problem_of_topic
+from shards.template_parts import TemplateError
 from shards.wire import (
     CHANNELS,
     PAGE_BYTES_MAX,
@@ -328,6 +331,10 @@ class Operations:
         self, user: User, number: int, place: int, notification: Notification, priority: int, at_us: int, state: str
     ) -> dict[str, Any]:
         """``priority`` is the one that it was accepted with: the configuration may know its category no more."""
+        parts: Mapping[str, str] = {}
+        if notification.template is not None:
+            with contextlib.suppress(TemplateError):  # it is not as it was when this was delivered
+                parts = self._core.inapp_parts(user, notification, priority)
         return {
             "id": self._core.ids.make(user.hash, place >> PLACE_SHIFT, place & (1 << PLACE_SHIFT) - 1),
             "cursor": number,
@@ -335,8 +342,8 @@ class Operations:
             "category": notification.category,
             "type": notification.type,
             "priority": PRIORITIES[priority],
-            "title": notification.title,
-            "body": notification.body,
+            "title": parts.get("title") or notification.title,
+            "body": parts.get("body") or notification.body,
             "template": notification.template,
             "payload": notification.payload,
             "metadata": notification.metadata,

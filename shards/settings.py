@@ -19,6 +19,7 @@ from shards.wire import CHANNELS
 SIMULATED = "simulated"  # the provider that reaches nobody
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
+OUTPUT_BYTES_MAX = 16 * 2**20
 
 
 class ProviderSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -95,6 +96,14 @@ class PreferenceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
             raise ValueError(f"timezone: {problem}")
 
 
+class TemplateSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``directory`` has a folder per template; empty for none. ``output_bytes`` bounds each part, rendered."""
+
+    directory: str = ""
+    output_bytes: Annotated[int, msgspec.Meta(ge=1, le=OUTPUT_BYTES_MAX)] = 256 * 2**10
+    allow_template_put: bool = False
+
+
 class Retention(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long a frame whose deliveries are all final is kept: ``inbox`` where one of them is in an inbox."""
 
@@ -138,6 +147,8 @@ class ShardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     drain: Seconds = Seconds(10.0)
     preferences: PreferenceSettings = PreferenceSettings()
     rules: tuple[PlacedRule, ...] = ()
+    templates: dict[str, dict[str, str]] = {}  # name -> part -> source
+    output_bytes: int = TemplateSettings().output_bytes
     version: int = 1  # of the configuration
 
     def retry_of(self, channel: str) -> RetryPolicy:

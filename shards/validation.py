@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 import re
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -252,10 +253,10 @@ def instant_ms(name: str, value: str | int) -> int:
     return value
 
 
-def check_rare(notification: Notification, now_ms: int, horizon_ms: int) -> None:
+def check_rare(notification: Notification, now_ms: int, horizon_ms: int, templates: Collection[str] = ()) -> None:
     """The keys that most notifications do not have; makes instants numbers of milliseconds."""
-    if notification.template is not None:
-        raise RequestError("unknown_template", unknown("template", notification.template, ()), "template")
+    if notification.template is not None and notification.template not in templates:
+        raise RequestError("unknown_template", unknown("template", notification.template, templates), "template")
     if notification.send_at is not None:
         send_at_ms = instant_ms("send_at", notification.send_at)
         if send_at_ms > now_ms + horizon_ms:

@@ -23,3 +23,16 @@ def delivery(contacts: Contacts = Contacts(), **fields: Any) -> Delivery:  # noq
         "text": "/dev/sda1 has no space left",
     }
     return Delivery(**given | fields)
+
+
+def mail_to(address: str = "ada@example.org", **fields: Any) -> Delivery:
+    given = {
+        "id": "d-1",
+        "notification_id": "n-1",
+        "channel": "email",
+        "category": "marketing",
+        "title": "Order 17 has shipped",
+        "text": "It comes tomorrow.",
+        "recipient": Recipient("user-1", Contacts(email=address)),
+    }
+    return delivery(**given | fields)

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 # Given the time, a random generator and the bytes, these decide; they fetch nothing themselves.
 PURE = (
     "attempts",
+    "base64url",
     "book",
     "breaker",
     "broadcast",
@@ -57,9 +58,14 @@ PURE = (
     "preferences",
     "quiet",
     "releasing",
+    "rendering",
     "retry",
     "rules",
+    "sandbox",
+    "subscription",
     "suspects",
+    "template_parts",
+    "templates",
     "units",
 )
 # What pure modules may use beside each other: shapes and checks, as pure as they are.

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 
 import bench
-from bench import chart, dedupe, journal, limiter, queue, wire
+from bench import chart, dedupe, journal, limiter, queue, templates, wire
 from bench.report import Figure, medians, result, show
 
 FAST: dict[str, Callable[[], dict[str, Any]]] = {
@@ -21,6 +21,7 @@ FAST: dict[str, Callable[[], dict[str, Any]]] = {
     "limiter": lambda: limiter.run(rounds=1, items=2_000, users=100, keys=1_000),
     "dedupe": lambda: dedupe.run(rounds=1, entries=2_000),
     "journal": lambda: journal.run(rounds=1, items=1_000),
+    "templates": lambda: templates.run(rounds=1, items=20),
 }
 MODULES = sorted(f"bench.{module.name}" for module in pkgutil.iter_modules(bench.__path__))
 

@@ -1,0 +1,121 @@
+"""The templates of an installation; see ``template_parts`` for what one is, ``rendering`` for how it is rendered."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+from shards.settings import TemplateSettings
+from shards.template_parts import LAYOUTS, Parts, TemplateError, UnknownTemplateError, check_key, check_name
+from shards.wire import Notification
+
+if TYPE_CHECKING:
+    from shards.rendering import Renderer
+
+__all__ = ["TemplateEngine", "TemplateError", "UnknownTemplateError", "variables_of"]
+
+OUTPUT_BYTES = TemplateSettings().output_bytes
+ON_ONE_LINE = frozenset({"subject", "title"})
+WITHOUT_TEXT = frozenset({"webhook"})  # it sends the payload
+
+
+def variables_of(said: Notification, user_id: str, priority: str, locale: str | None) -> dict[str, Any]:
+    """What a template can write: the payload's keys, over them those of the notification, and ``payload`` itself."""
+    payload = said.payload or {}
+    return {
+        **payload,
+        "payload": payload,
+        "user_id": user_id,
+        "category": said.category,
+        "type": said.type,
+        "priority": priority,
+        "title": said.title,
+        "body": said.body,
+        "locale": locale,
+        "metadata": said.metadata or {},
+    }
+
+
+def _has_words(said: Notification) -> bool:
+    return bool(said.title or said.body or (said.payload or {}).get("message"))
+
+
+class TemplateEngine:
+    """The templates of an installation, compiled when they are first used. Any thread may use it."""
+
+    def __init__(
+        self, templates: Mapping[str, Mapping[str, str]] | None = None, output_bytes: int = OUTPUT_BYTES
+    ) -> None:
+        self._output_bytes = output_bytes
+        self._sources = templates or {}
+        self._templates = {name: Parts(parts) for name, parts in self._sources.items() if name != LAYOUTS}
+
+    def is_of(self, templates: Mapping[str, Mapping[str, str]], output_bytes: int) -> bool:
+        """Whether one made of these would render the same."""
+        return self._sources == templates and self._output_bytes == output_bytes
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._templates
+
+    @property
+    def names(self) -> Collection[str]:
+        return self._templates.keys()
+
+    def render(self, name: str, channel: str, locale: str | None, variables: Mapping[str, Any]) -> dict[str, str]:
+        """The channel's parts, by their names without the channel; none of those that the template does not have.
+
+        Raises ``TemplateError``: there is none of this name, or it cannot be rendered with these variables.
+        """
+        keys = self.keys(name, channel, locale)
+        parts = {}
+        visible = self._renderer.visible(variables)
+        for part, key in keys.items():
+            text = self._renderer.render(name, key, visible, self._output_bytes)
+            parts[part] = " ".join(map(str.strip, text.splitlines())).strip() if part in ON_ONE_LINE else text
+        return parts
+
+    def say(
+        self, said: Notification, channel: str, user_id: str, priority: str, locale: str | None
+    ) -> Mapping[str, str]:
+        """The parts that a notification gets from its template; none where the installation has no templates.
+
+        Raises ``TemplateError``, also where nothing would be said at all.
+        """
+        name = said.template
+        if name is None or not self._templates:
+            return {}
+        parts = self.render(name, channel, locale, variables_of(said, user_id, priority, locale))
+        if not parts and channel not in WITHOUT_TEXT and not _has_words(said):
+            raise TemplateError(name, "", None, f"it has no part for {channel}; add {channel}.text, or text for all")
+        return parts
+
+    def keys(self, name: str, channel: str, locale: str | None) -> Mapping[str, str]:
+        """The parts that are taken, each with its key: ``{"subject": "fr/email.subject"}``."""
+        template = self._templates.get(name)
+        if template is None:
+            raise UnknownTemplateError(name, self._templates)
+        return template.plan(channel, locale)
+
+    def problems(self) -> list[TemplateError]:
+        """What is wrong with the templates, as far as it can be known before they are rendered."""
+        found = []
+        for name, parts in self._sources.items():
+            try:
+                check_name(name, parts)
+            except TemplateError as error:
+                found.append(error)
+                continue
+            for key, source in parts.items():
+                try:
+                    check_key(name, key, source)
+                    self._renderer.check(name, key)
+                except TemplateError as error:
+                    found.append(error)
+        return found
+
+    @functools.cached_property
+    def _renderer(self) -> Renderer:
+        from shards.rendering import Renderer
+
+        return Renderer(self._sources)
