@@ -44,7 +44,7 @@ class PagerChannel:
         call = {
             "id": delivery.id,  # the same at each attempt, so that the service can tell a repetition
             "pager": delivery.recipient.contacts.other["pager"],
-            "text": (delivery.title or delivery.text)[:TEXT_MAX],
+            "text": (delivery.text or delivery.title)[:TEXT_MAX],
             "urgent": delivery.priority in {"high", "critical"},
         }
         try:
