@@ -16,12 +16,15 @@ from typing import NamedTuple
 
 import msgspec
 
+from dispatcher.data_directory import write_durably
 from dispatcher.settings import Settings, SettingsError
 from shards.nearest import unknown
 from shards.template_parts import LAYOUTS, SOURCE_BYTES_MAX
 from shards.templates import TemplateEngine
+from shards.wire import RequestError
 
 PUT_FILE = "templates.json"  # in the data directory
+FIELD_MAX = 200  # characters
 PARTS_MAX = 10_000
 BYTES_MAX = 16 * 2**20  # of all sources: every shard has them in memory
 
@@ -139,7 +142,7 @@ def _read(path: Path, root: Path, problems: list[str]) -> str:
     return ""
 
 
-# --- what was put -------------------------------------------------------------------------------------------------
+# --- what is put -------------------------------------------------------------------------------------------------
 
 
 def _read_put(path: Path) -> dict[str, dict[str, str]]:
@@ -153,3 +156,26 @@ def _read_put(path: Path) -> dict[str, dict[str, str]]:
         raise SettingsError(
             f"{path}: damaged ({error}); restore it from a backup, or delete it: then what was put is gone"
         ) from None
+
+
+def put(library: Library, settings: Settings, name: str, parts: dict[str, str]) -> Library:
+    """With a template that a client gives. Raises ``RequestError``."""
+    if not settings.templates.allow_template_put:
+        raise RequestError("unsupported", "clients cannot put templates; see allow_template_put in [templates]", "op")
+    sources = _sorted({**library.sources, name: parts})
+    texts = [text for one in sources.values() for text in one.values()]
+    if len(texts) > PARTS_MAX or sum(map(len, texts)) > BYTES_MAX:
+        told = f"of all templates there may be {PARTS_MAX} parts with {BYTES_MAX} characters"
+        raise RequestError("too_large", told, "parts")
+    only = None if name == LAYOUTS else name  # others use layouts
+    problems = TemplateEngine(sources, settings.templates.output_bytes).problems(only)
+    if problems:
+        field = f"parts.{problems[0].part}" if problems[0].part else "name"
+        more = f"; and {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise RequestError("bad_value", f"{problems[0]}{more}", field[:FIELD_MAX])
+    return Library(sources, {**library.put, name: parts})
+
+
+def store(data_dir: Path, library: Library) -> None:
+    """Raises ``OSError``."""
+    write_durably(data_dir / PUT_FILE, msgspec.json.format(msgspec.json.encode(library.put), indent=1))
