@@ -15,6 +15,7 @@ import click
 
 from dispatcher import __version__
 from dispatcher.commands.backup import backup
+from dispatcher.commands.channel import channel
 from dispatcher.commands.check import check
 from dispatcher.commands.completion import completion
 from dispatcher.commands.config import config
@@ -31,6 +32,7 @@ from dispatcher.commands.options import (
     json_option,
     refuse_settings,
 )
+from dispatcher.commands.top import top
 from dispatcher.commands.topics import topic
 from dispatcher.commands.users import user
 from dispatcher.terminal import json_text
@@ -167,6 +169,7 @@ def simulate(as_json: bool, **options: Any) -> None:
 
 
 for command in (
-    send, explain, status, cancel, stats, user, topic, inbox, dead, config, keys, check, backup, completion,
+    send, explain, status, cancel, stats, top, user, topic, inbox, dead, channel, config, keys, check, backup,
+    completion,
 ):  # fmt: skip
     main.add_command(command)

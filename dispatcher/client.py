@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -66,6 +66,7 @@ class Client:
     ) -> None:
         self.submit_endpoint = submit
         self._timeout_s = timeout_s
+        self.on_wait: Callable[[], None] = lambda: None  # is called about every ``POLL_MS`` of a wait for an answer
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.set(zmq.LINGER, 0)
@@ -120,6 +121,7 @@ class Client:
         deadline = time.monotonic() + self._timeout_s
         while not self._socket.poll(min(POLL_MS, max(0, int((deadline - time.monotonic()) * 1000)))):
             if time.monotonic() < deadline:
+                self.on_wait()
                 continue
             text = f"no answer from {self.submit_endpoint} within {self._timeout_s:g} s; {self._guess()}"
             raise NoAnswerError(Error("unavailable", text))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from dispatcher import channel_report
 from dispatcher.terminal import Progress, fields, plain, relative, second, shown, table
 
 PROGRESS_EVERY_S = 5.0  # where no terminal shows a line that changes
@@ -212,6 +213,7 @@ def stats(answer: dict[str, Any]) -> str:
         f"conserved {'yes' if answer['conserved'] else 'NO'}\n"
         f"dead letters {dead or 'none'}  idempotency window {window_s:,.0f} s"
     )
+    head = "\n".join((*map(plain, channel_report.alerts(answer)), head))
     if put_aside := [case for shard in answer["shards"] for case in shard["quarantined"]]:
         head = f"DAMAGED, put aside, each with a report: {', '.join(put_aside)}\n{head}"
     if answer["not_responding"]:

@@ -87,7 +87,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], flexible: Colle
     headers = [headers[at] for at in used]
     rows = [[row[at] for at in used] for row in rows]
     cells = [["" if value is None else _cell(str(value)) for value in row] for row in rows]
-    sizes = [max(map(_width, column)) for column in zip(headers, *cells, strict=True)]
+    sizes = [max(map(width, column)) for column in zip(headers, *cells, strict=True)]
     if sys.stdout.isatty():
         over = sum(sizes) + len(GAP) * (len(sizes) - 1) - shutil.get_terminal_size().columns
         for at in sorted(range(len(sizes)), key=lambda at: -sizes[at]):
@@ -99,26 +99,27 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], flexible: Colle
             return "\n\n".join(fields(list(zip(headers, row, strict=True))) for row in cells)
     numbers = [all(isinstance(value, int | float | None) for value in column) for column in zip(*rows, strict=True)]
     lines = (headers, ["-" * size for size in sizes], *cells)
-    return "\n".join(GAP.join(map(_fit, line, sizes, numbers)).rstrip() for line in lines)
+    return "\n".join(GAP.join(map(fit, line, sizes, numbers)).rstrip() for line in lines)
 
 
 def _cell(text: str) -> str:
     return plain(text) if len(text) <= CELL_MAX else plain(text[:CELL_MAX]) + "…"
 
 
-def _width(text: str) -> int:
+def width(text: str) -> int:
     """Columns of the terminal: a letter may take two, or none."""
     from wcwidth import wcswidth
 
     return len(text) if text.isascii() else int(wcswidth(text))
 
 
-def _fit(text: str, size: int, to_the_right: bool) -> str:
-    if _width(text) > size:
-        while _width(text) >= size:
+def fit(text: str, size: int, to_the_right: bool = False) -> str:
+    """Exactly so many columns: cut, or with blanks."""
+    if width(text) > size:
+        while width(text) >= size:
             text = text[:-1]
         text += "…"
-    blank = " " * (size - _width(text))
+    blank = " " * (size - width(text))
     return blank + text if to_the_right else text + blank
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from dispatcher.broadcasts import merge_broadcasts
@@ -80,15 +81,27 @@ def _channel(parts: list[dict[str, Any]]) -> dict[str, Any]:
 def _state(parts: list[dict[str, Any]]) -> dict[str, Any]:
     """Whether a channel sends: each shard finds out by itself that credentials are refused."""
     paused = [part["paused"] for part in parts if "paused" in part]
-    providers: dict[str, Counter[str]] = {}
-    for part in parts:
-        for one in part.get("providers", ()):
-            providers.setdefault(one["provider"], Counter())[one["state"]] += 1
+    if not all(part["configured"] for part in parts):
+        state = "not_configured"
+    else:
+        state = "paused" if len(paused) == len(parts) else "partly_paused" if paused else "running"
     return {
-        "state": "paused" if len(paused) == len(parts) else "partly_paused" if paused else "running",
+        "state": state,
         "paused": paused[0] if paused else None,
-        "providers": {name: dict(states) for name, states in providers.items()},
+        "providers": [
+            _provider(shards) for shards in zip(*(part.get("providers", ()) for part in parts), strict=False)
+        ],
         "waiting_for_endpoints": sum(part.get("waiting_for_endpoints", 0) for part in parts),
+    }
+
+
+def _provider(shards: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One provider, as each shard has it."""
+    messages = [one["message"] for one in shards if "message" in one]
+    return {
+        "provider": shards[0]["provider"],
+        "states": dict(Counter(one["state"] for one in shards)),
+        "message": messages[0] if messages else None,
     }
 
 

@@ -36,7 +36,8 @@ class Gates:
         self._within: dict[Place, str] = {}
         self._patient: set[str] = set()  # with deliveries that wait
 
-    def __len__(self) -> int:
+    @property
+    def waiting(self) -> int:
         """How many deliveries wait."""
         return sum(len(self._gates[key].waiting) for key in self._patient)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from base64 import b64encode, urlsafe_b64encode
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 import msgspec
 
@@ -84,3 +87,28 @@ def redact(text: str, secrets: Iterable[str]) -> str:
         if len(secret) >= REDACTED_MIN:
             text = text.replace(secret, HIDDEN)
     return text
+
+
+def disguised(secrets: Iterable[str]) -> list[str]:
+    """These secrets in every form that a conversation may have them in, for ``redact``."""
+    return sorted({form for secret in secrets for form in _forms(secret)}, key=len, reverse=True)
+
+
+def _forms(secret: str) -> Iterator[str]:
+    for text in (secret, *(line.strip() for line in secret.splitlines())):
+        yield text
+        yield json.dumps(text)[1:-1]
+        yield json.dumps(text, ensure_ascii=False)[1:-1]
+        yield quote(text)
+        yield quote(text, safe="")
+        yield quote_plus(text)
+        yield from _in_base64(text.encode())
+
+
+def _in_base64(secret: bytes) -> Iterator[str]:
+    """By itself; and the letters that are always the same within something longer, such as "user:secret"."""
+    for encode in (b64encode, urlsafe_b64encode):
+        yield encode(secret).decode()
+        for before in range(3):
+            first, last = -(-before * 8 // 6), (before + len(secret)) * 8 // 6
+            yield encode(bytes(before) + secret)[first:last].decode()

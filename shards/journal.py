@@ -52,7 +52,7 @@ class State(msgspec.Struct, array_like=True):
     log: int = 0  # of the last transaction
     counters: Counters = msgspec.field(default_factory=Counters)
     counted: list[int] | None = None  # of ``counters.finals``, as the collector was last told; None if it never was
-    paused: list[str] = []  # channels that an operator has paused
+    paused: dict[str, int] = {}  # channels that an operator has paused, and since when (milliseconds since 1970)
 
 
 class SqliteJournal(WaitingTables, DeadTable, HealthTable):

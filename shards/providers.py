@@ -205,7 +205,10 @@ class Providers:
     def describe(self) -> list[dict[str, Any]]:
         now = self._clock()
         return [
-            {"provider": one.name, "state": "refused" if one.refused else one.breaker.state(now)} for one in self.all
+            {"provider": one.name, "state": "refused", "message": one.refused}
+            if one.refused
+            else {"provider": one.name, "state": one.breaker.state(now)}
+            for one in self.all
         ]
 
     async def close(self) -> None:

@@ -82,8 +82,10 @@ class Rebuild:
         last = max(self._last, state.last) if self._alone and state else self._last
         gone = self._count(keep_link)
         merged = self.sources[0].merged if keep_link else last
+        paused = {name: at for source in self.sources if source.state for name, at in source.state.paused.items()}
         for target in self.targets:
             target.state.last = target.state.base = last
+            target.state.paused = paused
             if keep_link and state is not None and state.last == last:
                 target.state.epoch, target.state.gen, target.state.base = state.epoch, state.gen, state.base
             target.finish(self.names, merged)

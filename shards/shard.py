@@ -17,7 +17,7 @@ from shards import ledger, logs, options, quarantine
 from shards.attempts import SLOWED
 from shards.book import Pause
 from shards.changes import Now, Place, decode_notes
-from shards.channels.base import Recipient
+from shards.channels.base import Recipient, SendError
 from shards.channels.simulated import SimulatedChannel
 from shards.core import Core
 from shards.counters import ChannelCounters
@@ -36,6 +36,7 @@ from shards.schema import DamagedError
 from shards.sending import Results, Sender
 from shards.settings import ChannelSettings, ShardSettings
 from shards.stream import Stream
+from shards.templates import TemplateError
 from shards.wire import Ask, Data, Metrics, Notification, Outbox, OutboxItem, Ping, RequestError, Turn, Verdict
 
 log = logs.logger()
@@ -104,10 +105,9 @@ class Shard:
             if self.courier:
                 for name in _real(settings):
                     self.channels[journal.channel_names.index(name)] = AsyncSender(name, self.courier, self.core.parcel)
-            for name in self.state.paused:
+            for name, since_ms in self.state.paused.items():
                 if name in journal.channel_names:
-                    number = journal.channel_names.index(name)
-                    self.core.paused[number] = Pause("operator", moment.wall_us // 1000)
+                    self.core.paused[journal.channel_names.index(name)] = Pause("operator", since_ms)
             self.hold = Hold(journal)
             self.maintenance = Maintenance(settings, journal, self.core)
             self.changed_at_us = 0  # when a delivery last changed
@@ -128,8 +128,11 @@ class Shard:
         real = _real(settings)
         return Courier(real, settings.errors, self._render) if real else None
 
-    def _render(self, said: Notification, channel: str, recipient: Recipient) -> Mapping[str, str]:
-        return {}
+    def _render(self, said: Notification, channel: str, recipient: Recipient, priority: str) -> Mapping[str, str]:
+        try:
+            return self.core.templates.say(said, channel, recipient.user_id, priority, recipient.locale)
+        except TemplateError as error:
+            raise SendError("permanent", str(error), reason="template") from None
 
     # --- start -------------------------------------------------------------------------------------------------
 
@@ -394,19 +397,22 @@ class Shard:
         return self.core.channel_names.index(channel)
 
     def _keep_paused(self) -> None:
-        self.state.paused = sorted(
-            self.core.channel_names[number] for number, pause in self.core.paused.items() if pause.reason == "operator"
-        )
+        self.state.paused = {
+            self.core.channel_names[number]: pause.since_ms
+            for number, pause in self.core.paused.items()
+            if pause.reason == "operator"
+        }
         self.journal.begin()
 
     def _state_of(self, number: int) -> dict[str, Any]:
-        """Whether a channel is paused, why, and how its providers are."""
+        """Whether a channel is configured, or paused and why, and how its providers are."""
         name, pause = self.core.channel_names[number], self.core.paused.get(number)
         real = self.courier and name in _real(self.settings)
         return {
+            "configured": self.core.people.is_configured(number),
             **({"paused": pause._asdict()} if pause else {}),
             **({"providers": self.courier.describe(name)} if self.courier and real else {}),
-            **({"waiting_for_endpoints": len(gates)} if (gates := self.core.gates.get(number)) else {}),
+            **({"waiting_for_endpoints": gates.waiting} if (gates := self.core.gates.get(number)) is not None else {}),
         }
 
     # --- stats -------------------------------------------------------------------------------------------------

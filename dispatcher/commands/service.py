@@ -84,8 +84,10 @@ class Service:
             fail("an argument is not UTF-8, and all text of the dispatcher is", WRONG_USAGE)
 
     def close(self) -> None:
-        if self._client is not None:
-            self._client.close()
+        """What is asked afterwards is asked over a new connection."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
 
     def __enter__(self) -> Self:
         return self

@@ -5,6 +5,7 @@ The clock goes from one instant at which something is due to the next, so that w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, MutableSequence, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +17,7 @@ from shards.changes import Now
 from shards.core import Core
 from shards.frames import Frame, Run
 from shards.retry import RetryPolicy
-from shards.sending import Failure, Results
+from shards.sending import Advice, Failure, Results
 from shards.settings import Bounds, Idempotency, Priorities, Retention, ShardSettings
 from shards.shard import Shard
 from shards.units import Seconds
@@ -83,7 +84,7 @@ class Provider:
         if not self._world.hold:
             for run in self._runs:
                 if self.name in self._world.failing:
-                    failed += [(run.entry(at), self._world.error, "no", None) for at in range(len(run))]  # type: ignore[misc]
+                    failed += [(run.entry(at), self._world.error, "no", self._world.advice) for at in range(len(run))]  # type: ignore[misc]
                 else:
                     delivered.append((run.frame, run.slots))
             self._runs = []
@@ -102,6 +103,7 @@ class World:
         self.sent: list[Sent] = []
         self.failing: set[str] = set()  # channels
         self.error = "transient"
+        self.advice: Advice | None = None  # with it
         self.hold = False  # attempts do not end
         self._n = 0
         self._open()
@@ -122,6 +124,8 @@ class World:
     def restart(self, **changes: Any) -> None:
         """The process is killed between two turns, and starts again."""
         if not self._closed:
+            if self.shard.courier:
+                self.shard.courier.close()
             self.shard.marks.close()
             self.shard.journal.close()
         self.settings = msgspec.structs.replace(self.settings, **changes)
@@ -163,7 +167,7 @@ class World:
         due = min([due for due in dues if due is not None], default=None)
         core = self.core.next_due(self.now)
         first = min((one for one in (due, core) if one is not None), default=None)
-        return 2**62 if first is None else round(first * 1_000) * 1_000 + MONOTONIC_US
+        return 2**62 if first is None else math.ceil(first * 1_000 - 1e-3) * 1_000 + MONOTONIC_US
 
     def until(self, text: str) -> None:
         self._go(instant_us(text))

@@ -33,7 +33,7 @@ def started(gates: Gates, now: float = 0.0, count: int = 100) -> list[int]:
 def test_an_endpoint_has_so_many_places_and_others_have_their_own() -> None:
     gates = filled(2, waiting=3)
     assert gates.enter("b", (100, 0), 0.0)
-    assert len(gates) == 3
+    assert gates.waiting == 3
     assert started(gates) == []
 
 
@@ -46,7 +46,7 @@ def test_who_waited_first_is_first_and_nobody_overtakes() -> None:
     gates.leave((2, 0), 0.0)
     assert started(gates, count=1) == [3]
     assert started(gates) == [4]
-    assert len(gates) == 0
+    assert gates.waiting == 0
 
 
 def test_failures_halve_the_places_down_to_one_and_successes_give_them_back() -> None:

@@ -13,7 +13,7 @@ def shard(planned: int, delivered: int, pending: int) -> dict[str, Any]:
     channel = {
         "planned": planned, "attempts": delivered, "failed_attempts": 0, "outcomes": outcomes, "queued": 1,
         "in_flight": 2, "retrying": 3, "deferred": 4, "latency": {"buckets": {5: delivered}, "max_us": 777},
-        "state": {"providers": [{"provider": "smtp", "state": "open"}]},
+        "state": {"configured": True},
     }  # fmt: skip
     return {
         "accepted": planned, "duplicates": 1, "rejected": 2, "pending": pending, "dead_letters": {"permanent": 4},
@@ -41,6 +41,34 @@ def test_what_does_not_answer_is_named_and_not_counted() -> None:
 
 def test_a_lost_delivery_shows() -> None:
     assert not merge_stats([shard(10, 7, 2)], {}, {})["conserved"]
+
+
+def state(*parts: dict[str, Any]) -> Any:
+    shards: list[dict[str, Any] | None] = []
+    for part in parts:
+        one = shard(1, 1, 0)
+        one["channels"]["email"]["state"] = {"configured": True} | part
+        shards.append(one)
+    return merge_stats(shards, {}, {})["channels"]["email"]
+
+
+def test_a_channel_is_paused_where_all_shards_have_paused_it() -> None:
+    pause = {"reason": "misconfigured", "since_ms": 5, "message": "no"}
+    assert (state({}, {})["state"], state({}, {})["paused"]) == ("running", None)
+    assert state({"paused": pause}, {"paused": pause})["state"] == "paused"
+    partly = state({}, {"paused": pause})
+    assert (partly["state"], partly["paused"]) == ("partly_paused", pause)
+    assert state({"configured": False})["state"] == "not_configured"
+
+
+def test_providers_of_one_name_are_told_apart_and_none_is_asked_twice() -> None:
+    first, second = {"provider": "smtp", "state": "closed"}, {"provider": "smtp", "state": "open"}
+    refused = {"provider": "smtp", "state": "refused", "message": "535"}
+    merged = state({"providers": [first, first]}, {"providers": [refused, second]})
+    assert merged["providers"] == [
+        {"provider": "smtp", "states": {"closed": 1, "refused": 1}, "message": "535"},
+        {"provider": "smtp", "states": {"closed": 1, "open": 1}, "message": None},
+    ]
 
 
 def test_quantiles_over_the_shards_buckets() -> None:

@@ -1,0 +1,369 @@
+"""What the shard makes of the answers of services: retries, dead letters, contacts, endpoints, pauses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shards.retry import WEBHOOK_RETRY, RetryPolicy
+from shards.sending import Advice
+from shards.settings import ChannelSettings, Idempotency, ProviderSettings, Retention
+from shards.units import Seconds
+from tests.support.world import World
+
+Make = Callable[..., World]
+DAY = 86_400
+LONG: dict[str, Any] = {
+    "idempotency": Idempotency(window=Seconds(60.0 * DAY)),
+    "retention": Retention(finished=Seconds(60.0 * DAY)),
+}
+
+
+def real(**changes: Any) -> ChannelSettings:
+    """A channel that is not simulated; the world stands in for it."""
+    provider = ProviderSettings("", "tests.support.scripted:Scripted", {"label": "world"})
+    return ChannelSettings((provider,), **changes)
+
+
+CHANNELS = {name: real() for name in ("email", "push", "webhook")}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[Make]:
+    made: list[World] = []
+
+    def make(**changes: Any) -> World:
+        made.append(World(tmp_path, **{"channels": CHANNELS, **changes}))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def said(key: str, channel: str = "email", **more: Any) -> dict[str, Any]:
+    return {"idempotency_key": key, "channels": [channel], **more}
+
+
+def hook(one: World, user_id: str = "ann", url: str = "https://example.org/hook") -> None:
+    one.user(user_id, contacts={"webhook": {"url": url}})
+
+
+def answers(one: World, error_class: str, channel: str = "email", advice: Advice | None = None) -> None:
+    one.failing, one.error, one.advice = {channel}, error_class, advice
+
+
+def works(one: World) -> None:
+    one.failing = set()
+
+
+# --- contacts ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_real_channel_needs_a_contact(world: Make) -> None:
+    one = world()
+    one.submit(said("k"))
+    assert one.outcome("k") == "suppressed:no_contact"
+
+
+def test_a_bad_address_is_not_used_again_until_it_is_changed(world: Make) -> None:
+    one = world()
+    one.user(contacts={"email": "ann@example.org"})
+    answers(one, "bad_address")
+    one.submit(said("first"))
+    works(one)
+    assert one.outcome("first") == "dead:bad_address"
+    one.submit(said("second"))
+    assert one.outcome("second") == "suppressed:bad_address"
+    (dead,) = one.ask("user.get", user_id="ann")["not_used"]
+    assert (dead["channel"], dead["contact"], dead["error"]) == ("email", "ann@example.org", "no")
+    one.restart()
+    one.submit(said("third"))
+    assert one.outcome("third") == "suppressed:bad_address"
+    one.user(contacts={"email": "ann@example.org"}, locale="fr")
+    one.submit(said("fourth"))
+    assert one.outcome("fourth") == "suppressed:bad_address", "it is the same address"
+    one.user(contacts={"email": "ann@example.com"})
+    one.submit(said("fifth"))
+    assert one.outcome("fifth") == "delivered"
+    assert "not_used" not in one.ask("user.get", user_id="ann")
+    one.user(contacts={"email": "ann@example.org"})
+    one.submit(said("sixth"))
+    assert one.outcome("sixth") == "delivered", "what was held against it is forgotten"
+    assert one.conserved
+
+
+def test_only_the_token_that_is_dead_is_left_out(world: Make) -> None:
+    one = world()
+    devices = [{"provider": "fcm", "token": "old"}, {"provider": "fcm", "token": "new"}]
+    one.user(contacts={"push": devices})
+    answers(one, "bad_address", "push", Advice(bad=("old",)))
+    one.submit(said("first", "push"))
+    works(one)
+    one.submit(said("second", "push"))
+    assert one.outcome("second") == "delivered"
+    user = one.core.people.user("ann")
+    assert [device.token for device in one.core.people.recipient(user).contacts.push] == ["new"]
+    answers(one, "bad_address", "push", Advice(bad=("new",)))
+    one.submit(said("third", "push"))
+    one.submit(said("fourth", "push"))
+    assert one.outcome("fourth") == "suppressed:bad_address"
+
+
+def test_a_replay_uses_the_contact_again(world: Make) -> None:
+    one = world()
+    one.user(contacts={"email": "ann@example.org"})
+    answers(one, "bad_address")
+    one.submit(said("k"))
+    works(one)
+    assert one.ask("dead.replay")["count"] == 1
+    assert one.outcome("k") == "delivered"
+    one.submit(said("next"))
+    assert one.outcome("next") == "delivered"
+    assert one.conserved
+
+
+def test_the_contacts_of_a_user_who_is_deleted_are_forgotten(world: Make) -> None:
+    one = world()
+    one.user(contacts={"email": "ann@example.org"})
+    answers(one, "bad_address")
+    one.submit(said("k"))
+    one.ask("user.delete", user_id="ann")
+    assert not list(one.shard.journal.health_of("ann"))
+
+
+# --- endpoints --------------------------------------------------------------------------------------------------------
+
+
+def test_webhooks_are_tried_eight_times_over_a_day_and_a_bit(world: Make) -> None:
+    one = world(**LONG)
+    hook(one)
+    answers(one, "transient", "webhook")
+    one.submit(said("k", "webhook"))
+    one.advance(2 * DAY)
+    assert one.outcome("k") == "dead:max_retries"
+    times = one.times("webhook")
+    waits = [after - before for before, after in pairwise(times)]
+    assert len(times) == 8
+    for waited, planned in zip(waits, WEBHOOK_RETRY.schedule, strict=True):
+        assert 0.8 * planned - 2 <= waited <= 1.2 * planned + 2
+
+
+def test_an_endpoint_that_failed_for_days_is_disabled_and_a_success_between_clears_it(world: Make) -> None:
+    one = world(**LONG)
+    hook(one)
+    answers(one, "transient", "webhook")
+    one.submit(said("first", "webhook"))
+    one.advance(2 * DAY)
+    works(one)
+    one.submit(said("fine", "webhook"))
+    answers(one, "transient", "webhook")
+    one.advance(5 * DAY)
+    one.submit(said("second", "webhook"))
+    one.advance(2 * DAY)
+    one.restart()
+    one.submit(said("third", "webhook"))
+    one.advance(2 * DAY)
+    assert one.outcome("third") == "dead:max_retries"
+    one.advance(4 * DAY)
+    one.submit(said("fourth", "webhook"))
+    one.advance(2 * DAY)
+    assert one.outcome("fourth") == "dead:max_retries"
+    one.submit(said("fifth", "webhook"))
+    assert one.outcome("fifth") == "suppressed:bad_address"
+
+
+def test_a_hanging_endpoint_holds_up_its_own_deliveries_only(world: Make) -> None:
+    one = world(channels={**CHANNELS, "webhook": real(concurrency=64, per_endpoint=4)})
+    hook(one, "ann", "https://slow.example.org/a")
+    hook(one, "bob", "https://SLOW.example.org/b")
+    hook(one, "eve", "https://fast.example.org/")
+    one.hold = True
+    one.submit(*(said(f"s{n}", "webhook", user_id=("ann", "bob")[n % 2]) for n in range(200)))
+    one.submit(*(said(f"f{n}", "webhook", user_id="eve") for n in range(4)))
+    assert [sent.said.user_id for sent in one.sent].count("eve") == 4
+    assert len(one.sent) == 8
+    one.hold = False
+    one.advance(1)
+    assert {one.outcome(f"s{n}", ("ann", "bob")[n % 2]) for n in range(200)} == {"delivered"}
+    order = [sent.said.idempotency_key for sent in one.sent if sent.said.user_id == "ann"]
+    assert order == sorted(order, key=lambda key: int((key or "s0")[1:])), "O: as they were accepted"
+
+
+def test_what_waits_for_an_endpoint_can_be_cancelled_and_expires(world: Make) -> None:
+    one = world(channels={**CHANNELS, "webhook": real(per_endpoint=1)})
+    hook(one)
+    one.hold = True
+    expires = one.now_us // 1000 + 5_000
+    one.submit(said("first", "webhook"), said("off", "webhook"), said("late", "webhook", expires_at=expires))
+    assert one.ask("cancel", user_id="ann", idempotency_key="off")["cancelled"] == 1
+    one.advance(10)
+    one.hold = False
+    one.advance(10)
+    assert [one.outcome(key) for key in ("first", "off", "late")] == [
+        "delivered", "cancelled:cancelled", "expired:expires_at",
+    ]  # fmt: skip
+    assert one.conserved
+
+
+def test_what_finds_no_place_even_to_wait_is_on_disk(world: Make) -> None:
+    one = world(channels={**CHANNELS, "webhook": real(per_endpoint=8)})
+    hook(one)
+    one.hold = True
+    one.submit(*(said(f"k{n}", "webhook") for n in range(1_500)))
+    assert one.outcome("k1400") == "deferred:endpoint"
+    assert one.core.deferrals.counts.total() == 492
+    one.restart()
+    one.hold = False
+    one.advance(120)
+    assert len(one.sent) == 1_500 + 8
+    assert one.outcome("k1499") == "delivered"
+    assert one.conserved
+
+
+# --- patience ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("asked_s", "waits_s"), [(10.0, 60), (600.0, 600), (10.0 * DAY, DAY)])
+def test_what_a_service_asks_for_is_honoured_up_to_a_day(world: Make, asked_s: float, waits_s: int) -> None:
+    one = world()
+    one.user(contacts={"email": "ann@example.org"})
+    answers(one, "throttled", advice=Advice(retry_after_s=asked_s))
+    one.submit(said("k"))
+    works(one)
+    one.advance(2 * DAY)
+    first, second = one.times()
+    assert second - first == waits_s
+
+
+def test_a_long_patience_survives_a_restart(world: Make) -> None:
+    one = world()
+    one.user(contacts={"email": "ann@example.org"})
+    answers(one, "throttled", advice=Advice(retry_after_s=7_200.0))
+    one.submit(said("k"))
+    works(one)
+    one.restart()
+    one.advance(7_100)
+    assert len(one.times()) == 1
+    one.advance(101)
+    assert one.outcome("k") == "delivered"
+
+
+def test_a_webhook_that_did_not_answer_is_left_alone_for_a_minute(world: Make) -> None:
+    one = world()
+    hook(one)
+    answers(one, "ambiguous", "webhook")
+    one.submit(said("k", "webhook"))
+    works(one)
+    one.advance(DAY)
+    first, second = one.times("webhook")
+    assert second - first == 60
+
+
+def test_what_nobody_knows_the_end_of_can_be_held_for_a_person(world: Make) -> None:
+    one = world(channels={"email": real(on_ambiguous="hold")})
+    one.user(contacts={"email": "ann@example.org"})
+    answers(one, "ambiguous")
+    one.submit(said("k"))
+    assert one.outcome("k") == "dead:ambiguous"
+    works(one)
+    one.ask("dead.replay")
+    assert one.outcome("k") == "delivered"
+
+
+def test_a_channel_may_have_a_policy_of_its_own(world: Make) -> None:
+    own = RetryPolicy(schedule=(Seconds(7.0), Seconds(11.0)), jitter="none")
+    one = world(channels={"email": real(retry=own)})
+    one.user(contacts={"email": "ann@example.org"})
+    answers(one, "transient")
+    one.submit(said("k"))
+    one.advance(DAY)
+    start = one.times()[0]
+    assert [at - start for at in one.times()] == [0, 7, 18]
+
+
+# --- pauses -----------------------------------------------------------------------------------------------------------
+
+
+def test_refused_credentials_pause_the_channel_and_burn_no_attempt(world: Make) -> None:
+    one = world()
+    one.user(contacts={"email": "ann@example.org"})
+    hook(one, "bob")
+    answers(one, "misconfigured")
+    one.submit(said("first"), said("second"), said("other", "webhook", user_id="bob"))
+    one.advance(DAY)
+    assert len(one.times()) == 2
+    status = one.status("first")["email"]
+    assert (status["outcome"], status["attempts"], status["last_error"]) == ("pending", 0, "no")
+    assert one.outcome("other", "bob") == "delivered"
+    pause = one.core.paused[one.core.channel_names.index("email")]
+    assert (pause.reason, pause.message) == ("misconfigured", "no")
+    works(one)
+    one.shard.resume("email")
+    one.run()
+    assert (one.outcome("first"), one.outcome("second")) == ("delivered", "delivered")
+    assert one.status("first")["email"]["attempts"] == 1
+    assert one.conserved
+
+
+def test_a_restart_or_another_configuration_tries_refused_credentials_again(world: Make) -> None:
+    one = world()
+    one.user(contacts={"email": "ann@example.org"})
+    answers(one, "misconfigured")
+    one.submit(said("first"))
+    works(one)
+    one.restart()
+    assert one.outcome("first") == "delivered"
+    answers(one, "misconfigured")
+    one.submit(said("second"))
+    works(one)
+    one.shard.reconfigure(one.settings, one.now)
+    one.run()
+    assert one.outcome("second") == "delivered"
+
+
+def test_what_an_operator_pauses_stays_so(world: Make) -> None:
+    one = world()
+    one.user(contacts={"email": "ann@example.org"})
+    one.shard.pause("email", one.now)
+    one.turn()
+    one.submit(said("k"), said("inbox", "inapp"))
+    one.restart()
+    one.shard.reconfigure(one.settings, one.now)
+    one.advance(DAY)
+    assert (one.outcome("k"), one.outcome("inbox")) == ("pending", "delivered")
+    assert one.ask("cancel", user_id="ann", idempotency_key="k")["cancelled"] == 1
+    one.submit(said("next"))
+    one.shard.resume("email")
+    one.run()
+    assert (one.outcome("k"), one.outcome("next")) == ("cancelled:cancelled", "delivered")
+    one.restart()
+    one.submit(said("last"))
+    assert one.outcome("last") == "delivered"
+
+
+def test_the_inbox_can_be_paused_too(world: Make) -> None:
+    one = world()
+    one.shard.pause("inapp", one.now)
+    one.submit(said("k", "inapp"))
+    assert one.inbox() == []
+    one.shard.resume("inapp")
+    one.run()
+    assert [item["title"] for item in one.inbox()] == ["hello"]
+
+
+def test_a_delivery_cancelled_while_credentials_are_refused_ends_so(world: Make) -> None:
+    one = world()
+    one.user(contacts={"email": "ann@example.org"})
+    answers(one, "misconfigured")
+    one.hold = True
+    one.submit(said("k"))
+    assert one.ask("cancel", user_id="ann", idempotency_key="k")["cancelled"] == 0
+    one.hold = False
+    one.run()
+    assert one.outcome("k") == "cancelled:cancelled"
+    assert one.conserved
