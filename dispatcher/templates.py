@@ -10,7 +10,7 @@ What was put is kept in the data directory. A template that was put replaces the
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,6 +37,11 @@ class Library(NamedTuple):
     sources: dict[str, dict[str, str]]
     put: dict[str, dict[str, str]]
 
+    @property
+    def names(self) -> Collection[str]:
+        """What a notification can name."""
+        return self.sources.keys() - {LAYOUTS}
+
 
 def load(
     settings: Settings,
@@ -47,6 +52,21 @@ def load(
 
     ``source`` tells where a key of the configuration is set.
     """
+    library, problems = read(settings, data_dir, source)
+    problems += check(library, settings)
+    for name, digest in settings.digests.items() if library.sources else ():
+        if digest.template not in library.names:
+            where = source(("digests", name, "template"))
+            problems.append(f"{where}: digests.{name}.template: {unknown('template', digest.template, library.names)}")
+    if problems:
+        raise SettingsError("\n".join(problems))
+    return library
+
+
+def read(
+    settings: Settings, data_dir: Path | None, source: Callable[[Sequence[str]], str]
+) -> tuple[Library, list[str]]:
+    """All that can be read, and a line for each problem. Raises ``SettingsError`` where what was put is damaged."""
     problems: list[str] = []
     directory = settings.templates.directory
     found: dict[str, dict[str, str]] = {}
@@ -56,26 +76,17 @@ def load(
     elif directory:
         found = read_directory(Path(directory), problems)
     put = _read_put(data_dir / PUT_FILE) if data_dir is not None else {}
-    library = Library(_sorted({**found, **put}), put)
-    problems += check(library, settings, Path(directory))
-    for name, digest in settings.digests.items() if library.sources else ():
-        if digest.template not in library.sources or digest.template == LAYOUTS:
-            known = library.sources.keys() - {LAYOUTS}
-            where = source(("digests", name, "template"))
-            problems.append(f"{where}: digests.{name}.template: {unknown('template', digest.template, known)}")
-    if problems:
-        raise SettingsError("\n".join(problems))
-    return library
+    return Library(_sorted({**found, **put}), put), problems
 
 
-def check(library: Library, settings: Settings, directory: Path) -> list[str]:
-    """A line for each problem of a template, with its file."""
+def check(library: Library, settings: Settings, only: str | None = None) -> list[str]:
+    """A line for each problem of the templates, or of one of them, with its file."""
     lines = []
-    for error in TemplateEngine(library.sources, settings.templates.output_bytes).problems():
+    for error in TemplateEngine(library.sources, settings.templates.output_bytes).problems(only):
         if error.template in library.put:
             lines.append(str(error))
         else:
-            path = directory / error.template / error.part
+            path = Path(settings.templates.directory, error.template, error.part)
             lines.append(f"{path}{f', line {error.line}' if error.line else ''}: {error.reason}")
     return lines
 

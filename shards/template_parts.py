@@ -34,7 +34,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "sms": ("text",),
     "push": ("title", "body"),
     "inapp": ("title", "body"),
-    "webhook": ("body",),
+    "webhook": (),  # its body is JSON, unless the template has one for it
     "system": ("title", "body"),
 }
 OTHER_PARTS = ("title", "text", "html")

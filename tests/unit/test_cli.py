@@ -22,13 +22,14 @@ from dispatcher.cli import main
 from tests.support.service import ROOT, RunningDispatcher, free_endpoints
 
 COMMANDS = (
-    "serve", "simulate", "send", "explain", "status", "cancel", "stats", "user", "topic", "inbox", "dead", "config",
-    "keys", "check", "backup", "completion",
+    "serve", "simulate", "send", "explain", "status", "cancel", "stats", "user", "topic", "inbox", "dead", "template",
+    "config", "keys", "check", "backup", "completion",
 )  # fmt: skip
 GROUPS = {
     "user": ("put", "get", "delete", "import"),
     "topic": ("subscribe", "unsubscribe"),
     "dead": ("list", "show", "replay", "purge"),
+    "template": ("list", "check", "preview"),
     "config": ("check", "show", "reload"),
     "keys": ("new", "vapid"),
 }
@@ -94,7 +95,13 @@ def test_every_command_has_its_help(words: list[str]) -> None:
         assert tuple(group.commands) == GROUPS[words[0]]
     if words[0] not in GROUPS or len(words) > 1:
         told = set(re.findall(r"--[a-z-]+", result.stdout))
-        assert {"--config", "--json"} & told or words in (["completion"], ["config", "check"], ["keys", "new"], ["keys", "vapid"])
+        assert {"--config", "--json"} & told or words in (
+            ["completion"],
+            ["config", "check"],
+            ["template", "check"],
+            ["keys", "new"],
+            ["keys", "vapid"],
+        )
 
 
 def test_the_module_runs_as_a_program() -> None:
