@@ -55,8 +55,9 @@ def check(what: str | None, config: Path | None) -> None:
     import msgspec
 
     from dispatcher import templates
-    from dispatcher.settings import SettingsError, TemplateSettings
+    from dispatcher.settings import SettingsError
     from shards.nearest import unknown
+    from shards.settings import TemplateSettings
 
     settings, source = loaded_with_sources(config)
     try:
