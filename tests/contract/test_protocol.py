@@ -210,12 +210,6 @@ def test_a_bad_value_names_its_key(service: RunningDispatcher, op: str, fields: 
     assert (error["code"], error["field"]) == ("bad_value", field)
 
 
-def test_what_is_switched_off_says_so(service: RunningDispatcher) -> None:
-    error = service.client.refused("template.put", name="welcome", parts={"text": "hello"})
-    assert (error["code"], error["field"]) == ("unsupported", "op")
-    assert service.request("template.list")["items"] == []
-
-
 # --- limits ---------------------------------------------------------------------------------------------------------
 
 
