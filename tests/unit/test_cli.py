@@ -29,6 +29,7 @@ GROUPS = {
     "user": ("put", "get", "delete", "import"),
     "topic": ("subscribe", "unsubscribe"),
     "dead": ("list", "show", "replay", "purge"),
+    "channel": ("list", "pause", "resume", "test"),
     "template": ("list", "check", "preview"),
     "config": ("check", "show", "reload"),
     "keys": ("new", "vapid"),
