@@ -133,7 +133,7 @@ class HttpClient:
                 await self._read(response.content, text)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             if not status:  # what comes with a status is for people, and missed by nobody
-                raise self._error(error, url) from error
+                raise self._error(error, url) from None
         answer = Answer(status, answered, _unpacked(bytes(text), answered, self._answer_bytes))
         if self._trace:
             self._tell("<", f"HTTP {status}", answered)
