@@ -22,8 +22,8 @@ from dispatcher.cli import main
 from tests.support.service import ROOT, RunningDispatcher, free_endpoints
 
 COMMANDS = (
-    "serve", "simulate", "send", "explain", "status", "cancel", "stats", "user", "topic", "inbox", "dead", "config",
-    "keys", "check", "backup", "completion",
+    "serve", "simulate", "send", "explain", "status", "cancel", "stats", "top", "user", "topic", "inbox", "dead",
+    "channel", "config", "keys", "check", "backup", "completion",
 )  # fmt: skip
 GROUPS = {
     "user": ("put", "get", "delete", "import"),
