@@ -28,7 +28,12 @@ def check(file: Path | None) -> None:
 
     Without FILE the environment alone is checked.
     """
+    from dispatcher.channel_options import without_unsubscribe
+
     settings = loaded_settings(file)
+    for name, key in without_unsubscribe(settings.channels, settings.categories):
+        told = f"categories.{name} is unsubscribable, but its e-mails do not say how; set {key}"
+        click.echo(f"warning: {plain(told)}", err=True)
     channels = ", ".join(["inapp", *settings.channels])
     shards = settings.dispatcher.shards or "as the data directory has"
     click.echo(
