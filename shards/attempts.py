@@ -268,7 +268,7 @@ class Attempts(Releasing):
         for frame, slots in delivered:
             self.in_flight[channel] -= len(slots)
             frame.flying.difference_update(slots)
-        if gates := self.gates.get(channel):
+        if (gates := self.gates.get(channel)) is not None:
             for frame, slots in delivered:
                 for slot in slots:
                     gates.leave((frame.seq, slot), now.mono)
@@ -419,7 +419,7 @@ class Attempts(Releasing):
 
     def _untried(self, channel: int, entry: Entry, now: Now) -> None:
         entry[0].flying.discard(entry[1])
-        if gates := self.gates.get(channel):
+        if (gates := self.gates.get(channel)) is not None:
             gates.leave((entry[0].seq, entry[1]), now.mono)
         if self.suspects:
             self._acquit(channel, entry[0], entry[1])

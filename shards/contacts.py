@@ -8,13 +8,17 @@ from __future__ import annotations
 import binascii
 import functools
 import re
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
 import msgspec
 
+from shards import subscription
 from shards.nearest import unknown
 from shards.wire import RequestError
+
+if TYPE_CHECKING:
+    from email_validator import ValidatedEmail
 
 PUSH_PROVIDERS = ("fcm", "apns", "webpush")
 TOKEN_BYTES_MAX = 4_096
@@ -23,6 +27,11 @@ SECRET_PREFIX = "whsec_"
 SECRET_BYTES = range(24, 65)  # Standard Webhooks
 PLAIN_NAME = re.compile(r"[a-z0-9_+-]+(\.[a-z0-9_+-]+)*", re.IGNORECASE | re.ASCII)  # valid at every domain
 PLAIN_LENGTH_MAX = 64  # of the whole address: what RFC 5321 allows the part before the @
+CHAT_MAX = 20
+CHAT_URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE | re.ASCII)
+OTHER_MAX = 20
+OTHER_NAME_BYTES_MAX = 64
+OTHER_BYTES_MAX = 2_048
 SHOWN = 80  # characters of a wrong value in an error
 
 
@@ -68,6 +77,8 @@ def check_contacts(contacts: Contacts, at: str) -> None:
             _refuse(
                 "it is there without secret; name the new one there, or the only one", f"{at}.webhook.previous_secret"
             )
+    _check_chat(contacts.chat, f"{at}.chat")
+    _check_other(contacts.other, f"{at}.other")
 
 
 def _refuse(message: str, field: str) -> NoReturn:
@@ -85,14 +96,19 @@ def _check_email(address: str, field: str) -> None:
 
 @functools.lru_cache(maxsize=4_096)  # most users have their mailbox at few domains, and a look takes long
 def _problem_of_email(address: str) -> str | None:
-    from email_validator import SPECIAL_USE_DOMAIN_NAMES, EmailNotValidError, validate_email
-
-    SPECIAL_USE_DOMAIN_NAMES.clear()  # mail within an organisation goes to .local and .test, and to bare names
     try:
-        validate_email(address, check_deliverability=False, globally_deliverable=False)
-    except EmailNotValidError as error:
+        email_parts(address)
+    except ValueError as error:
         return str(error)
     return None
+
+
+def email_parts(address: str) -> ValidatedEmail:
+    """An address in its parts, as people and as mail servers write it. ``ValueError`` says what is wrong with it."""
+    from email_validator import SPECIAL_USE_DOMAIN_NAMES, validate_email
+
+    SPECIAL_USE_DOMAIN_NAMES.clear()  # mail within an organisation goes to .local and .test, and to bare names
+    return validate_email(address, check_deliverability=False, globally_deliverable=False)
 
 
 def _check_phone(number: str, field: str) -> None:
@@ -118,6 +134,11 @@ def _check_push(push: PushContact, at: str) -> None:
         _refuse("it is empty; give the token that the device got from its provider", f"{at}.token")
     if len(push.token.encode()) > TOKEN_BYTES_MAX:
         _refuse(f"it is over {TOKEN_BYTES_MAX} bytes, which no provider's token is", f"{at}.token")
+    if push.provider == "webpush":
+        try:
+            _check_url(subscription.parse(push.token).endpoint, f"{at}.token")
+        except ValueError as error:
+            _refuse(str(error), f"{at}.token")
 
 
 def _check_url(url: str, field: str) -> None:
@@ -148,3 +169,28 @@ def problem_of_secret(secret: str) -> str | None:
     if secret.startswith(SECRET_PREFIX) and length in SECRET_BYTES:
         return None
     return "is not whsec_ and the base64 of 24 to 64 bytes; make one of 32 random bytes"
+
+
+def _check_chat(urls: tuple[str, ...], at: str) -> None:
+    """Their shape alone, and no word of them in an error: they hold secrets."""
+    if len(urls) > CHAT_MAX:
+        _refuse(f"it has {len(urls)} URLs; at most {CHAT_MAX} are allowed", at)
+    for number, url in enumerate(urls):
+        if len(url) > URL_LENGTH_MAX or not url.isprintable() or not CHAT_URL.fullmatch(url):
+            text = f"it is no URL such as slack://A/B/C, of at most {URL_LENGTH_MAX} characters and without spaces"
+            _refuse(text, f"{at}[{number}]")
+        if url in urls[:number]:
+            _refuse("it is there twice; list each URL once", f"{at}[{number}]")
+
+
+def _check_other(contacts: dict[str, str], at: str) -> None:
+    if len(contacts) > OTHER_MAX:
+        _refuse(f"it has {len(contacts)} contacts; at most {OTHER_MAX} are allowed", at)
+    for name, value in contacts.items():
+        field = f"{at}.{name[:SHOWN]}"
+        if not name or len(name.encode()) > OTHER_NAME_BYTES_MAX:
+            _refuse(f"the name of a channel has 1 to {OTHER_NAME_BYTES_MAX} bytes", field)
+        if not value.strip():
+            _refuse("it is empty; give what the channel needs, or leave it out", field)
+        if len(value.encode()) > OTHER_BYTES_MAX:
+            _refuse(f"it is over {OTHER_BYTES_MAX} bytes", field)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from shards.channels.base import Delivery, Recipient
 from shards.frames import Entry
 from shards.wire import PRIORITIES, Notification
 
-Renderer = Callable[[Notification, str, Recipient], Mapping[str, str]]
+# of a notification on a channel for a recipient, with a priority: the parts of its template; raises ``SendError``
+Renderer = Callable[[Notification, str, Recipient, str], Mapping[str, str]]
+Priority = Literal["low", "normal", "high", "critical"]
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
 
 
@@ -36,7 +38,8 @@ def delivery_id(notification_id: str, channel: str) -> str:
 def unpack(parcel: Parcel, channel: str, render: Renderer) -> Delivery:
     """What the channel sends. A template's parts go before what the producer wrote."""
     said = parcel.said
-    parts = render(said, channel, parcel.recipient) if said.template is not None else {}
+    priority: Priority = PRIORITIES[parcel.priority]  # type: ignore[assignment]  # a tuple of the same four
+    parts = render(said, channel, parcel.recipient, priority) if said.template is not None else {}
     payload: Mapping[str, Any] = said.payload or {}
     title = parts.get("title") or parts.get("subject") or said.title or ""
     text = parts.get("text") or parts.get("body") or said.body or _message(payload) or title
@@ -48,7 +51,7 @@ def unpack(parcel: Parcel, channel: str, render: Renderer) -> Delivery:
         recipient=parcel.recipient,
         category=said.category,
         type=said.type,
-        priority=PRIORITIES[parcel.priority],  # type: ignore[arg-type]  # a tuple of the same four
+        priority=priority,
         title=title,
         text=text,
         html=parts.get("html"),

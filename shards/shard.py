@@ -17,7 +17,7 @@ from shards import ledger, logs, options, quarantine
 from shards.attempts import SLOWED
 from shards.book import Pause
 from shards.changes import Now, Place, decode_notes
-from shards.channels.base import Recipient
+from shards.channels.base import Recipient, SendError
 from shards.channels.simulated import SimulatedChannel
 from shards.core import Core
 from shards.counters import ChannelCounters
@@ -36,6 +36,7 @@ from shards.schema import DamagedError
 from shards.sending import Results, Sender
 from shards.settings import ChannelSettings, ShardSettings
 from shards.stream import Stream
+from shards.templates import TemplateError
 from shards.wire import Ask, Data, Metrics, Notification, Outbox, OutboxItem, Ping, RequestError, Turn, Verdict
 
 log = logs.logger()
@@ -127,8 +128,11 @@ class Shard:
         real = _real(settings)
         return Courier(real, settings.errors, self._render) if real else None
 
-    def _render(self, said: Notification, channel: str, recipient: Recipient) -> Mapping[str, str]:
-        return {}
+    def _render(self, said: Notification, channel: str, recipient: Recipient, priority: str) -> Mapping[str, str]:
+        try:
+            return self.core.templates.say(said, channel, recipient.user_id, priority, recipient.locale)
+        except TemplateError as error:
+            raise SendError("permanent", str(error), reason="template") from None
 
     # --- start -------------------------------------------------------------------------------------------------
 
@@ -408,7 +412,7 @@ class Shard:
             "configured": self.core.people.is_configured(number),
             **({"paused": pause._asdict()} if pause else {}),
             **({"providers": self.courier.describe(name)} if self.courier and real else {}),
-            **({"waiting_for_endpoints": gates.waiting} if (gates := self.core.gates.get(number)) else {}),
+            **({"waiting_for_endpoints": gates.waiting} if (gates := self.core.gates.get(number)) is not None else {}),
         }
 
     # --- stats -------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""``dispatcher keys``: the pairs of keys that CURVE needs, for a server or a client alike."""
+"""``dispatcher keys``: the pairs of keys that CURVE needs, for a server or a client alike, and that of Web Push."""
 
 from __future__ import annotations
 
@@ -21,10 +21,22 @@ As a server's key, in the configuration, with a directory (0700) for the public 
 As a client's key: copy the public file into the server's `allow` directory, and here
   dispatcher stats --submit tcp://SERVER:7712 --secret-key {secret_file} --server-key SERVER.public"""
 
+VAPID_STEPS = """\
+public key: {public}
+  {path}  private: it stays on this machine, for this user alone
+
+In the page, with the public key:
+  registration.pushManager.subscribe({{userVisibleOnly: true, applicationServerKey: "{public}"}})
+In the configuration:
+  [channels.push.webpush]
+  private_key = "file:{path}"
+  subject = "mailto:you@example.org"
+"""
+
 
 @click.group()
 def keys() -> None:
-    """Make keys for CURVE, which encrypts and authenticates."""
+    """Make keys: for CURVE, which encrypts and authenticates, and for Web Push."""
 
 
 @keys.command()
@@ -65,6 +77,29 @@ def new(name: str, directory: Path, force: bool) -> None:
             allow=directory.absolute() / "allow",
         )
     )
+
+
+@keys.command()
+@click.argument("path", type=click.Path(path_type=Path, dir_okay=False))
+def vapid(path: Path) -> None:
+    """Write a new private key for Web Push to PATH.
+
+    It prints the public one, with which browsers subscribe.
+    """
+    try:
+        from shards.channels import jwt, webpush
+    except ImportError as error:
+        raise click.UsageError(str(error)) from None
+    pem = jwt.new_elliptic_key()
+    try:
+        _write(path, pem.strip().encode())
+    except FileExistsError:
+        raise click.UsageError(
+            f"{path} exists; choose another name: browsers that subscribed with a key are reached by it alone"
+        ) from None
+    except OSError as error:
+        raise click.UsageError(f"{path}: {error.strerror}; name another place") from None
+    click.echo(VAPID_STEPS.format(public=webpush.public_key(webpush.vapid_key(pem)), path=path.absolute()))
 
 
 def _write(path: Path, key: bytes) -> None:

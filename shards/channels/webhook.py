@@ -37,6 +37,7 @@ class WebhookChannel:
     """POST to the URL of the recipient's contact."""
 
     name = "webhook"
+    endpoints_of_users = True
 
     class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """``secret`` and ``previous_secret`` sign for users who have none of their own."""

@@ -43,8 +43,11 @@ class Endpoint:
     ``requests`` are all that came, ``taken`` those that ``usual`` answered; ``connections`` counts what was accepted.
     """
 
-    def __init__(self, tls: ssl.SSLContext | None = None, usual: bytes = answer(200)) -> None:
+    def __init__(
+        self, tls: ssl.SSLContext | None = None, usual: bytes = answer(200), host: str = "127.0.0.1", port: int = 0
+    ) -> None:
         self._tls = tls
+        self._address = host, port
         self._usual = usual
         self._scripts: deque[bytes | Script] = deque()
         self._open: set[socket.socket] = set()
@@ -60,13 +63,13 @@ class Endpoint:
 
     @property
     def url(self) -> str:
-        return f"http{'s' if self._tls else ''}://{'localhost' if self._tls else '127.0.0.1'}:{self.port}/hook"
+        return f"http{'s' if self._tls else ''}://{'localhost' if self._tls else self._address[0]}:{self.port}/hook"
 
     def then(self, *scripts: bytes | Script) -> None:
         self._scripts.extend(scripts)
 
     def open(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=1_024)
+        self._listener = socket.create_server(self._address, backlog=1_024)
         self._start(self._accept)
 
     def close(self) -> None:
@@ -136,7 +139,7 @@ def _requests(file: BinaryIO) -> Iterator[Request]:
     while line := file.readline():
         headers = {}
         while header := file.readline().strip():
-            name, _, value = header.decode().partition(":")
+            name, _, value = header.decode("latin-1").partition(":")
             headers[name.lower()] = value.strip()
         body = file.read(int(headers.get("content-length", "0")))
-        yield Request(line.decode().strip(), headers, body)
+        yield Request(line.decode("latin-1").strip(), headers, body)

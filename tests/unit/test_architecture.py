@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 # Given the time, a random generator and the bytes, these decide; they fetch nothing themselves.
 PURE = (
     "attempts",
+    "base64url",
     "book",
     "breaker",
     "broadcast",
@@ -61,6 +62,7 @@ PURE = (
     "retry",
     "rules",
     "sandbox",
+    "subscription",
     "suspects",
     "template_parts",
     "templates",

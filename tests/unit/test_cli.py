@@ -30,7 +30,7 @@ GROUPS = {
     "topic": ("subscribe", "unsubscribe"),
     "dead": ("list", "show", "replay", "purge"),
     "config": ("check", "show", "reload"),
-    "keys": ("new",),
+    "keys": ("new", "vapid"),
 }
 ASKING = (
     ["send", "user-1", "--title", "x"], ["explain", "user-1", "--title", "x"], ["status", "some-id"],
@@ -94,7 +94,7 @@ def test_every_command_has_its_help(words: list[str]) -> None:
         assert tuple(group.commands) == GROUPS[words[0]]
     if words[0] not in GROUPS or len(words) > 1:
         told = set(re.findall(r"--[a-z-]+", result.stdout))
-        assert {"--config", "--json"} & told or words in (["completion"], ["config", "check"], ["keys", "new"])
+        assert {"--config", "--json"} & told or words in (["completion"], ["config", "check"], ["keys", "new"], ["keys", "vapid"])
 
 
 def test_the_module_runs_as_a_program() -> None:

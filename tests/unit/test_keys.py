@@ -14,6 +14,8 @@ from click.testing import CliRunner, Result
 from dispatcher.cli import main
 from dispatcher.curve import CurveSettings, KeyFileError, client_keys, read_pair, read_public, server_secret
 from dispatcher.settings import load
+from shards.channels import webpush
+from shards.hidden import Secret
 from tests.support.keys import SERVER, KeyRing
 from tests.support.service import ROOT
 
@@ -127,3 +129,34 @@ def test_the_configuration_of_the_documentation_loads(tmp_path: Path) -> None:
     (text,) = re.findall(r"(?ms)^```toml\n(.*?)^```$", (ROOT / "docs" / "security.md").read_text(encoding="utf-8"))
     (tmp_path / "dispatcher.toml").write_text(text)
     assert load(tmp_path / "dispatcher.toml", {}, {}).curve.allow == "allowed"
+
+
+# --- of Web Push ------------------------------------------------------------------------------------------------------
+
+
+def test_a_vapid_key_is_for_its_owner_alone_and_read_by_the_channel(tmp_path: Path) -> None:
+    path = tmp_path / "vapid.pem"
+    before = os.umask(0)
+    try:
+        made = CliRunner().invoke(main, ["keys", "vapid", str(path)])
+    finally:
+        os.umask(before)
+    assert made.exit_code == 0, made.output
+    assert mode(path) == 0o600
+    settings = webpush.Settings(Secret.parse(f"file:{path}"), "mailto:ops@example.org")
+    public = webpush.public_key(webpush.vapid_key(settings.private_key.reveal()))
+    assert f"public key: {public}" in made.stdout
+    assert f'private_key = "file:{path}"' in made.stdout
+    assert "PRIVATE" not in made.stdout
+
+
+def test_a_vapid_key_is_never_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "vapid.pem"
+    path.write_text("old")
+    again = CliRunner().invoke(main, ["keys", "vapid", str(path)])
+    assert again.exit_code == 2
+    assert f"{path} exists; choose another name" in again.stderr
+    assert path.read_text() == "old"
+    nowhere = CliRunner().invoke(main, ["keys", "vapid", str(tmp_path / "no" / "vapid.pem")])
+    assert nowhere.exit_code == 2
+    assert "No such file or directory; name another place" in nowhere.stderr

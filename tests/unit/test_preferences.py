@@ -18,6 +18,16 @@ from shards.rules import Routing
 from shards.wire import CHANNELS, RequestError
 
 NUMBERS = {name: number for number, name in enumerate(CHANNELS)}
+SUBSCRIPTION = json.dumps(  # the keys of RFC 8291, 5
+    {
+        "endpoint": "https://push.example.org/x",
+        "expirationTime": None,
+        "keys": {
+            "p256dh": "BCVxsr7N_eNgVRqvHtD0zTZsEc6-VV-JvLexhqUzORcxaOzi6-AYWXvTBHm4bjyPjs7Vd8pZGH6SRpkNtoIAiw4",
+            "auth": "BTBZMqHH6r4Tts7J_aSIgg",
+        },
+    }
+)
 SECRET = "whsec_" + base64.b64encode(bytes(32)).decode()
 
 
@@ -25,8 +35,8 @@ def choices_of(default_zone: str = "UTC", **document: Any) -> Choices:
     return Choices(msgspec.convert(document, UserDocument), default_zone)
 
 
-def webhook(url: str = "https://example.org/hook", secret: str = SECRET) -> Any:
-    return {"contacts": {"webhook": {"url": url, "secret": secret}}}
+def webhook(url: str = "https://example.org/hook", secret: str | None = SECRET, **more: str) -> Any:
+    return {"contacts": {"webhook": {"url": url, "secret": secret, **more}}}
 
 
 def push(*pairs: tuple[str, str]) -> Any:
@@ -222,6 +232,13 @@ def test_an_unknown_key_is_told_with_the_nearest(document: Any, says: str) -> No
         ({"contacts": {"phone": ""}}, "contacts.phone", "write + and the country code first"),
         (push(("fcm", "t"), ("fmc", "t")), "contacts.push[1].provider", "did you mean fcm?"),
         (push(("telegram", "t")), "contacts.push[0].provider", "known: apns, fcm, webpush"),
+        (push(("webpush", "t")), "contacts.push[0].token", "no browser's subscription as JSON"),
+        (push(("webpush", '{"endpoint": "https://a.org"}')), "contacts.push[0].token", "missing required field `keys`"),
+        (push(("webpush", SUBSCRIPTION.replace("https", "http"))), "contacts.push[0].token", "no https URL"),
+        (push(("webpush", SUBSCRIPTION.replace("//", "//u:p@"))), "contacts.push[0].token", "password before the host"),
+        (push(("webpush", SUBSCRIPTION.replace("BCVx", "CCVx"))), "contacts.push[0].token", "no uncompressed point"),
+        (push(("webpush", SUBSCRIPTION.replace("BCVx", ""))), "contacts.push[0].token", "keys.p256dh is not"),
+        (push(("webpush", SUBSCRIPTION.replace("BTBZ", "é"))), "contacts.push[0].token", "keys.auth is not"),
         (push(("fcm", "t"), ("apns", "")), "contacts.push[1].token", "it is empty"),
         (push(("fcm", " ")), "contacts.push[0].token", "it is empty"),
         (push(("fcm", "t" * 4_097)), "contacts.push[0].token", "over 4096 bytes"),
@@ -242,6 +259,8 @@ def test_an_unknown_key_is_told_with_the_nearest(document: Any, says: str) -> No
         (webhook(secret=secret_of(23)), "contacts.webhook.secret", "24 to 64 bytes"),
         (webhook(secret=secret_of(65)), "contacts.webhook.secret", "24 to 64 bytes"),
         (webhook(secret=secret_of(32)[6:]), "contacts.webhook.secret", "whsec_"),
+        (webhook(previous_secret="whsec_"), "contacts.webhook.previous_secret", "24 to 64 bytes"),
+        (webhook(secret=None, previous_secret=SECRET), "contacts.webhook.previous_secret", "without secret"),
         (webhook(secret=SECRET + "!"), "contacts.webhook.secret", "base64"),
         (webhook(secret=SECRET[:-1] + "é"), "contacts.webhook.secret", "base64"),
         ({"timezone": "Europe/Pariss"}, "timezone", "did you mean Europe/Paris"),
@@ -284,7 +303,7 @@ def test_no_error_tells_a_secret() -> None:
         {},
         {"contacts": {"email": None, "push": []}, "timezone": None, "preferences": {"quiet_hours": None}},
         {"contacts": {"email": "ünï@exämple.org", "phone": "+15550100000"}},
-        push(("fcm", "t"), ("apns", "t"), ("webpush", '{"endpoint": "https://push.example.org/x"}')),
+        push(("fcm", "t"), ("apns", "t"), ("webpush", SUBSCRIPTION)),
         webhook("http://127.0.0.1:8080/hook?x=1#y"),
         webhook("https://exämple.org"),
         webhook("https://[::1]:8443/hook"),

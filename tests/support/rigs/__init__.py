@@ -14,7 +14,10 @@ from shards.channels.base import NotificationChannel, Recipient
 
 
 class Rig(Protocol):
-    """A real service of the channel's kind, in a thread, which does as it is told."""
+    """A real service of the channel's kind, in a thread, which does as it is told.
+
+    It may have ``secrets``, which no error may tell, and ``has_title = False`` where there is only the text.
+    """
 
     name: str
     classes: frozenset[ErrorClass]  # the errors that it can be made to give
@@ -31,8 +34,8 @@ class Rig(Protocol):
     def recipient(self) -> Recipient:
         """One whom the channel can reach."""
 
-    def stranger(self) -> Recipient:
-        """One whom it cannot."""
+    def stranger(self) -> Recipient | None:
+        """One whom it cannot; None where there is none."""
 
     def received(self) -> list[str]:
         """What the service has taken, in order: texts with the title and the body somewhere in each."""

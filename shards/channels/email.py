@@ -1,0 +1,64 @@
+"""E-mail over SMTP: provider "smtp". One delivery is one mail to one recipient."""
+
+from __future__ import annotations
+
+import asyncio
+
+from shards.channels import mail_settings
+from shards.channels.base import Context, Delivery, Recipient, SendError, Sent
+from shards.channels.mail_message import Composer, Mail
+from shards.channels.smtp_answers import refusal, worded
+from shards.channels.smtp_conversation import LostError, RefusedError, Reply
+from shards.channels.smtp_pool import Pool
+from shards.channels.smtp_server import Server, own_name
+
+OF_TIMEOUT = 0.9  # we give up before the caller does, and can tell whether the mail may have been taken
+
+
+class EmailChannel:
+    """Keeps connections open, and takes their breaking while they were idle for no failure."""
+
+    name = "email"
+    Settings = mail_settings.Settings
+
+    def __init__(self, settings: mail_settings.Settings, context: Context) -> None:
+        self._composer = Composer(settings)
+        self._context = context
+        self._server = Server(settings, context, own_name(self._composer.domain))
+        self._pool = Pool(self._server.connect, settings.connections, settings.idle, settings.mails_per_connection)
+
+    def supports_recipient(self, recipient: Recipient) -> bool:
+        return recipient.contacts.email is not None
+
+    async def send(self, delivery: Delivery) -> Sent:
+        deadline = asyncio.get_running_loop().time() + OF_TIMEOUT * self._context.timeout_s
+        mail = self._composer.compose(delivery)
+        server = self._server.name
+        try:
+            reply = await self._send(mail, deadline)
+        except RefusedError as refused:
+            contact = delivery.recipient.contacts.email or ""
+            raise refusal(self._context.answers, server, refused.command, refused.reply, contact) from None
+        except LostError as lost:
+            if lost.sent:
+                text = f"{server} got the whole mail and did not say whether it took it: {lost.why}"
+                raise SendError("ambiguous", worded(text)) from None
+            raise SendError("transient", worded(f"the connection to {server} broke: {lost.why}")) from None
+        return Sent(worded(reply.text))
+
+    async def _send(self, mail: Mail, deadline: float) -> Reply:
+        try:
+            return await self._try(mail, deadline)
+        except LostError as lost:
+            if not lost.stale:
+                raise
+            return await self._try(mail, deadline, fresh=True)
+
+    async def _try(self, mail: Mail, deadline: float, *, fresh: bool = False) -> Reply:
+        async with self._pool.connection(deadline, fresh=fresh) as conversation:
+            if objection := conversation.objection(mail):
+                raise SendError("permanent", f"{self._server.name} cannot take it: {objection}")
+            return await conversation.send(mail, deadline)
+
+    async def close(self) -> None:
+        await self._pool.close()

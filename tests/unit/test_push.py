@@ -1,0 +1,127 @@
+"""Several devices are one delivery: what it ends as, and which tokens are dead."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from shards.channels.base import Context, Sent
+from shards.channels.push import PushChannel
+from tests.support.push import apns, fcm, settings
+from tests.support.push.apns import ApnsServer
+from tests.support.push.fcm import FcmServer
+from tests.support.push.sending import delivery, outcomes, recipient, refused, sent
+from tests.support.push.server import Answer, Fault, Reply
+
+
+class Services:
+    def __init__(self) -> None:
+        self.fcm, self.apns, self.webpush = FcmServer(), ApnsServer(), settings.webpush_server()
+        self.all = (self.fcm, self.apns, self.webpush)
+
+    @property
+    def settings(self) -> PushChannel.Settings:
+        return PushChannel.Settings(
+            settings.for_fcm(self.fcm), settings.for_apns(self.apns), settings.for_webpush(self.webpush)
+        )
+
+    def devices(self) -> tuple[tuple[str, str], ...]:
+        return ("fcm", "phone-1"), ("apns", "00aa"), ("webpush", self.webpush.subscription())
+
+    def fail(self, *replies: Reply) -> None:
+        for service, reply in zip(self.all, replies, strict=True):
+            service.then(reply)
+
+
+@pytest.fixture
+def services() -> Iterator[Services]:
+    services = Services()
+    with services.fcm, services.apns, services.webpush:
+        yield services
+
+
+UNREGISTERED, GONE = apns.error(410, "Unregistered"), Answer(410, b"gone")
+BUSY = Answer(429, b"slow down", {"Retry-After": "9"})
+
+
+def test_every_device_gets_it(services: Services) -> None:
+    assert sent(services.settings, delivery(*services.devices())).bad == ()
+    assert services.fcm.messages()[0]["notification"]["title"] == "Order 17"
+    assert services.apns.messages()[0]["aps"]["alert"]["title"] == "Order 17"
+    assert services.webpush.messages()[0]["title"] == "Order 17"
+
+
+def test_it_is_delivered_if_any_takes_it_and_dead_tokens_are_named(services: Services) -> None:
+    services.fail(fcm.UNREGISTERED, UNREGISTERED, Answer(201))
+    outcome = sent(services.settings, delivery(*services.devices()))
+    assert outcome.bad == ("phone-1", "00aa")
+    assert "fcm ...phone-1: HTTP 404: UNREGISTERED" in outcome.detail
+
+
+def test_the_others_do_not_wait_for_one_that_hangs(services: Services) -> None:
+    services.fail(Answer(200, b"{}"), Fault.HANG, UNREGISTERED)
+    (outcome,) = outcomes(services.settings, delivery(*services.devices()), timeout_s=2.0)
+    assert isinstance(outcome, Sent)
+    assert "apns ...00aa: sent, but no answer" in outcome.detail
+
+
+def test_without_any_left_all_are_bad(services: Services) -> None:
+    services.fail(fcm.UNREGISTERED, UNREGISTERED, GONE)
+    error = refused(services.settings, delivery(*services.devices()))
+    assert error.error_class == "bad_address"
+    assert error.bad == tuple(token for _, token in services.devices())
+
+
+@pytest.mark.parametrize(
+    ("replies", "error_class", "bad"),
+    [
+        ((fcm.UNREGISTERED, apns.error(503, "Shutdown"), GONE), "transient", 2),
+        ((Fault.DROP, apns.error(503, "Shutdown"), GONE), "ambiguous", 1),
+        ((Fault.DROP, BUSY, BUSY), "ambiguous", 0),
+        ((fcm.error(503, "UNAVAILABLE"), apns.error(403, "InvalidProviderToken"), BUSY), "throttled", 0),
+        ((fcm.UNREGISTERED, apns.error(403, "InvalidProviderToken"), GONE), "misconfigured", 2),
+        ((fcm.UNREGISTERED, apns.error(413, "PayloadTooLarge"), GONE), "permanent", 2),
+    ],
+)
+def test_the_error_is_that_of_the_device_most_worth_a_retry(
+    services: Services, replies: tuple[Reply, ...], error_class: str, bad: int
+) -> None:
+    services.fail(*replies)
+    error = refused(services.settings, delivery(*services.devices()))
+    assert error.error_class == error_class
+    assert len(error.bad) == bad
+    assert error.retry_after_s == (9.0 if BUSY in replies else None)
+
+
+def test_devices_of_what_is_not_configured_are_left_out(services: Services) -> None:
+    only = PushChannel.Settings(fcm=settings.for_fcm(services.fcm))
+    assert sent(only, delivery(*services.devices())).bad == ()
+    assert not services.apns.requests
+
+
+def test_whom_it_reaches(services: Services) -> None:
+    async def work() -> None:
+        channel = PushChannel(PushChannel.Settings(apns=settings.for_apns(services.apns)), Context("push"))
+        assert channel.supports_recipient(recipient(("fcm", "a"), ("apns", "00")))
+        assert not channel.supports_recipient(recipient(("fcm", "a"), ("webpush", "{}")))
+        assert not channel.supports_recipient(recipient())
+        await channel.close()
+
+    asyncio.run(work())
+
+
+def test_settings_of_none_are_refused() -> None:
+    with pytest.raises(ValueError, match="fcm, apns and webpush are all missing"):
+        PushChannel.Settings()
+
+
+def test_what_is_traced_has_no_token_of_ours(services: Services) -> None:
+    lines: list[str] = []
+    outcomes(services.settings, delivery(*services.devices()), trace=lines.append)
+    text = "\n".join(lines)
+    assert "> POST /3/device/00aa" in text
+    assert f"> POST {services.fcm.url}/v1/projects/shop-1/messages:send" in text
+    for secret in (*services.fcm.issued, "bearer ey", "vapid t=ey"):
+        assert secret not in text
