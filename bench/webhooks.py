@@ -10,7 +10,6 @@ import asyncio
 import base64
 import threading
 from collections.abc import Iterator
-from functools import partial
 from time import perf_counter
 from typing import Any, Literal
 

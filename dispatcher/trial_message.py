@@ -16,7 +16,7 @@ from shards.channels.base import Delivery, Recipient
 from shards.contacts import PUSH_PROVIDERS, Contacts, PushContact, WebhookContact, check_contacts
 from shards.parcel import Parcel, Renderer, delivery_id, unpack
 from shards.settings import ChannelSettings, ProviderSettings
-from shards.templates import TemplateEngine, TemplateError, variables_of
+from shards.templates import TemplateEngine, TemplateError
 from shards.wire import PRIORITIES, Notification, RequestError
 
 if TYPE_CHECKING:
@@ -117,16 +117,17 @@ def renderer(settings: Settings) -> Renderer:
         raise TrialError(str(error)) from None
     engine = TemplateEngine(library.sources, settings.templates.output_bytes)
 
-    def render(said: Notification, channel: str, to: Recipient) -> Mapping[str, str]:
+    def render(said: Notification, channel: str, to: Recipient, priority: str) -> Mapping[str, str]:
         try:
-            return engine.render(said.template or "", channel, to.locale, variables_of(said, USER, "normal", to.locale))
+            engine.keys(said.template or "", channel, to.locale)  # unknown is unknown, also where there are none
+            return engine.say(said, channel, to.user_id, priority, to.locale)
         except TemplateError as error:
             raise TrialError(f"--template: {error}") from None
 
     return render
 
 
-def _nothing(said: Notification, channel: str, to: Recipient) -> Mapping[str, str]:
+def _nothing(said: Notification, channel: str, to: Recipient, priority: str) -> Mapping[str, str]:
     return {}
 
 

@@ -22,13 +22,14 @@ from dispatcher.cli import main
 from tests.support.service import ROOT, RunningDispatcher, free_endpoints
 
 COMMANDS = (
-    "serve", "simulate", "send", "explain", "status", "cancel", "stats", "user", "topic", "inbox", "dead", "config",
-    "keys", "check", "backup", "completion",
+    "serve", "simulate", "send", "explain", "status", "cancel", "stats", "top", "user", "topic", "inbox", "dead",
+    "channel", "config", "keys", "check", "backup", "completion",
 )  # fmt: skip
 GROUPS = {
     "user": ("put", "get", "delete", "import"),
     "topic": ("subscribe", "unsubscribe"),
     "dead": ("list", "show", "replay", "purge"),
+    "channel": ("list", "pause", "resume", "test"),
     "config": ("check", "show", "reload"),
     "keys": ("new", "vapid"),
 }
@@ -38,6 +39,7 @@ ASKING = (
     ["user", "get", "ada"], ["user", "delete", "ada"], ["user", "put", "ada", "--off", "sms"],
     ["topic", "subscribe", "news", "ada"], ["topic", "unsubscribe", "news", "ada"], ["send", "--topic", "*"],
     ["inbox", "ada"], ["inbox", "ada", "--mark", "read", "some-id"],
+    ["top", "--once"], ["channel", "list"], ["channel", "pause", "email"], ["channel", "resume", "email"],
     ["dead", "list"], ["dead", "show", "some-id"], ["dead", "replay"], ["dead", "purge", "--all"],
 )  # fmt: skip
 QUICK_S = 5.0
@@ -94,7 +96,12 @@ def test_every_command_has_its_help(words: list[str]) -> None:
         assert tuple(group.commands) == GROUPS[words[0]]
     if words[0] not in GROUPS or len(words) > 1:
         told = set(re.findall(r"--[a-z-]+", result.stdout))
-        assert {"--config", "--json"} & told or words in (["completion"], ["config", "check"], ["keys", "new"], ["keys", "vapid"])
+        assert {"--config", "--json"} & told or words in (
+            ["completion"],
+            ["config", "check"],
+            ["keys", "new"],
+            ["keys", "vapid"],
+        )
 
 
 def test_the_module_runs_as_a_program() -> None:
@@ -120,6 +127,9 @@ def test_the_module_runs_as_a_program() -> None:
         (["dead", "purge"], "no filter is given; name one (see --help), or say --all"),
         (["dead", "purge", "--limit", "5"], "no filter is given"),
         (["dead", "purge", "--yes"], "no filter is given"),
+        (["channel", "paus"], "No such command 'paus'. Did you mean 'pause'?"),
+        (["channel", "pause"], "Missing argument 'NAME'"),
+        (["channel", "test", "email"], "unknown channel 'email'; known: none; it needs a table [channels.email]"),
         (["user", "put"], "Missing argument 'USER_ID'"),
         (["user", "put", "ada"], "give one of --document and the options"),
         (["user", "import"], "Missing argument 'FILE'"),
