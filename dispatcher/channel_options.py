@@ -15,6 +15,7 @@ from dispatcher.decoding import explain, fields
 from shards import options, units
 from shards.channels import registry
 from shards.hidden import ELSEWHERE, HIDDEN, Secret
+from shards.rules import Category
 from shards.settings import SIMULATED, ChannelSettings, ProviderSettings
 
 OWN = ("provider", "class")
@@ -128,6 +129,17 @@ def _parts(kind: Any) -> Iterator[Any]:
         yield from _parts(part)
 
 
+def without_unsubscribe(
+    channels: Mapping[str, ChannelSettings], categories: Mapping[str, Category]
+) -> Iterator[tuple[str, str]]:
+    """Categories whose e-mails are to say how to unsubscribe, each with the key that is not set for it."""
+    for channel, one in channels.items():
+        if any(getattr(_read(provider), "unsubscribe_url", None) == "" for provider in one.providers):
+            for name, category in categories.items():
+                if category.unsubscribable:
+                    yield name, f"channels.{channel}.unsubscribe_url"
+
+
 def to_document(channel: ChannelSettings, common: dict[str, Any]) -> dict[str, Any]:
     """As the file would say it, with the providers' defaults; secrets are hidden."""
     providers = [_shown(provider) for provider in channel.providers]
@@ -137,9 +149,12 @@ def to_document(channel: ChannelSettings, common: dict[str, Any]) -> dict[str, A
 
 def _shown(provider: ProviderSettings) -> dict[str, Any]:
     named = {"class": provider.path} if provider.path else {"provider": provider.provider}
-    found = options.read(registry.find(provider.provider, provider.path), provider.options)
-    shown = msgspec.to_builtins(found, enc_hook=_encode)
+    shown = msgspec.to_builtins(_read(provider), enc_hook=_encode)
     return {**named, **shown}
+
+
+def _read(provider: ProviderSettings) -> Any:
+    return options.read(registry.find(provider.provider, provider.path), provider.options)
 
 
 def _encode(value: object) -> Any:

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from dispatcher import reshard, templates
+from dispatcher.channel_options import without_unsubscribe
 from dispatcher.child import READY_S, Child
 from dispatcher.collector import CollectorSettings
 from dispatcher.curve import KeyFileError, server_secret
@@ -91,6 +92,8 @@ class Supervisor:
             self._make_children(identity)
             self._raise_descriptor_limit()
             self._warn_unconfigured()
+            for name, key in without_unsubscribe(self.settings.channels, self.settings.categories):
+                log.warning("unsubscribable, but its e-mails do not say how", category=name, missing=key)
             try:
                 self._start_all()
                 if not self._stops:
@@ -303,7 +306,9 @@ class Supervisor:
         for child in self._children:
             child.log_settings = self.settings.log
         log.info("configuration reloaded", version=self._identity.version, tables=",".join(tables))
-        self._handover = Handover(self._children[1:-1] if tables else (), self._identity.version)
+        self._handover = Handover(
+            self._children[1:-1], self._identity.version
+        )  # a secret's file may have changed alone
 
     def _take_puts(self, file: Path) -> None:
         """Store the templates that lie in a file, one by one: what is wrong with one is not the others' fault."""

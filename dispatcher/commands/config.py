@@ -29,6 +29,7 @@ def check(file: Path | None) -> None:
     Without FILE the environment alone is checked.
     """
     from dispatcher import templates
+    from dispatcher.channel_options import without_unsubscribe
     from dispatcher.settings import SettingsError
 
     settings, source = loaded_with_sources(file)
@@ -36,6 +37,9 @@ def check(file: Path | None) -> None:
         templates.load(settings, Path(settings.dispatcher.data_dir), source)
     except SettingsError as error:
         refuse_settings(error)
+    for name, key in without_unsubscribe(settings.channels, settings.categories):
+        told = f"categories.{name} is unsubscribable, but its e-mails do not say how; set {key}"
+        click.echo(f"warning: {plain(told)}", err=True)
     channels = ", ".join(["inapp", *settings.channels])
     shards = settings.dispatcher.shards or "as the data directory has"
     click.echo(

@@ -69,3 +69,13 @@ def duration(_context: click.Context, _parameter: click.Parameter, value: str) -
         return Seconds.parse(value)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
+
+
+def payload(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Any:
+    """A callback for ``--payload``."""
+    import orjson
+
+    try:
+        return orjson.loads(value) if value else None
+    except orjson.JSONDecodeError as error:
+        fail(f"--payload is not JSON: {error}", WRONG_USAGE)

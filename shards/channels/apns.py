@@ -94,7 +94,11 @@ class Apns:
         self, path: str, body: bytes, headers: list[Header], provider_token: str
     ) -> tuple[http.Answer, str]:
         if trace := self._context.trace:
-            for line in (f"POST {self._url}{path}", "authorization: ***", *(f"{name}: {value}" for name, value in headers)):
+            for line in (
+                f"POST {self._url}{path}",
+                "authorization: ***",
+                *(f"{name}: {value}" for name, value in headers),
+            ):
                 trace(f"> {line}")
         answer = await self._client.post(path, body, [("authorization", f"bearer {provider_token}"), *headers])
         if trace:
