@@ -101,8 +101,10 @@ def _check(
             options.read(kind, rest)
         except msgspec.ValidationError as error:
             keys, what = explain(str(error), rest, kind.Settings, COMMON)
-            yield (*at, *keys), what
-            if not keys or keys[0] not in rest:
+            is_given = bool(keys) and keys[0] in rest
+            if is_given or rest is given:  # what is missing now may have been left out here
+                yield (*at, *keys), what
+            if not is_given:
                 return
             rest = {key: value for key, value in rest.items() if key != keys[0]}
         else:

@@ -9,8 +9,8 @@ from collections.abc import Mapping, MutableSequence, Sequence
 from urllib.parse import urlsplit
 
 from shards import ledger
-from shards.book import Pause, expires_ms_of, is_expired
-from shards.changes import Note, Now, Place
+from shards.book import expires_ms_of, is_expired
+from shards.changes import Note, Now, Pause, Place
 from shards.dead_letters import ERROR_TEXT_MAX
 from shards.frames import Entry, Frame, Run, one
 from shards.gates import Gates

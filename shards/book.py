@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
 from shards import ledger, validation
 from shards.broadcasts import Broadcasts, Room, Stored
-from shards.changes import Changes, Now, decode_notes
+from shards.changes import Changes, Now, Pause, decode_notes
 from shards.contents import Contents
 from shards.counters import Counters, Latencies
 from shards.dead_letters import DeadLetters
@@ -59,14 +59,6 @@ class StoredFrame(NamedTuple):
     mask: int
     slots: bytes
     notes: bytes | None
-
-
-class Pause(NamedTuple):
-    """Why a channel sends nothing, and since when."""
-
-    reason: Literal["operator", "misconfigured"]
-    since_ms: int
-    message: str = ""
 
 
 class Journal(Origins, StoredHealth, Protocol):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from array import array
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from shards.broadcast import Broadcast
+from shards.findings import instant
 from shards.frames import Frame, Run
 from shards.wire import DeadLetter
 
@@ -26,6 +27,17 @@ class Dead(NamedTuple):
     seq: int
     slot: int
     letter: DeadLetter
+
+
+class Pause(NamedTuple):
+    """Why a channel sends nothing, and since when."""
+
+    reason: Literal["operator", "misconfigured"]
+    since_ms: int
+    message: str = ""
+
+    def document(self) -> dict[str, Any]:
+        return {"why": self.reason, "message": self.message, **instant("since", self.since_ms)}
 
 
 # One delivery's new word, with its note if it has one.

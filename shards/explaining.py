@@ -218,7 +218,8 @@ class Explainer:
             table = {"table": f"channels.{name}"}
             yield Finding("channel", "block", why, table, outcome=ledger.OUTCOMES[outcome])
             return
-        yield Finding("channel", "pass")
+        pause = core.paused.get(channel)
+        yield Finding("channel", "pass", "channel_paused", pause.document()) if pause else Finding("channel", "pass")
         if blocks == "contact":
             yield Finding("contact", "block", why, outcome=ledger.OUTCOMES[outcome])
         elif case.user.choices.has_contact(name):

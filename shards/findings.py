@@ -32,6 +32,8 @@ STEP_OF_REASON = {
     "preference": "preference",
     "channel_not_configured": "channel",
     "no_contact": "contact",
+    "bad_address": "contact",
+    "endpoint": "limit",
     "digest": "digest",
     "cap": "cap",
     "limit": "limit",

@@ -16,7 +16,7 @@ import orjson
 from shards import history, ledger, validation
 from shards.book import PLACE_MASK, StoredFrame, waits_in_digest
 from shards.broadcast import OPEN
-from shards.changes import Now, decode_notes
+from shards.changes import Now, Pause, decode_notes
 from shards.contacts import Contacts
 from shards.core import Core
 from shards.explaining import Explainer
@@ -26,7 +26,7 @@ from shards.journal import SqliteJournal
 from shards.nearest import unknown
 from shards.people import User
 from shards.preferences import UserDocument, check_size, parse_document, problem_of_topic
-from shards.template_parts import TemplateError
+from shards.template_parts import TemplateError, listed
 from shards.wire import (
     CHANNELS,
     PAGE_BYTES_MAX,
@@ -72,6 +72,10 @@ class Operations:
                 return self._inbox_list(request)
             case "inbox.mark":
                 return self._inbox_mark(request)
+            case "template.list":
+                settings = self._core.settings
+                put = frozenset(settings.templates_put)
+                return {"items": [listed(name, parts, name in put) for name, parts in settings.templates.items()]}
             case "dead.replay":
                 return self._dead_replay(request, now)
             case "dead.purge":
@@ -118,10 +122,17 @@ class Operations:
                 notes.get(slot, (None, "", "")),
                 updated_ms,
                 self._journal.letter(row.seq, slot) if ledger.outcome_of(slots[slot]) == ledger.DEAD else None,
+                self._pause(slots[slot]),
                 self._sent_as(user_id, row.seq << PLACE_SHIFT | index, slots[slot]),
             )
             for slot in range(first, first + row.widths[index])
         ]
+
+    def _pause(self, word: int) -> Pause | None:
+        """What an open delivery waits for that would be sent otherwise."""
+        if ledger.outcome_of(word) not in {ledger.PENDING, ledger.RETRYING}:
+            return None
+        return self._core.paused.get(ledger.channel_of(word))
 
     def _sent_as(self, user_id: str, place: int, word: int) -> str | None:
         """The id of the delivery by which a closed digest is sent that has this item."""

@@ -15,8 +15,7 @@ import msgspec
 
 from shards import ledger, logs, options, quarantine
 from shards.attempts import SLOWED
-from shards.book import Pause
-from shards.changes import Now, Place, decode_notes
+from shards.changes import Now, Pause, Place, decode_notes
 from shards.channels.base import Recipient, SendError
 from shards.channels.simulated import SimulatedChannel
 from shards.core import Core

@@ -12,6 +12,7 @@ import click
 from dispatcher.terminal import plain
 
 if TYPE_CHECKING:
+    from dispatcher.reload import Source
     from dispatcher.settings import Settings
     from shards.units import Seconds
 
@@ -39,6 +40,16 @@ def loaded_settings(config: Path | None, curve: Mapping[str, Any] | None = None,
     given = {name: {key: value for key, value in table.items() if value is not None} for name, table in tables.items()}
     try:
         return load(config, environment(), {name: table for name, table in given.items() if table})
+    except SettingsError as error:
+        refuse_settings(error)
+
+
+def loaded_with_sources(config: Path | None) -> tuple[Settings, Source]:
+    """The configuration, and what tells where a key comes from; ends the program where it is wrong."""
+    from dispatcher.settings import SettingsError, environment, load_with_sources
+
+    try:
+        return load_with_sources(config, environment(), {})
     except SettingsError as error:
         refuse_settings(error)
 

@@ -49,6 +49,8 @@ class Server:
             async with asyncio.timeout_at(deadline):
                 await self._open(client)
         except BaseException as error:
+            if client.transport is not None:
+                cast("asyncio.Transport", client.transport).abort()  # closing would wait for the end of TLS
             client.close()
             if (told := self._told(client.step, error)) is None:
                 raise

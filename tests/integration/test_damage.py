@@ -177,7 +177,7 @@ def test_a_journal_that_is_missing(service: RunningDispatcher) -> None:
 # --- formats -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("known", "shards"), [(1, 2), (1, 3), (2, 2), (2, 3)])
+@pytest.mark.parametrize(("known", "shards"), [(1, 2), (1, 3), (2, 2), (2, 3), (3, 2), (3, 3)])
 def test_an_older_format_is_brought_to_this_one(known: int, shards: int) -> None:
     """Made by older versions; ``expected.json`` beside it is what those answered."""
     service = RunningDispatcher(CONFIG, shards=shards)

@@ -26,7 +26,7 @@ def delivery(contacts: Contacts = Contacts(), **fields: Any) -> Delivery:  # noq
 
 
 def mail_to(address: str = "ada@example.org", **fields: Any) -> Delivery:
-    given = {
+    given: dict[str, Any] = {
         "id": "d-1",
         "notification_id": "n-1",
         "channel": "email",

@@ -23,13 +23,14 @@ from tests.support.service import ROOT, RunningDispatcher, free_endpoints
 
 COMMANDS = (
     "serve", "simulate", "send", "explain", "status", "cancel", "stats", "top", "user", "topic", "inbox", "dead",
-    "channel", "config", "keys", "check", "backup", "completion",
+    "channel", "template", "config", "keys", "check", "backup", "completion",
 )  # fmt: skip
 GROUPS = {
     "user": ("put", "get", "delete", "import"),
     "topic": ("subscribe", "unsubscribe"),
     "dead": ("list", "show", "replay", "purge"),
     "channel": ("list", "pause", "resume", "test"),
+    "template": ("list", "check", "preview"),
     "config": ("check", "show", "reload"),
     "keys": ("new", "vapid"),
 }
@@ -99,6 +100,7 @@ def test_every_command_has_its_help(words: list[str]) -> None:
         assert {"--config", "--json"} & told or words in (
             ["completion"],
             ["config", "check"],
+            ["template", "check"],
             ["keys", "new"],
             ["keys", "vapid"],
         )

@@ -298,7 +298,13 @@ def test_refused_credentials_pause_the_channel_and_burn_no_attempt(world: Make) 
     one.advance(DAY)
     assert len(one.times()) == 2
     status = one.status("first")["email"]
-    assert (status["outcome"], status["attempts"], status["last_error"]) == ("pending", 0, "no")
+    assert (status["outcome"], status["reason"], status["attempts"]) == ("pending", "channel_paused", 0)
+    assert status["last_error"] == "no"
+    told = one.ask("status", user_id="ann", idempotency_key="first")["decisions"]
+    (channel,) = [finding for finding in told if finding["step"] == "channel"]
+    assert (channel["result"], channel["detail"]["why"]) == ("defer", "misconfigured")
+    told = one.ask("explain", notification={"user_id": "ann", "title": "x", "channels": ["email"]})["decisions"]
+    assert ["pass", "channel_paused"] in [[finding["result"], finding["reason"]] for finding in told]
     assert one.outcome("other", "bob") == "delivered"
     pause = one.core.paused[one.core.channel_names.index("email")]
     assert (pause.reason, pause.message) == ("misconfigured", "no")
@@ -335,7 +341,7 @@ def test_what_an_operator_pauses_stays_so(world: Make) -> None:
     one.restart()
     one.shard.reconfigure(one.settings, one.now)
     one.advance(DAY)
-    assert (one.outcome("k"), one.outcome("inbox")) == ("pending", "delivered")
+    assert (one.outcome("k"), one.outcome("inbox")) == ("pending:channel_paused", "delivered")
     assert one.ask("cancel", user_id="ann", idempotency_key="k")["cancelled"] == 1
     one.submit(said("next"))
     one.shard.resume("email")
