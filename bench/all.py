@@ -28,6 +28,7 @@ SMALL: dict[str, list[str]] = {
     "recovery": ["--pending", "50000"],
     "scheduled": ["--items", "20000", "--lead-s", "15", "--duration-s", "1"],
     "email": ["--mails", "1000", "--rounds", "1"],
+    "webhooks": ["--webhooks", "1000", "--rounds", "1"],
     "end_to_end": [
         "--shards",
         "2",
