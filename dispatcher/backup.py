@@ -23,6 +23,7 @@ from dispatcher.client import Client, ClientError
 from dispatcher.collector import Store
 from dispatcher.data_directory import Identity
 from dispatcher.reshard import journal_path, told
+from dispatcher.templates import PUT_FILE
 from dispatcher.terminal import Progress
 from shards.journal import SqliteJournal, witness_path
 from shards.resharding import sync_directory
@@ -63,8 +64,9 @@ def backup(root: Path, target: Path, client: Client) -> int:
                 _copy_collector(root, target)
             else:
                 _copy_running(root, target, journals, client)
-            if (root / "epoch").exists():
-                _copy(root / "epoch", target / "epoch")
+            for name in ("epoch", PUT_FILE):
+                if (root / name).exists():
+                    _copy(root / name, target / name)
         _begin_anew(target, journals)
         _copy(root / "identity.json", target / "identity.json")  # last: without it, this is no data directory
         sync_directory(target / identity.directory)

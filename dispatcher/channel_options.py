@@ -6,6 +6,7 @@ there are several, the first that works is used.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -15,10 +16,13 @@ from dispatcher.decoding import explain, fields
 from shards import options, units
 from shards.channels import registry
 from shards.hidden import ELSEWHERE, HIDDEN, Secret
+from shards.rules import Category
 from shards.settings import SIMULATED, ChannelSettings, ProviderSettings
 
 OWN = ("provider", "class")
 COMMON = tuple(name for name in fields(ChannelSettings) if name != "providers")
+
+PLACEHOLDER = re.compile(r"\{\w+\}")  # as in "Bearer {key}": the secret itself is elsewhere
 
 Keys = tuple[str, ...]
 
@@ -100,8 +104,10 @@ def _check(
             options.read(kind, rest)
         except msgspec.ValidationError as error:
             keys, what = explain(str(error), rest, kind.Settings, COMMON)
-            yield (*at, *keys), what
-            if not keys or keys[0] not in rest:
+            is_given = bool(keys) and keys[0] in rest
+            if is_given or rest is given:  # what is missing now may have been left out here
+                yield (*at, *keys), what
+            if not is_given:
                 return
             rest = {key: value for key, value in rest.items() if key != keys[0]}
         else:
@@ -111,7 +117,11 @@ def _check(
 def _literal_secrets(given: Any, kind: Any, above: Keys = ()) -> Iterator[Keys]:
     """The keys of secrets that stand in the configuration itself."""
     if not isinstance(given, Mapping):
-        if Secret in _parts(kind) and isinstance(given, str) and not given.startswith(ELSEWHERE):
+        if (
+            Secret in _parts(kind)
+            and isinstance(given, str)
+            and not (given.startswith(ELSEWHERE) or PLACEHOLDER.search(given))
+        ):
             yield above
         return
     known = fields(kind)
@@ -119,11 +129,26 @@ def _literal_secrets(given: Any, kind: Any, above: Keys = ()) -> Iterator[Keys]:
         yield from _literal_secrets(value, known.get(key, kind if not known else None), (*above, key))
 
 
+def _is_elsewhere(given: str) -> bool:
+    return given.startswith(ELSEWHERE) or PLACEHOLDER.search(given) is not None
+
+
 def _parts(kind: Any) -> Iterator[Any]:
     """A type, and what it is composed of: of a union its choices, of a table of names its values."""
     yield kind
     for part in getattr(kind, "__args__", ()):
         yield from _parts(part)
+
+
+def without_unsubscribe(
+    channels: Mapping[str, ChannelSettings], categories: Mapping[str, Category]
+) -> Iterator[tuple[str, str]]:
+    """Categories whose e-mails are to say how to unsubscribe, each with the key that is not set for it."""
+    for channel, one in channels.items():
+        if any(getattr(_read(provider), "unsubscribe_url", None) == "" for provider in one.providers):
+            for name, category in categories.items():
+                if category.unsubscribable:
+                    yield name, f"channels.{channel}.unsubscribe_url"
 
 
 def to_document(channel: ChannelSettings, common: dict[str, Any]) -> dict[str, Any]:
@@ -135,9 +160,12 @@ def to_document(channel: ChannelSettings, common: dict[str, Any]) -> dict[str, A
 
 def _shown(provider: ProviderSettings) -> dict[str, Any]:
     named = {"class": provider.path} if provider.path else {"provider": provider.provider}
-    found = options.read(registry.find(provider.provider, provider.path), provider.options)
-    shown = msgspec.to_builtins(found, enc_hook=_encode)
+    shown = msgspec.to_builtins(_read(provider), enc_hook=_encode)
     return {**named, **shown}
+
+
+def _read(provider: ProviderSettings) -> Any:
+    return options.read(registry.find(provider.provider, provider.path), provider.options)
 
 
 def _encode(value: object) -> Any:

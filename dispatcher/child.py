@@ -39,7 +39,8 @@ class Child:
         self.restart_at = 0.0
         self.starts = 0
         self.version = 0  # of the configuration that it last said to have changed to
-        self.asked = 0  # the number of the reload that it last asked for
+        self.asked = 0  # the number of the change that it last asked for,
+        self.asked_to_read = 0  # and of the last one that is to read the configuration again
         self.log_settings = log_settings
         self._module = module
         self._settings = settings
@@ -128,6 +129,8 @@ class Child:
             case ["reloaded", version]:
                 self.version = int(version)
             case ["reload", number]:
+                self.asked = self.asked_to_read = int(number)
+            case ["put", number]:
                 self.asked = int(number)
             case _:
                 log.debug("said", child=self.name, line=line)

@@ -32,6 +32,7 @@ from dispatcher.commands.options import (
     json_option,
     refuse_settings,
 )
+from dispatcher.commands.template import template
 from dispatcher.commands.top import top
 from dispatcher.commands.topics import topic
 from dispatcher.commands.users import user
@@ -169,7 +170,7 @@ def simulate(as_json: bool, **options: Any) -> None:
 
 
 for command in (
-    send, explain, status, cancel, stats, top, user, topic, inbox, dead, channel, config, keys, check, backup,
-    completion,
+    send, explain, status, cancel, stats, top, user, topic, inbox, dead, channel, template, config, keys, check,
+    backup, completion,
 ):  # fmt: skip
     main.add_command(command)

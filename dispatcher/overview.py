@@ -80,13 +80,16 @@ def _head(pair: Pair) -> Iterator[str]:
     up_s = max((shard["uptime_s"] for shard in stats["shards"]), default=0.0)
     up = datetime.timedelta(seconds=int(up_s))
     clock = datetime.datetime.now().astimezone().strftime("%H:%M:%S")
-    yield f"{clock}  up {up}  {len(stats['shards'])} shards  pending {stats['pending']:,}  q quits"
-    yield (
-        f"accepted {_count(stats['accepted'])} ({_rate(pair.rate(lambda one: one['accepted']))}/s)  "
-        f"delivered {_count(stats['outcomes']['delivered'])} "
-        f"({_rate(pair.rate(lambda one: one['outcomes']['delivered']))}/s)  "
-        f"failed tries {_rate(pair.rate(lambda one: one['failed_attempts']))}/s  "
-        f"dead letters {_count(sum(stats['dead_letters'].values()))}"
+    yield f"{clock}  up {up}  shards {len(stats['shards'])}  pending {stats['pending']:,}  q quits"
+    delivered = stats["outcomes"]["delivered"], pair.rate(lambda one: one["outcomes"]["delivered"])
+    accepted = stats["accepted"], pair.rate(lambda one: one["accepted"])
+    yield "  ".join(
+        (
+            f"accepted {_count(accepted[0])}, {_rate(accepted[1])}/s",
+            f"delivered {_count(delivered[0])}, {_rate(delivered[1])}/s",
+            f"failed {_rate(pair.rate(lambda one: one['failed_attempts']))}/s",
+            f"dead {_count(sum(stats['dead_letters'].values()))}",
+        )
     )
 
 

@@ -84,6 +84,8 @@ class Queries:
                 return set(range(self._shards))
             case "explain":
                 return {hash_user(name) % self._shards for name in explanations.addressed(request)} or {0}
+            case "template.list":
+                return {0}
             case "dead.list":
                 return {"collector"}
             case "stats":

@@ -11,7 +11,7 @@ import msgspec
 
 from shards.nearest import unknown
 from shards.validation import bad_text, check_document, located, spoiled_field
-from shards.wire import OPERATIONS, UNSUPPORTED, Request, RequestError, Submit, is_json, pack
+from shards.wire import OPERATIONS, Request, RequestError, Submit, is_json, pack
 
 PLACES_MAX = 2**62  # what a cursor counts fits SQLite's integers
 SEQ_BYTES_MAX = 255  # it is kept while a request waits, and sent back
@@ -63,8 +63,6 @@ def _operation(body: bytes, as_json: bool) -> Request:
     if not isinstance(document, dict) or not isinstance(document.get("op"), str):
         raise RequestError("bad_request", "a request is a map with the text op", "op")
     op = document["op"]
-    if op in UNSUPPORTED:
-        raise RequestError("unsupported", f"{op} is not in this version", "op")
     needs, takes = (("notifications",), ()) if op == "submit" else OPERATIONS.get(op, (None, None))
     if needs is None or takes is None:
         raise RequestError("unknown_op", unknown("op", op, ("submit", *OPERATIONS)), "op")

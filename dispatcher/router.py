@@ -132,7 +132,7 @@ class Router:
         self._prefixes: set[bytes] = set()
         self._open_sockets()
         self.queries = Queries(settings.shards, settings.requests, self._send_query, self._answer)
-        self.reloads = Reloads(settings.epoch, settings.requests, lambda number: say(f"reload {number}"), self._answer)
+        self.reloads = Reloads(settings.epoch, settings.requests, say, self._answer)
 
     def _open_sockets(self) -> None:
         settings = self.settings
@@ -346,7 +346,7 @@ class Router:
                 },
             )
             return
-        if request.op == "config.reload":
+        if request.op in ("config.reload", "template.put"):
             self.reloads.add(envelope, as_json, request, now)
             return
         self.queries.ask(envelope, as_json, request, now + self.settings.receipt_timeout_s)

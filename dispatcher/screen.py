@@ -20,7 +20,8 @@ Line = tuple[str, Style]
 ENTER = "\x1b[?1049h\x1b[?25l"  # the other screen, and no cursor
 LEAVE = "\x1b[?25h\x1b[?1049l"
 BEGIN: dict[Style, str] = {"": "", "bold": "\x1b[1m", "alert": "\x1b[1;31m"}
-END = "\x1b[0m\x1b[K"
+END = "\x1b[0m"
+CLEAR = "\x1b[K"  # the rest of a line; it goes before the text, as behind a full one it takes the last letter
 QUIT = "q"  # also what is read where the terminal is gone
 ENDS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 READ_MAX = 64
@@ -101,11 +102,12 @@ class Screen:
         shown = list(lines[:rows])
         if len(lines) > rows:
             shown[-1] = (f"... {len(lines) - rows + 1} lines more; a taller window shows them", "bold")
-        drawn = [
-            f"{BEGIN[style]}{text if width(text) <= columns else fit(text, columns)}{END}" for text, style in shown
-        ]
-        newline = "\r\n"
-        self._write(f"\x1b[H{newline.join(drawn)}\x1b[J")
+        drawn = "\n".join(
+            f"{CLEAR}{BEGIN[style]}{text if width(text) <= columns else fit(text, columns)}{END}"
+            for text, style in shown
+        )
+        below = "\n\x1b[J" if len(shown) < rows else ""
+        self._write(f"\x1b[H{drawn}{below}")
 
     def _write(self, text: str) -> None:
         sys.stdout.write(text)

@@ -13,25 +13,28 @@ import select
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from dispatcher import reshard, templates
+from dispatcher.channel_options import without_unsubscribe
 from dispatcher.child import READY_S, Child
 from dispatcher.collector import CollectorSettings
 from dispatcher.curve import KeyFileError, server_secret
 from dispatcher.data_directory import DataDirectory, Identity, explained
 from dispatcher.errors import BrokenError, StartError
 from dispatcher.reload import Handover, Source, changed_tables
-from dispatcher.reloads import Reloaded
+from dispatcher.reloads import Put, Reloaded, puts_file
 from dispatcher.router import RouterSettings
 from dispatcher.settings import Settings, SettingsError
 from shards import logs
 from shards.process import WRONG_CONFIGURATION
 from shards.rules import DEFAULT_CATEGORIES, PlacedRule
 from shards.settings import ShardSettings
+from shards.template_parts import listed
 from shards.units import encode_hook
-from shards.wire import Error
+from shards.wire import Error, RequestError
 
 log = logs.logger()
 
@@ -64,6 +67,8 @@ class Supervisor:
         self._library = templates.Library({}, {})
         self._reloads = 0  # how often it was told to reload,
         self._reloaded = (0, 0)  # and did, for itself and for the router
+        self._put: dict[int, dict[str, Any]] = {}  # what was put with the last of them, by number,
+        self._refused: dict[int, Error] = {}  # and what was not
         self._handover: Handover | None = None  # while a change is on its way to the children
         self.directory = DataDirectory(Path(settings.dispatcher.data_dir).absolute())
         self._on_ready = on_ready
@@ -87,6 +92,8 @@ class Supervisor:
             self._make_children(identity)
             self._raise_descriptor_limit()
             self._warn_unconfigured()
+            for name, key in without_unsubscribe(self.settings.channels, self.settings.categories):
+                log.warning("unsubscribable, but its e-mails do not say how", category=name, missing=key)
             try:
                 self._start_all()
                 if not self._stops:
@@ -125,8 +132,9 @@ class Supervisor:
 
     def _make_children(self, identity: Identity) -> None:
         self._identity = identity
-        for stale in (self.directory.path / "run").glob("settings-*"):
-            stale.unlink()  # a signal that is not from here must not bring back what once was
+        for pattern in ("settings-*", "puts-*"):
+            for stale in (self.directory.path / "run").glob(pattern):
+                stale.unlink()  # a signal that is not from here must not bring back what once was
         try:
             secret = server_secret(self.settings.curve)
         except KeyFileError as error:
@@ -179,6 +187,7 @@ class Supervisor:
                 rules=msgspec.convert(settings.rules, tuple[PlacedRule, ...], from_attributes=True),
                 preferences=settings.preferences,
                 templates=self._library.sources,
+                templates_put=tuple(sorted(self._library.put)),
                 output_bytes=settings.templates.output_bytes,
             ),
             enc_hook=encode_hook,
@@ -264,42 +273,68 @@ class Supervisor:
         if self._handover is None:
             asked = self._reloads, self._children[-1].asked
             if asked != self._reloaded:
+                reads = asked[0] != self._reloaded[0] or self._children[-1].asked_to_read > self._reloaded[1]
                 self._reloaded = asked
-                self._begin_reload()
+                self._begin_reload(reads)
             return
         if self._handover.step(now):
             self._handover = None
             self._tell_router(None)
 
-    def _begin_reload(self) -> None:
+    def _begin_reload(self, reads: bool) -> None:
+        """Read the configuration again, or only keep what templates are put."""
         before = self.settings, self._library
+        tables: list[str] = []
+        puts = self.directory.path / puts_file(self._reloaded[1])
+        self._put, self._refused = {}, {}
         try:
-            after, source = self._load()
-            tables = changed_tables(self.settings, after, source)
-            library = templates.load(after, self.directory.path, source)
-            if library != self._library and "templates" not in tables:
+            if reads:
+                after, source = self._load()
+                tables = changed_tables(self.settings, after, source)
+                self.settings, self._library = after, templates.load(after, self.directory.path, source)
+            self._take_puts(puts)
+            if self._library != before[1] and "templates" not in tables:
                 tables.append("templates")
-            self.settings, self._library = after, library
             self.directory.number_configuration(self._identity, self._configuration())
         except (SettingsError, OSError) as error:
             self.settings, self._library = before
+            puts.unlink(missing_ok=True)
             log.error("configuration not reloaded", error=str(error))
             self._tell_router(Error("bad_value" if isinstance(error, SettingsError) else "unavailable", str(error)))
             return
-        logs.configure("supervisor", after.log)
+        logs.configure("supervisor", self.settings.log)
         for child in self._children:
-            child.log_settings = after.log
+            child.log_settings = self.settings.log
         log.info("configuration reloaded", version=self._identity.version, tables=",".join(tables))
-        self._handover = Handover(self._children[1:-1] if tables else (), self._identity.version)
+        self._handover = Handover(
+            self._children[1:-1], self._identity.version
+        )  # a secret's file may have changed alone
+
+    def _take_puts(self, file: Path) -> None:
+        """Store the templates that lie in a file, one by one: what is wrong with one is not the others' fault."""
+        if not file.exists():
+            return
+        library = self._library
+        for put in msgspec.json.decode(file.read_bytes(), type=list[Put]):
+            try:
+                library = templates.put(library, self.settings, put.name, put.parts)
+                self._put[put.number] = listed(put.name, put.parts, put=True)
+            except RequestError as refused:
+                self._refused[put.number] = refused.error
+        file.unlink()
+        if self._put:
+            templates.store(self.directory.path, library)
+            self._library = library
 
     def _tell_router(self, error: Error | None) -> None:
         """The router and the collector go by no more of it than the log's level."""
         collector, *_, router = self._children
+        told = Reloaded(self._reloaded[1], self._identity.version, error, self._put, self._refused)
         try:
             if error is None and collector.ready and collector.running:
                 collector.change()
             if router.ready and router.running:  # otherwise nobody waits there
-                router.change(msgspec.json.encode(Reloaded(self._reloaded[1], self._identity.version, error)))
+                router.change(msgspec.json.encode(told))
         except OSError as problem:
             log.error("cannot tell of the reload", error=str(problem))
 

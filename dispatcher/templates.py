@@ -10,18 +10,21 @@ What was put is kept in the data directory. A template that was put replaces the
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
+from dispatcher.data_directory import write_durably
 from dispatcher.settings import Settings, SettingsError
 from shards.nearest import unknown
 from shards.template_parts import LAYOUTS, SOURCE_BYTES_MAX
 from shards.templates import TemplateEngine
+from shards.wire import RequestError
 
 PUT_FILE = "templates.json"  # in the data directory
+FIELD_MAX = 200  # characters
 PARTS_MAX = 10_000
 BYTES_MAX = 16 * 2**20  # of all sources: every shard has them in memory
 
@@ -34,6 +37,11 @@ class Library(NamedTuple):
     sources: dict[str, dict[str, str]]
     put: dict[str, dict[str, str]]
 
+    @property
+    def names(self) -> Collection[str]:
+        """What a notification can name."""
+        return self.sources.keys() - {LAYOUTS}
+
 
 def load(
     settings: Settings,
@@ -44,6 +52,21 @@ def load(
 
     ``source`` tells where a key of the configuration is set.
     """
+    library, problems = read(settings, data_dir, source)
+    problems += check(library, settings)
+    for name, digest in settings.digests.items() if library.sources else ():
+        if digest.template not in library.names:
+            where = source(("digests", name, "template"))
+            problems.append(f"{where}: digests.{name}.template: {unknown('template', digest.template, library.names)}")
+    if problems:
+        raise SettingsError("\n".join(problems))
+    return library
+
+
+def read(
+    settings: Settings, data_dir: Path | None, source: Callable[[Sequence[str]], str]
+) -> tuple[Library, list[str]]:
+    """All that can be read, and a line for each problem. Raises ``SettingsError`` where what was put is damaged."""
     problems: list[str] = []
     directory = settings.templates.directory
     found: dict[str, dict[str, str]] = {}
@@ -53,26 +76,17 @@ def load(
     elif directory:
         found = read_directory(Path(directory), problems)
     put = _read_put(data_dir / PUT_FILE) if data_dir is not None else {}
-    library = Library(_sorted({**found, **put}), put)
-    problems += check(library, settings, Path(directory))
-    for name, digest in settings.digests.items() if library.sources else ():
-        if digest.template not in library.sources or digest.template == LAYOUTS:
-            known = library.sources.keys() - {LAYOUTS}
-            where = source(("digests", name, "template"))
-            problems.append(f"{where}: digests.{name}.template: {unknown('template', digest.template, known)}")
-    if problems:
-        raise SettingsError("\n".join(problems))
-    return library
+    return Library(_sorted({**found, **put}), put), problems
 
 
-def check(library: Library, settings: Settings, directory: Path) -> list[str]:
-    """A line for each problem of a template, with its file."""
+def check(library: Library, settings: Settings, only: str | None = None) -> list[str]:
+    """A line for each problem of the templates, or of one of them, with its file."""
     lines = []
-    for error in TemplateEngine(library.sources, settings.templates.output_bytes).problems():
+    for error in TemplateEngine(library.sources, settings.templates.output_bytes).problems(only):
         if error.template in library.put:
             lines.append(str(error))
         else:
-            path = directory / error.template / error.part
+            path = Path(settings.templates.directory, error.template, error.part)
             lines.append(f"{path}{f', line {error.line}' if error.line else ''}: {error.reason}")
     return lines
 
@@ -139,7 +153,7 @@ def _read(path: Path, root: Path, problems: list[str]) -> str:
     return ""
 
 
-# --- what was put -------------------------------------------------------------------------------------------------
+# --- what is put -------------------------------------------------------------------------------------------------
 
 
 def _read_put(path: Path) -> dict[str, dict[str, str]]:
@@ -153,3 +167,26 @@ def _read_put(path: Path) -> dict[str, dict[str, str]]:
         raise SettingsError(
             f"{path}: damaged ({error}); restore it from a backup, or delete it: then what was put is gone"
         ) from None
+
+
+def put(library: Library, settings: Settings, name: str, parts: dict[str, str]) -> Library:
+    """With a template that a client gives. Raises ``RequestError``."""
+    if not settings.templates.allow_template_put:
+        raise RequestError("unsupported", "clients cannot put templates; see allow_template_put in [templates]", "op")
+    sources = _sorted({**library.sources, name: parts})
+    texts = [text for one in sources.values() for text in one.values()]
+    if len(texts) > PARTS_MAX or sum(map(len, texts)) > BYTES_MAX:
+        told = f"of all templates there may be {PARTS_MAX} parts with {BYTES_MAX} characters"
+        raise RequestError("too_large", told, "parts")
+    only = None if name == LAYOUTS else name  # others use layouts
+    problems = TemplateEngine(sources, settings.templates.output_bytes).problems(only)
+    if problems:
+        field = f"parts.{problems[0].part}" if problems[0].part else "name"
+        more = f"; and {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise RequestError("bad_value", f"{problems[0]}{more}", field[:FIELD_MAX])
+    return Library(sources, {**library.put, name: parts})
+
+
+def store(data_dir: Path, library: Library) -> None:
+    """Raises ``OSError``."""
+    write_durably(data_dir / PUT_FILE, msgspec.json.format(msgspec.json.encode(library.put), indent=1))

@@ -5,52 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import Literal
 
 import msgspec
 
+from dispatcher.trial_message import LIKE, TrialError, kind_of
 from shards import options
 from shards.answers import Answers, ErrorClass
 from shards.channels import registry
-from shards.channels.base import Context, Delivery, Recipient, SendError, Sent
-from shards.contacts import PUSH_PROVIDERS, Contacts, PushContact, WebhookContact, check_contacts
+from shards.channels.base import Context, Delivery, SendError, Sent
 from shards.hidden import disguised, redact, secrets_of
-from shards.parcel import Parcel, Renderer, delivery_id, unpack
 from shards.providers import HANDED_OVER, Provider
 from shards.settings import ChannelSettings, ProviderSettings
-from shards.wire import PRIORITIES, Notification, RequestError
 
-if TYPE_CHECKING:
-    from shards.frames import Entry
-
-USER = "channel-test"
 CLOSE_S = 2.0
 STEPS_MAX = 1_000
 STEP_MAX = 1_000  # characters
 NEXT = {*HANDED_OVER, "misconfigured"}  # after such an end another provider cannot make it arrive twice
-
-# Which contact of a user's document is used, by provider, and of plug-ins by channel; "" is none.
-OF_PROVIDERS = {
-    "smtp": "email",
-    "twilio": "phone",
-    "sms-http": "phone",
-    "push": "push",
-    "webhook": "webhook",
-    "apprise": "chat",
-    "desktop": "",
-}
-OF_CHANNELS = {"email": "email", "sms": "phone", "push": "push", "webhook": "webhook", "chat": "chat", "system": ""}
-LIKE = {
-    "email": "an address such as ada@example.org",
-    "phone": "a number such as +33612345678",
-    "push": "a device, as fcm:TOKEN, apns:TOKEN or webpush:@subscription.json",
-    "webhook": "a URL such as https://example.org/hook",
-    "chat": "a URL of Apprise such as slack://A/B/C",
-    "other": "the contact that the channel looks for",
-}
 
 # What the end of an attempt means for a real delivery, and what a person can do about it.
 MEANING: Mapping[ErrorClass, tuple[str, str]] = {
@@ -81,10 +53,6 @@ MEANING: Mapping[ErrorClass, tuple[str, str]] = {
 }
 
 
-class TrialError(ValueError):
-    """It cannot be tried so: the message says what is wrong, and the remedy."""
-
-
 class Result(msgspec.Struct):
     """``message`` is what the service called the message, or why it did not take it."""
 
@@ -95,102 +63,6 @@ class Result(msgspec.Struct):
     meaning: str | None
     remedy: str | None
     steps: list[str]
-
-
-class Said(NamedTuple):
-    """What is to be sent: of a template where there is one."""
-
-    title: str
-    text: str
-    html: str | None = None
-    template: str | None = None
-    payload: Mapping[str, Any] = {}
-
-
-def recipient(channel: str, provider: ProviderSettings, to: str | None, secret: str | None = None) -> Recipient:
-    """Who is reached at ``to``; the configuration's own where there is none. Raises ``TrialError``."""
-    kind = _kind(channel, provider)
-    if secret is not None and kind != "webhook":
-        raise TrialError("--secret: it signs webhooks, and this is none; leave it out")
-    if to is None:
-        return Recipient(USER)
-    contacts = _contacts(kind, channel, to, secret)
-    try:
-        check_contacts(contacts, "--to")
-    except RequestError as error:
-        raise TrialError(f"--to: {error.error.message}") from None
-    return Recipient(to if kind == "other" else USER, contacts)
-
-
-def _kind(channel: str, provider: ProviderSettings) -> str:
-    return OF_CHANNELS.get(channel, "other") if provider.path else OF_PROVIDERS.get(provider.provider, "other")
-
-
-def _contacts(kind: str, channel: str, to: str, secret: str | None) -> Contacts:
-    match kind:
-        case "email":
-            return Contacts(email=to)
-        case "phone":
-            return Contacts(phone=to)
-        case "push":
-            provider, colon, token = to.partition(":")
-            if not colon or provider not in PUSH_PROVIDERS:
-                raise TrialError(f"--to: {to[:40]!r} is not {LIKE['push']}")
-            return Contacts(push=(PushContact(provider, _of_file(token)),))
-        case "webhook":
-            return Contacts(webhook=WebhookContact(to, secret))
-        case "chat":
-            return Contacts(chat=(to,))
-        case "other":
-            return Contacts(other={channel: to})
-    raise TrialError("--to: this channel reaches nobody but whoever runs it; leave it out")
-
-
-def _of_file(text: str) -> str:
-    if not text.startswith("@"):
-        return text
-    path = Path(text[1:])
-    try:
-        return path.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise TrialError(f"--to: {path} cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8'}") from None
-
-
-def delivery(channel: str, to: Recipient, said: Said, render: Renderer) -> Delivery:
-    """What a channel would be given of such a notification. Raises ``SendError`` where it cannot be rendered."""
-    id = f"test-{uuid.uuid4()}"
-    notification = Notification(
-        title=said.title, body=said.text, template=said.template, payload=dict(said.payload), category="system"
-    )
-    made = unpack(
-        Parcel(
-            entry=cast("Entry", ()),  # it is in no journal
-            said=notification,
-            recipient=to,
-            notification_id=id,
-            delivery_id=delivery_id(id, channel),
-            attempt=1,
-            priority=PRIORITIES.index("normal"),
-            created_ms=time.time_ns() // 1_000_000,
-            expires_ms=None,
-            collapse=None,
-            unsubscribable=False,
-        ),
-        channel,
-        render,
-    )
-    return made if said.html is None else msgspec.structs.replace(made, html=said.html)
-
-
-def chosen(settings: ChannelSettings, which: str | None) -> list[ProviderSettings]:
-    """The providers to try, in their order; ``which`` is the number of one, from 1, or its name."""
-    if which is None:
-        return list(settings.providers)
-    for number, provider in enumerate(settings.providers, 1):
-        if which in (str(number), provider.provider or provider.path):
-            return [provider]
-    names = ", ".join(f"{at} ({one.provider or one.path})" for at, one in enumerate(settings.providers, 1))
-    raise TrialError(f"--provider: the channel has no {which[:80]!r}; it has {names}")
 
 
 class Trial:
@@ -233,7 +105,7 @@ class Trial:
             if result.error_class not in NEXT:
                 break
         if result is None:
-            like = LIKE.get(_kind(self._channel, providers[0]), "nobody")
+            like = LIKE.get(kind_of(self._channel, providers[0]), "nobody")
             raise TrialError(f"--to: {self._channel} cannot reach whom it names; give {like}")
         return result
 

@@ -49,6 +49,8 @@ class Secret:
 
 
 def _read(path: Path) -> str:
+    if not path.is_absolute():  # not every process of the service stands in the same directory
+        raise ValueError(f"file:{path} is relative; give the whole path, as in file:/etc/dispatcher/key")
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode

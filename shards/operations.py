@@ -26,7 +26,7 @@ from shards.journal import SqliteJournal
 from shards.nearest import unknown
 from shards.people import User
 from shards.preferences import UserDocument, check_size, parse_document, problem_of_topic
-from shards.template_parts import TemplateError
+from shards.template_parts import TemplateError, listed
 from shards.wire import (
     CHANNELS,
     PAGE_BYTES_MAX,
@@ -72,6 +72,10 @@ class Operations:
                 return self._inbox_list(request)
             case "inbox.mark":
                 return self._inbox_mark(request)
+            case "template.list":
+                settings = self._core.settings
+                put = frozenset(settings.templates_put)
+                return {"items": [listed(name, parts, name in put) for name, parts in settings.templates.items()]}
             case "dead.replay":
                 return self._dead_replay(request, now)
             case "dead.purge":

@@ -3,7 +3,8 @@
 A child is told in two lines on standard input: who it is, and its settings. Two such lines in a file, and SIGHUP, tell
 it to go by other settings from then on. It says how it is in lines on standard output: ``ready``, ``ready suspects``
 (its predecessor died while deliveries were under way, and may have died of one), ``failed`` and why, ``reloaded`` and
-the version of the configuration that it now goes by; a router says ``reload`` and a number where a client asks for it.
+the version of the configuration that it now goes by; a router says ``reload`` and a number where a client asks for it,
+and ``put`` and a number where all that was asked up to that one is to keep templates.
 Any other line, such as ``working``, means that a long start goes on.
 """
 

@@ -148,6 +148,7 @@ class ShardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     preferences: PreferenceSettings = PreferenceSettings()
     rules: tuple[PlacedRule, ...] = ()
     templates: dict[str, dict[str, str]] = {}  # name -> part -> source
+    templates_put: tuple[str, ...] = ()  # those of them that clients have put
     output_bytes: int = TemplateSettings().output_bytes
     version: int = 1  # of the configuration
 

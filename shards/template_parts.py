@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from shards.nearest import unknown
 
@@ -33,7 +34,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "sms": ("text",),
     "push": ("title", "body"),
     "inapp": ("title", "body"),
-    "webhook": ("body",),
+    "webhook": (),  # its body is JSON, unless the template has one for it
     "system": ("title", "body"),
 }
 OTHER_PARTS = ("title", "text", "html")
@@ -100,6 +101,13 @@ class Parts:
                 if place in self._keys:
                     return self._keys[place]
         return None
+
+
+def listed(name: str, parts: Iterable[str], put: bool) -> dict[str, Any]:
+    """As ``template.list`` answers it."""
+    keys = sorted(parts)
+    locales = sorted({match["locale"] for key in keys if (match := KEY.fullmatch(key)) and match["locale"]})
+    return {"name": name, "parts": keys, "locales": locales, "source": "put" if put else "directory"}
 
 
 def locale_chain(locale: str | None) -> list[str]:

@@ -97,10 +97,10 @@ class TemplateEngine:
             raise UnknownTemplateError(name, self._templates)
         return template.plan(channel, locale)
 
-    def problems(self) -> list[TemplateError]:
-        """What is wrong with the templates, as far as it can be known before they are rendered."""
+    def problems(self, only: str | None = None) -> list[TemplateError]:
+        """What is wrong with the templates, or with one of them, as far as it is known before they are rendered."""
         found = []
-        for name, parts in self._sources.items():
+        for name, parts in self._sources.items() if only is None else [(only, self._sources[only])]:
             try:
                 check_name(name, parts)
             except TemplateError as error:

@@ -157,7 +157,7 @@ class Request(Struct, forbid_unknown_fields=True, omit_defaults=True):
     error_class: str | None = None
     since: str | int | None = None
     name: str | None = None
-    parts: dict[str, Any] | None = None
+    parts: dict[str, str] | None = None
     notification: dict[str, Any] | None = None
 
 
@@ -182,19 +182,12 @@ OPERATIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "backup.end": (("id",), ()),
     "channel.pause": (("channel",), ()),
     "channel.resume": (("channel",), ()),
+    "template.list": ((), ()),
+    "template.put": (("name", "parts"), ()),
     "config.reload": ((), ()),
     "stats": ((), ()),
     "ping": ((), ()),
 }
-
-# Named in the protocol, and not built into this version.
-UNSUPPORTED = frozenset(
-    {
-        "template.list",
-        "template.put",
-    }
-)
-
 
 # --- internal: router, shards and collector ---------------------------------------------------------------------
 

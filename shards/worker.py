@@ -8,7 +8,9 @@ journal, as soon as that can be written, and until then says that it is unavaila
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -373,6 +375,8 @@ def main() -> None:
         worker.run()
     except JournalError as error:
         fail(str(error), WRONG_CONFIGURATION)
+    sys.stderr.flush()
+    os._exit(0)  # Python would wait for threads in which a plug-in hangs
 
 
 if __name__ == "__main__":

@@ -12,11 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dispatcher.commands.options import FAILED, WRONG_USAGE, config_option, fail, json_option, loaded_settings
+from dispatcher.commands.options import (
+    FAILED,
+    WRONG_USAGE,
+    config_option,
+    fail,
+    json_option,
+    loaded_settings,
+    payload,
+)
 from dispatcher.commands.service import Service, asks
 from dispatcher.terminal import json_text, plain
 
 if TYPE_CHECKING:
+    from dispatcher.settings import Settings
+    from shards.channels.base import Delivery, Recipient
     from shards.settings import ChannelSettings
 
 LEFT_S = 2.0  # for threads that a channel has begun
@@ -67,6 +77,8 @@ def resume(service: Service, name: str) -> None:
 @click.option("--title", help="[default: a line that says what this is]")
 @click.option("--text", help="[default: the title]")
 @click.option("--html", help="Of channels that send HTML.")
+@click.option("--template", help="In place of --title, --text and --html: what is rendered.")
+@click.option("--payload", callback=payload, help="JSON, for the template.")
 @click.option("--provider", help="Only this one: its number, from 1, or its name.  [default: one after the other]")
 @config_option
 @json_option
@@ -79,7 +91,8 @@ def test(
     and with 1 if not. Secrets are not shown.
     """
     from dispatcher import channel_report
-    from dispatcher.trial import Said, Trial, TrialError, chosen, delivery, recipient
+    from dispatcher.trial import Trial
+    from dispatcher.trial_message import TrialError, chosen, recipient
 
     settings = loaded_settings(config)
     configured = _configured(name, settings.channels)
@@ -95,9 +108,7 @@ def test(
             (lambda _: None) if as_json else (lambda step: click.echo(f"  {plain(step)}")),
             [key] if key else [],
         )
-        words = said["title"] or f"A test of the channel {name}"
-        message = Said(words, said["text"] or words, said["html"])
-        result = trial.run(providers, delivery(name, to_whom, message, lambda *_: {}))
+        result = trial.run(providers, _delivery(settings, name, to_whom, said))
     except TrialError as error:
         fail(str(error), WRONG_USAGE)
     if as_json:
@@ -105,6 +116,21 @@ def test(
     else:
         click.echo(channel_report.ended(name, result, time.monotonic() - began))
     _exit(0 if result.outcome == "delivered" else FAILED, before)
+
+
+def _delivery(settings: Settings, channel: str, to: Recipient, said: dict[str, Any]) -> Delivery:
+    from dispatcher.trial_message import Said, delivery, renderer
+
+    template, payload = said.pop("template"), said.pop("payload")
+    if template and any(said.values()):
+        raise click.UsageError("--template has all that is said; leave out --title, --text and --html")
+    if payload is not None and (not template or not isinstance(payload, dict)):
+        raise click.UsageError('--payload: it is an object such as {"order": 17}, for a --template')
+    title = said["title"] or f"A test of the channel {channel}"
+    message = Said(title, said["text"] or title, said["html"])
+    if not template:
+        return delivery(channel, to, message)
+    return delivery(channel, to, Said("", "", None, template, payload or {}), renderer(settings))
 
 
 def _configured(name: str, channels: dict[str, ChannelSettings]) -> ChannelSettings:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from dispatcher.commands.options import config_option, json_option, loaded_settings, refuse_settings
+from dispatcher.commands.options import config_option, json_option, loaded_with_sources, refuse_settings
 from dispatcher.commands.service import Service, asks
 from dispatcher.terminal import json_text, plain
 
@@ -28,7 +28,18 @@ def check(file: Path | None) -> None:
 
     Without FILE the environment alone is checked.
     """
-    settings = loaded_settings(file)
+    from dispatcher import templates
+    from dispatcher.channel_options import without_unsubscribe
+    from dispatcher.settings import SettingsError
+
+    settings, source = loaded_with_sources(file)
+    try:
+        templates.load(settings, Path(settings.dispatcher.data_dir), source)
+    except SettingsError as error:
+        refuse_settings(error)
+    for name, key in without_unsubscribe(settings.channels, settings.categories):
+        told = f"categories.{name} is unsubscribable, but its e-mails do not say how; set {key}"
+        click.echo(f"warning: {plain(told)}", err=True)
     channels = ", ".join(["inapp", *settings.channels])
     shards = settings.dispatcher.shards or "as the data directory has"
     click.echo(
@@ -45,12 +56,9 @@ def show(config: Path | None, as_json: bool) -> None:
 
     What it prints is a configuration itself, but for secrets, which are `***`.
     """
-    from dispatcher.settings import SettingsError, environment, load_with_sources, to_document
+    from dispatcher.settings import to_document
 
-    try:
-        settings, source = load_with_sources(config, environment(), {})
-    except SettingsError as error:
-        refuse_settings(error)
+    settings, source = loaded_with_sources(config)
     document = _without_secrets(to_document(settings))
     if as_json:
         sources = {".".join(keys): source(keys) for keys, _ in _leaves(document)}

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from dispatcher.commands.options import WRONG_USAGE, fail
+from dispatcher.commands.options import WRONG_USAGE, fail, payload
 from dispatcher.commands.service import Service, asks
 from shards.wire import PRIORITIES
 
@@ -44,15 +44,6 @@ def _metadata(_context: click.Context, _parameter: click.Parameter, values: tupl
     return {name: value for name, _, value in pairs} or None
 
 
-def _payload(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Any:
-    import orjson
-
-    try:
-        return orjson.loads(value) if value else None
-    except orjson.JSONDecodeError as error:
-        fail(f"--payload is not JSON: {error}", WRONG_USAGE)
-
-
 _topic_option = click.option(
     "--topic", help="In place of USER_ID: all who are subscribed to it; '*' is every user with a document."
 )
@@ -81,7 +72,7 @@ def _described(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--expires-at", callback=_instant, metavar="TIME", help=f"Not to be sent after that: {when}"),
         click.option("--send-at", callback=_instant, metavar="TIME", help=f"Not before: {when}"),
         click.option("--key", "idempotency_key", help="The idempotency key."),
-        click.option("--payload", callback=_payload, help="A JSON object."),
+        click.option("--payload", callback=payload, help="A JSON object."),
         click.option("--template", help="Its name."),
         click.option("--channel", "channels", multiple=True, help="Instead of the category's channels; repeatable."),
         click.option("--priority", type=click.Choice(PRIORITIES)),

@@ -12,6 +12,7 @@ import click
 from dispatcher.terminal import plain
 
 if TYPE_CHECKING:
+    from dispatcher.reload import Source
     from dispatcher.settings import Settings
     from shards.units import Seconds
 
@@ -43,6 +44,16 @@ def loaded_settings(config: Path | None, curve: Mapping[str, Any] | None = None,
         refuse_settings(error)
 
 
+def loaded_with_sources(config: Path | None) -> tuple[Settings, Source]:
+    """The configuration, and what tells where a key comes from; ends the program where it is wrong."""
+    from dispatcher.settings import SettingsError, environment, load_with_sources
+
+    try:
+        return load_with_sources(config, environment(), {})
+    except SettingsError as error:
+        refuse_settings(error)
+
+
 def refuse_settings(error: Exception) -> NoReturn:
     """Every problem of a configuration on a line of its own."""
     for problem in str(error).splitlines():
@@ -58,3 +69,13 @@ def duration(_context: click.Context, _parameter: click.Parameter, value: str) -
         return Seconds.parse(value)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
+
+
+def payload(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Any:
+    """A callback for ``--payload``."""
+    import orjson
+
+    try:
+        return orjson.loads(value) if value else None
+    except orjson.JSONDecodeError as error:
+        fail(f"--payload is not JSON: {error}", WRONG_USAGE)

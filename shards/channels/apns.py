@@ -62,8 +62,8 @@ class Apns:
         self._context = context
         self._key = jwt.elliptic_key(settings.key.reveal())
         self._provider_token = jwt.Renewed(self._issue)
-        url = settings.base_url or (SANDBOX if settings.sandbox else PRODUCTION)
-        self._client = Http2Client("apns", context, url, ca_file=settings.ca_file)
+        self._url = settings.base_url or (SANDBOX if settings.sandbox else PRODUCTION)
+        self._client = Http2Client("apns", context, self._url, ca_file=settings.ca_file)
 
     async def send(self, token: str, delivery: Delivery) -> str:
         body = devices.body("APNs", _content(delivery))
@@ -94,12 +94,15 @@ class Apns:
         self, path: str, body: bytes, headers: list[Header], provider_token: str
     ) -> tuple[http.Answer, str]:
         if trace := self._context.trace:
-            for line in (f"POST {path}", "authorization: ***", *(f"{name}: {value}" for name, value in headers)):
+            for line in (
+                f"POST {self._url}{path}",
+                "authorization: ***",
+                *(f"{name}: {value}" for name, value in headers),
+            ):
                 trace(f"> {line}")
         answer = await self._client.post(path, body, [("authorization", f"bearer {provider_token}"), *headers])
         if trace:
-            trace(f"< HTTP {answer.status}")
-            trace(f"< {http.quoted(answer.text)}")
+            trace(f"< HTTP {answer.status} {http.quoted(answer.text)}".rstrip())
         return answer, "" if answer.ok else _reason(answer.text)
 
     async def _issue(self) -> jwt.Issued:

@@ -57,6 +57,7 @@ class Outcome(NamedTuple):
 
 class ChatChannel:
     name = "chat"
+    endpoints_of_users = True
 
     class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         urls: tuple[Secret, ...] = ()  # for users without contacts.chat

@@ -8,6 +8,7 @@ import time
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+import msgspec
 import orjson
 
 from shards import base64url
@@ -59,13 +60,21 @@ def check_ca_file(path: str) -> None:
             raise ValueError(f"ca_file is {path!r}, which has no certificates in PEM: {error}") from None
 
 
+def encoded(content: Any) -> bytes:
+    """As JSON. What came as MessagePack may have more than that can say."""
+    try:
+        return orjson.dumps(content, default=msgspec.to_builtins, option=orjson.OPT_NON_STR_KEYS)
+    except TypeError as error:
+        raise SendError("permanent", f"the payload cannot be written as JSON: {error}") from None
+
+
 def body(service: str, content: Any, bytes_max: int = BODY_BYTES_MAX) -> bytes:
     """As JSON, where the service takes that much; else the error of it, before anything is sent."""
-    encoded = orjson.dumps(content)
-    if len(encoded) > bytes_max:
+    text = encoded(content)
+    if len(text) > bytes_max:
         raise SendError(
             "permanent",
-            f"{len(encoded)} bytes of title, text and payload are more than the {bytes_max} that {service} takes;"
-            " shorten them",
+            f"{len(text)} bytes of title, text and payload are more than the {bytes_max} that {service} takes; "
+            "shorten them",
         )
-    return encoded
+    return text

@@ -96,6 +96,7 @@ class Fcm:
 
     def __init__(self, settings: Settings, context: Context) -> None:
         self._answers = context.answers
+        self._trace = context.trace
         self._account = account(settings)
         self._key = jwt.rsa_key(self._account.private_key)
         self._url = f"{settings.base_url}/v1/projects/{quote(self._account.project_id, safe='')}/messages:send"
@@ -150,6 +151,8 @@ class Fcm:
         assertion = jwt.sign(self._key, claims, kid=self._account.private_key_id)
         body = urlencode({"grant_type": GRANT, "assertion": assertion}).encode()
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        if self._trace:
+            self._trace(f"asking {self._account.token_uri} for an access token")
         try:
             answer = await self._issuer.request("POST", self._account.token_uri, body, headers)
             if not answer.ok:
@@ -171,7 +174,7 @@ def _data(delivery: Delivery) -> dict[str, str]:
     for key, value in delivery.payload.items():
         if key in RESERVED or key.startswith(RESERVED_PREFIXES):
             raise SendError("permanent", f"payload.{key}: FCM keeps this key for itself; name it otherwise")
-        data[key] = value if isinstance(value, str) else orjson.dumps(value).decode()
+        data[key] = value if isinstance(value, str) else devices.encoded(value).decode()
     return data
 
 

@@ -9,6 +9,7 @@ sent), ``tls`` (the certificate is not to be trusted; nothing was sent), ``denie
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 import time
@@ -133,7 +134,7 @@ class HttpClient:
                 await self._read(response.content, text)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             if not status:  # what comes with a status is for people, and missed by nobody
-                raise self._error(error, url) from error
+                raise self._error(error, url) from None
         answer = Answer(status, answered, _unpacked(bytes(text), answered, self._answer_bytes))
         if self._trace:
             self._tell("<", f"HTTP {status}", answered)
@@ -166,9 +167,10 @@ class HttpClient:
         if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, DeniedError):
             return self._named("denied", str(error.os_error))
         if isinstance(error, aiohttp.ClientConnectorError):
-            return self._named("unreachable", why)
+            where = f"{error.host}, port {error.port}"
+            return self._named("unreachable", f"no connection to {where}: {_reason(error.os_error)}")
         if isinstance(error, aiohttp.ConnectionTimeoutError):
-            return self._named("unreachable", "no connection in time; see whether the host is up, and lets us through")
+            return self._named("unreachable", "no connection in time; see that the host is up, and lets us through")
         if isinstance(error, TimeoutError):
             return self._named("unanswered", f"sent, but no answer within {self._total_s:.3g} s")
         if isinstance(error, (ValueError, aiohttp.NonHttpUrlClientError)):
@@ -201,6 +203,11 @@ class _Resolver(AbstractResolver):
 
     async def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _reason(error: OSError) -> str:
+    is_of_system = error.errno is not None and error.errno > 0 and not isinstance(error, ssl.SSLError)
+    return os.strerror(error.errno or 0) if is_of_system else quoted(error.strerror or str(error))
 
 
 def _look_up(host: str, port: int, family: int) -> list[ResolveResult]:

@@ -28,6 +28,7 @@ except ImportError as missing:
 
 STREAMS_MAX = 1_000  # at once, where the server allows more
 STREAM_LAST = 2**30  # no further one on a connection; the protocol ends at twice of it
+IDLE_S = 300.0  # what stands between may have forgotten a connection by then, and would say nothing
 FRAME_HEADER = 9
 FRAME_MAX = FRAME_HEADER + 16_384  # what we allow, by saying nothing of it
 
@@ -79,6 +80,8 @@ class Http2Client:
 
     async def _connected(self) -> _Connection:
         async with self._connecting:
+            if self._connection and self._connection.idle_s > IDLE_S:
+                self._connection.close()
             if self._connection is None or not self._connection.usable:
                 try:
                     async with asyncio.timeout(min(CONNECT_S, self._total_s / 2)):
@@ -143,7 +146,12 @@ class _Connection(asyncio.Protocol):
         self._streams: dict[int, _Stream] = {}
         self._room = asyncio.Event()
         self._incoming = b""  # of a frame that is not whole
-        self._received = 0  # times that the server sent something
+        self._clock = asyncio.get_running_loop().time
+        self._heard_at = self._clock()  # something from the server
+
+    @property
+    def idle_s(self) -> float:
+        return 0.0 if self._streams else self._clock() - self._heard_at
 
     # --- requests ----------------------------------------------------------------------------------------------
 
@@ -167,11 +175,11 @@ class _Connection(asyncio.Protocol):
         self._h2.send_headers(number, headers)
         self._h2.send_data(number, body, end_stream=True)
         self._write()
-        received = self._received
+        heard_at = self._heard_at
         try:
             return await stream.answer
         except asyncio.CancelledError:
-            if received == self._received:
+            if heard_at == self._heard_at:
                 self.usable = False  # nothing came since: it may be dead, which nobody would say
             raise
         finally:
@@ -205,7 +213,7 @@ class _Connection(asyncio.Protocol):
         self._write()
 
     def data_received(self, data: bytes) -> None:
-        self._received += 1
+        self._heard_at = self._clock()
         self._incoming += data
         try:
             while frame := self._next_frame():

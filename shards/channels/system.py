@@ -6,6 +6,7 @@ Whatever user a delivery is for, it is shown on this machine, to whoever owns th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import html
 import importlib.util
 import os
@@ -63,8 +64,15 @@ class SystemChannel:
         return True
 
     async def send(self, delivery: Delivery) -> Sent:
-        async with self._one_at_a_time:
+        try:
+            await self._one_at_a_time.acquire()
+        except asyncio.CancelledError:
+            text = "not shown yet: the notification daemon had not answered for those before; does it hang?"
+            raise SendError("transient", text) from None
+        try:
             return await self._show(delivery)
+        finally:
+            self._one_at_a_time.release()
 
     async def _show(self, delivery: Delivery) -> Sent:
         bus = await self._connected()
@@ -110,6 +118,7 @@ class SystemChannel:
             except (self._dbus.InvalidAddressError, self._dbus.AuthError, OSError, EOFError) as error:
                 text = f"there is no desktop: the bus at {address} cannot be reached ({error}); is its session over?"
                 raise self._error("connect", "NoDesktop", text) from error
+            self._watching = asyncio.create_task(_end_of(self._bus))
             self._trace(f"connected to {address}")
         return self._bus
 
@@ -143,10 +152,16 @@ class SystemChannel:
             self._context.trace(line.rstrip())
 
     async def close(self) -> None:
-        if self._bus is not None and self._bus.connected:
+        if self._bus is not None:
             self._bus.disconnect()
-            await self._bus.wait_for_disconnect()  # type: ignore[no-untyped-call]
+            await self._watching
         self._bus = None
+
+
+async def _end_of(bus: Any) -> None:
+    """Somebody must ask how a connection has ended, or asyncio complains."""
+    with contextlib.suppress(OSError, EOFError):
+        await bus.wait_for_disconnect()
 
 
 def _plain(text: str) -> str:

@@ -22,7 +22,6 @@ from shards.channels.base import Context, Delivery, Recipient, SendError
 from shards.channels.guard import PORTS, Guard
 from shards.contacts import SECRET_PREFIX, WebhookContact, problem_of_secret
 from shards.hidden import Secret
-from shards.units import Seconds
 
 if TYPE_CHECKING:
     from shards.channels.http import Answer
@@ -51,7 +50,6 @@ class WebhookChannel:
         ca_file: str = ""
         body_bytes: int = 20_000
         answer_bytes: int = 20_000
-        wait_min: Seconds = Seconds(60.0)
 
         def __post_init__(self) -> None:
             for key, secret in (("secret", self.secret), ("previous_secret", self.previous_secret)):
@@ -106,12 +104,7 @@ class WebhookChannel:
         body = body_of(delivery, self._settings.body_bytes)
         secrets = _secrets_of(contact) or self._secrets
         headers = self._headers | signed(delivery.id, int(time.time()), body, secrets)
-        try:
-            answer = await self._http.request("POST", contact.url, body, headers)
-        except SendError as error:
-            if isinstance(error.__cause__, TimeoutError):
-                error.retry_after_s = self._settings.wait_min
-            raise
+        answer = await self._http.request("POST", contact.url, body, headers)
         if not answer.ok:
             raise self._error(answer, contact.url)
 
@@ -125,8 +118,6 @@ class WebhookChannel:
         error = self._refused(self._answers, SERVICE, answer, words=moved)
         if error.error_class == "bad_address":
             error.bad = (url,)
-        if answer.status == 429:
-            error.retry_after_s = max(error.retry_after_s or 0.0, self._settings.wait_min)
         return error
 
 

@@ -15,6 +15,8 @@ CONFIG = """
 max_retries = 0
 [categories.billing]
 channels = ["sms"]
+[templates]
+allow_template_put = true
 [channels.email]
 provider = "simulated"
 [channels.webhook]

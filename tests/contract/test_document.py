@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from shards.wire import CHANNELS, OPERATIONS, UNSUPPORTED, Code, Notification, hash_user
+from shards.wire import CHANNELS, OPERATIONS, Code, Notification, hash_user
 from tests.support.service import RunningDispatcher, wait_until
 
 TEXT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
@@ -20,7 +20,7 @@ ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{16}-[0-9a-f]+-[0-9a-f]+")
 
 def test_everything_is_named() -> None:
     keys = [field.name for field in msgspec.structs.fields(Notification)]
-    for name in (*get_args(Code), *OPERATIONS, *UNSUPPORTED, *keys, *CHANNELS):
+    for name in (*get_args(Code), *OPERATIONS, *keys, *CHANNELS):
         assert f"`{name}`" in TEXT, name
 
 

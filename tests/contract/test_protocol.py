@@ -210,17 +210,6 @@ def test_a_bad_value_names_its_key(service: RunningDispatcher, op: str, fields: 
     assert (error["code"], error["field"]) == ("bad_value", field)
 
 
-@pytest.mark.parametrize(
-    ("op", "fields"),
-    [
-        ("template.list", {}),
-        ("template.put", {"name": "welcome", "parts": {"default": "hello"}}),
-    ],
-)
-def test_what_is_not_built_yet_says_so(service: RunningDispatcher, op: str, fields: dict[str, Any]) -> None:
-    assert service.client.refused(op, **fields)["code"] == "unsupported"
-
-
 # --- limits ---------------------------------------------------------------------------------------------------------
 
 

@@ -31,6 +31,15 @@ def service(running: RunningDispatcher) -> Iterator[RunningDispatcher]:
     running.request("config.reload")
 
 
+def test_templates_are_put_where_that_is_allowed(service: RunningDispatcher) -> None:
+    error = service.client.refused("template.put", name="welcome", parts={"text": "hello"})
+    assert (error["code"], error["field"]) == ("unsupported", "op")
+    assert service.request("template.list")["items"] == []
+    service.config_file.write_text(service.config_file.read_text() + "[templates]\nallow_template_put = true\n")
+    service.request("config.reload")
+    assert len(service.request("template.put", name="welcome", parts={"text": "hello"})["items"]) == 1
+
+
 def rewrite(service: RunningDispatcher, change: Callable[[str], str]) -> None:
     service.config_file.write_text(change(service.config_file.read_text()))
 

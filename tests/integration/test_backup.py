@@ -22,6 +22,8 @@ from tests.support.client import SubmitClient
 from tests.support.service import ROOT, RunningDispatcher, wait_until
 
 CONFIG = """
+[templates]
+allow_template_put = true
 [retry]
 max_retries = 5
 base = "1h"
@@ -79,6 +81,7 @@ def notifications(number: int) -> list[dict[str, Any]]:
 
 def test_a_copy_made_under_load_has_all_that_was_acknowledged_before(service: RunningDispatcher, target: Path) -> None:
     before = [service.client.submit(*notifications(number))["ids"] for number in range(20)]
+    service.request("template.put", name="greeting", parts={"title": "Hello"})
     stop, last = threading.Event(), [20]
 
     def go_on() -> None:
@@ -109,6 +112,7 @@ def test_a_copy_made_under_load_has_all_that_was_acknowledged_before(service: Ru
         assert service.client.submit(*notifications(number))["ids"] == ids
     stats = service.request("stats")
     assert stats["conserved"]
+    assert [item["name"] for item in service.request("template.list")["items"]] == ["greeting"]
     dead = sum(stats["dead_letters"].values())
     assert dead >= 40
     wait_until(lambda: service.request("stats")["collector"]["dead_letters"] == dead, what="the collector")

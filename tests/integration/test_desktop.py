@@ -18,6 +18,7 @@ from shards.channels.base import Context, Recipient, SendError
 from shards.channels.system import SystemChannel
 from tests.support.deliveries import delivery
 from tests.support.desktop import Desktop
+from tests.support.service import RunningDispatcher, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -160,10 +161,11 @@ def test_without_a_daemon_it_is_misconfigured_until_one_runs(desktop: Desktop) -
 def test_it_connects_again_after_the_bus_was_restarted(desktop: Desktop) -> None:
     async def use(channel: SystemChannel) -> None:
         await channel.send(delivery())
-        desktop.stop("dunst", "dbus-daemon")
-        assert (await failure(channel)).error_class in {"misconfigured", "transient"}
-        desktop.start_bus()
-        desktop.start_daemon()
+        await asyncio.to_thread(desktop.stop, "dunst", "dbus-daemon")
+        error = await failure(channel)
+        assert error.error_class == "misconfigured"
+        assert "is its session over?" in error.message
+        desktop.start()
         await channel.send(delivery(text="again"))
 
     using(desktop, use)
@@ -188,9 +190,14 @@ def test_a_hanging_daemon_ends_by_the_deadline(desktop: Desktop) -> None:
     async def use(channel: SystemChannel) -> None:
         os.kill(desktop.pid("dunst"), signal.SIGSTOP)
         try:
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.2):
-                    await channel.send(delivery(text="late"))
+            first, second = await asyncio.gather(
+                asyncio.wait_for(channel.send(delivery(text="late")), 0.2),
+                asyncio.wait_for(failure(channel), 0.2),
+                return_exceptions=True,
+            )
+            assert isinstance(first, TimeoutError)
+            assert isinstance(second, SendError)
+            assert second.error_class == "transient"  # it was not even begun
         finally:
             os.kill(desktop.pid("dunst"), signal.SIGCONT)
         await channel.send(delivery(text="in time"))
@@ -212,3 +219,22 @@ def test_every_user_is_supported_and_closing_twice_is_legal(desktop: Desktop) ->
 def test_settings_have_no_control_characters() -> None:
     with pytest.raises(msgspec.ValidationError, match="app_name has an invisible character"):
         options.read(SystemChannel, {"app_name": "a\0"})
+
+
+def test_without_a_desktop_the_channel_pauses_and_is_resumed(desktop: Desktop) -> None:
+    desktop.stop("dunst")
+    config = f'[categories.system]\nchannels = ["system"]\n[channels.system]\nbus = "{desktop.address}"\n'
+    with RunningDispatcher(config) as service:
+        ids = service.client.submit(*({"user_id": user, "title": user} for user in ("ada", "bob", "eve")))["ids"]
+
+        def pause() -> Any:
+            return service.request("stats")["channels"]["system"].get("paused")
+
+        found = wait_until(pause, 30.0, "the pause")
+        assert found["reason"] == "misconfigured"
+        assert "does one run in this session?" in found["message"]
+        assert {service.request("status", id=id)["deliveries"][0]["attempts"] for id in ids} == {0}
+        desktop.start_daemon()
+        service.request("channel.resume", channel="system")
+        service.settled_stats(30.0)
+    assert {item["summary"] for item in desktop.shown()} == {"ada", "bob", "eve"}

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.support.push import apns, fcm, settings, tokens
+from tests.support.push import apns, fcm, settings
 from tests.support.push.apns import ApnsServer
 from tests.support.push.fcm import FcmServer
 from tests.support.push.server import Answer, Fault, Server
@@ -25,10 +25,10 @@ base = "50ms"
 [channels.push]
 timeout = "20s"
 [channels.push.fcm]
-service_account = "file:{directory}/account.json"
+service_account = "file:{directory}/fcm.json"
 base_url = "{fcm.url}"
 [channels.push.apns]
-key = "file:{directory}/key.p8"
+key = "file:{directory}/apns.p8"
 key_id = "{apple.KEY_ID}"
 team_id = "{apple.TEAM_ID}"
 topic = "{apple.TOPIC}"
@@ -69,14 +69,7 @@ class Everything(NamedTuple):
 def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Everything]:
     directory: Path = tmp_path_factory.mktemp("push")
     with FcmServer() as google, ApnsServer() as apple, settings.webpush_server() as browsers:
-        secrets = {
-            "account.json": google.account(),
-            "key.p8": tokens.pem(apns.key()),
-            "vapid.pem": tokens.pem(settings.vapid_key()),
-        }
-        for name, text in secrets.items():
-            (directory / name).touch(0o600)
-            (directory / name).write_text(text)
+        settings.write_secrets(directory, google.token_uri)
         config = CONFIG.format(
             directory=directory, fcm=google, apns=apple, webpush=browsers, apple=apns, subject=SUBJECT
         )
@@ -151,7 +144,7 @@ def test_without_a_device_left_it_is_a_dead_letter_and_then_suppressed(everythin
     (letter,) = everything.dispatcher.request("dead.list", user_id="fred")["items"]
     assert letter["error_class"] == "bad_address"
     assert "HTTP 410: Unregistered" in letter["last_error"]
-    everything.notify("fred", "two", "suppressed")
+    assert everything.notify("fred", "two", "suppressed")["reason"] == "bad_address"
     everything.put("fred", ("apns", "f1f1"))
     everything.notify("fred", "three")
 

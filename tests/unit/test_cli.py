@@ -23,12 +23,14 @@ from tests.support.service import ROOT, RunningDispatcher, free_endpoints
 
 COMMANDS = (
     "serve", "simulate", "send", "explain", "status", "cancel", "stats", "top", "user", "topic", "inbox", "dead",
-    "channel", "config", "keys", "check", "backup", "completion",
+    "channel", "template", "config", "keys", "check", "backup", "completion",
 )  # fmt: skip
 GROUPS = {
     "user": ("put", "get", "delete", "import"),
     "topic": ("subscribe", "unsubscribe"),
     "dead": ("list", "show", "replay", "purge"),
+    "channel": ("list", "pause", "resume", "test"),
+    "template": ("list", "check", "preview"),
     "config": ("check", "show", "reload"),
     "keys": ("new", "vapid"),
 }
@@ -38,6 +40,7 @@ ASKING = (
     ["user", "get", "ada"], ["user", "delete", "ada"], ["user", "put", "ada", "--off", "sms"],
     ["topic", "subscribe", "news", "ada"], ["topic", "unsubscribe", "news", "ada"], ["send", "--topic", "*"],
     ["inbox", "ada"], ["inbox", "ada", "--mark", "read", "some-id"],
+    ["top", "--once"], ["channel", "list"], ["channel", "pause", "email"], ["channel", "resume", "email"],
     ["dead", "list"], ["dead", "show", "some-id"], ["dead", "replay"], ["dead", "purge", "--all"],
 )  # fmt: skip
 QUICK_S = 5.0
@@ -97,6 +100,7 @@ def test_every_command_has_its_help(words: list[str]) -> None:
         assert {"--config", "--json"} & told or words in (
             ["completion"],
             ["config", "check"],
+            ["template", "check"],
             ["keys", "new"],
             ["keys", "vapid"],
         )
@@ -125,6 +129,9 @@ def test_the_module_runs_as_a_program() -> None:
         (["dead", "purge"], "no filter is given; name one (see --help), or say --all"),
         (["dead", "purge", "--limit", "5"], "no filter is given"),
         (["dead", "purge", "--yes"], "no filter is given"),
+        (["channel", "paus"], "No such command 'paus'. Did you mean 'pause'?"),
+        (["channel", "pause"], "Missing argument 'NAME'"),
+        (["channel", "test", "email"], "unknown channel 'email'; known: none; it needs a table [channels.email]"),
         (["user", "put"], "Missing argument 'USER_ID'"),
         (["user", "put", "ada"], "give one of --document and the options"),
         (["user", "import"], "Missing argument 'FILE'"),

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
+from shards.channels import http2
 from shards.channels.base import Context, SendError
 from shards.channels.http import Answer
 from shards.channels.http2 import Http2Client
@@ -152,7 +153,19 @@ def test_what_hangs_ends_by_its_time_and_takes_its_connection_along(server: Http
     assert server.connections == 2
 
 
-def test_a_cancelled_one_does_not_disturb_the_others(server: Http2Server) -> None:
+def test_an_idle_connection_is_not_trusted(server: Http2Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(client: Http2Client) -> None:
+        assert (await post(client)).status == 200
+        assert (await post(client)).status == 200
+        assert server.connections == 1
+        monkeypatch.setattr(http2, "IDLE_S", 0.0)
+        assert (await post(client)).status == 200
+
+    used(server, work)
+    assert server.connections == 2
+
+
+def test_a_cancelled_one_is_taken_back_and_does_not_disturb_the_others(server: Http2Server) -> None:
     async def work(client: Http2Client) -> None:
         server.then(Fault.HANG)
         hanging = asyncio.create_task(post(client))
@@ -165,18 +178,20 @@ def test_a_cancelled_one_does_not_disturb_the_others(server: Http2Server) -> Non
 
     used(server, work)
     assert server.connections == 1
+    assert server.cancelled == 1
 
 
 def test_what_never_got_room_was_not_sent(server: Http2Server) -> None:
     server.streams_max = 1
-    server.then(Fault.HANG)
+    server.then(Reply(200), Fault.HANG)
 
     async def work(client: Http2Client) -> None:
+        await post(client)
         ends = await asyncio.gather(post(client), post(client), return_exceptions=True)
         assert sorted(end.error_class for end in ends if isinstance(end, SendError)) == ["ambiguous", "transient"]
 
     used(server, work, timeout_s=2.0)
-    assert len(server.requests) == 1
+    assert len(server.requests) == 2
 
 
 def test_nobody_there() -> None:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from dispatcher.settings import load
+from shards.answers import TABLES
 from shards.channels.base import Context, Sent
 from shards.channels.push import PushChannel
+from shards.preferences import parse_document
 from tests.support.push import apns, fcm, settings
 from tests.support.push.apns import ApnsServer
 from tests.support.push.fcm import FcmServer
 from tests.support.push.sending import delivery, outcomes, recipient, refused, sent
 from tests.support.push.server import Answer, Fault, Reply
+from tests.support.service import ROOT
 
 
 class Services:
@@ -42,6 +49,7 @@ def services() -> Iterator[Services]:
         yield services
 
 
+GUIDE = ROOT / "docs" / "push.md"
 UNREGISTERED, GONE = apns.error(410, "Unregistered"), Answer(410, b"gone")
 BUSY = Answer(429, b"slow down", {"Retry-After": "9"})
 
@@ -61,8 +69,9 @@ def test_it_is_delivered_if_any_takes_it_and_dead_tokens_are_named(services: Ser
 
 
 def test_the_others_do_not_wait_for_one_that_hangs(services: Services) -> None:
-    services.fail(Answer(200, b"{}"), Fault.HANG, UNREGISTERED)
-    (outcome,) = outcomes(services.settings, delivery(*services.devices()), timeout_s=2.0)
+    services.apns.then(Answer(200), Fault.HANG)
+    one = delivery(*services.devices())
+    _, outcome = outcomes(services.settings, one, one, timeout_s=2.0)
     assert isinstance(outcome, Sent)
     assert "apns ...00aa: sent, but no answer" in outcome.detail
 
@@ -95,6 +104,16 @@ def test_the_error_is_that_of_the_device_most_worth_a_retry(
     assert error.retry_after_s == (9.0 if BUSY in replies else None)
 
 
+def test_what_only_messagepack_can_say(services: Services) -> None:
+    payload = {"bytes": b"\0", "keys": {1: 2}}
+    sent(services.settings, delivery(*services.devices(), payload=payload))
+    assert services.fcm.messages()[0]["data"] == {"delivery_id": "d-1", "bytes": '"AA=="', "keys": '{"1":2}'}
+    assert services.webpush.messages()[0]["payload"] == {"bytes": "AA==", "keys": {"1": 2}}
+    error = refused(services.settings, delivery(*services.devices(), payload={"long": 2**64}))
+    assert error.error_class == "permanent"
+    assert "the payload cannot be written as JSON" in error.message
+
+
 def test_devices_of_what_is_not_configured_are_left_out(services: Services) -> None:
     only = PushChannel.Settings(fcm=settings.for_fcm(services.fcm))
     assert sent(only, delivery(*services.devices())).bad == ()
@@ -121,7 +140,35 @@ def test_what_is_traced_has_no_token_of_ours(services: Services) -> None:
     lines: list[str] = []
     outcomes(services.settings, delivery(*services.devices()), trace=lines.append)
     text = "\n".join(lines)
-    assert "> POST /3/device/00aa" in text
+    assert f"> POST {services.apns.url}/3/device/00aa" in text
+    assert f"asking {services.fcm.token_uri} for an access token" in text
     assert f"> POST {services.fcm.url}/v1/projects/shop-1/messages:send" in text
     for secret in (*services.fcm.issued, "bearer ey", "vapid t=ey"):
         assert secret not in text
+
+
+# --- what the guide shows -------------------------------------------------------------------------------------------
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+
+
+def test_the_configuration_of_the_guide_is_valid(tmp_path: Path) -> None:
+    settings.write_secrets(tmp_path)
+    (text,) = blocks("toml")
+    (tmp_path / "mine.toml").write_text(text.replace("/etc/dispatcher", str(tmp_path)))
+    (provider,) = load(tmp_path / "mine.toml", {}, {}).channels["push"].providers
+    assert set(provider.options) == {"fcm", "apns", "webpush"}
+
+
+def test_the_document_of_the_guide_is_valid() -> None:
+    (text,) = blocks("json")
+    assert len(parse_document(json.loads(text)["user"]).contacts.push) == 3
+
+
+def test_the_guide_explains_every_code_of_the_table() -> None:
+    guide = GUIDE.read_text()
+    for service in ("fcm", "apns", "webpush"):
+        for code in TABLES[service]:
+            assert code.rpartition(" ")[2] in guide, f"{service} {code}"

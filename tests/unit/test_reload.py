@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -9,7 +10,7 @@ import pytest
 
 from dispatcher.data_directory import DataDirectory
 from dispatcher.reload import changed_tables
-from dispatcher.reloads import Reloaded, Reloads
+from dispatcher.reloads import PUTS_MAX, Put, Reloaded, Reloads
 from dispatcher.settings import Settings, SettingsError, load
 from shards.wire import Error, Request, RequestError
 
@@ -92,7 +93,7 @@ def test_a_version_is_of_one_configuration(tmp_path: Any) -> None:
 
 class Asking:
     def __init__(self, waiting_max: int = 10) -> None:
-        self.asked: list[int] = []
+        self.asked: list[str] = []
         self.answers: list[tuple[Any, Any]] = []
         self.reloads = Reloads(
             100, waiting_max, self.asked.append, lambda _envelope, _json, seq, found: self.answers.append((seq, found))
@@ -106,16 +107,57 @@ def test_who_came_while_one_was_under_way_is_answered_by_the_next() -> None:
     asking = Asking()
     for seq in (1, 2, 3):
         asking.add(seq)
-    assert asking.asked == [101]
+    assert asking.asked == ["reload 101"]
     asking.reloads.done(Reloaded(101, 5))
     assert asking.answers == [(1, {"version": 5})]
-    assert asking.asked == [101, 103]
+    assert asking.asked == ["reload 101", "reload 103"]
     asking.reloads.done(Reloaded(103, 6))
     assert asking.answers[1:] == [(2, {"version": 6}), (3, {"version": 6})]
     asking.add(4)
     error = Error("bad_value", "no")
     asking.reloads.done(Reloaded(104, 6, error))
     assert asking.answers[-1] == (4, error)
+
+
+def test_what_is_put_lies_in_a_file_and_each_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    asking = Asking()
+    for name in ("a", "b", "c"):
+        asking.reloads.add([b""], True, Request("template.put", seq=name, name=name, parts={"text": name}), 0.0)
+    assert asking.asked == ["put 101"]
+    asking.reloads.done(Reloaded(101, 5, put={101: {"name": "a"}}))
+    assert asking.asked == ["put 101", "put 103"]
+    lying = msgspec.json.decode((tmp_path / "run/puts-103.json").read_bytes(), type=list[Put])
+    assert lying == [Put(102, "b", {"text": "b"}), Put(103, "c", {"text": "c"})]
+    asking.add(4)
+    refused = Error("bad_value", "no")
+    told = Reloaded(103, 6, put={103: {"name": "c"}}, refused={102: refused})
+    asking.reloads.done(msgspec.json.decode(msgspec.json.encode(told), type=Reloaded))
+    assert asking.answers == [("a", {"items": [{"name": "a"}]}), ("b", refused), ("c", {"items": [{"name": "c"}]})]
+    assert asking.asked[2:] == ["reload 104"]
+
+
+def test_what_cannot_be_laid_out_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # which has no directory for it
+    asking = Asking()
+    asking.reloads.add([b""], True, Request("template.put", seq=1, name="a", parts={"text": "a"}), 0.0)
+    ((_, error),) = asking.answers
+    assert error.code == "unavailable"
+    asking.add(2)
+    assert asking.asked == ["reload 102"]
+
+
+def test_puts_that_wait_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    asking = Asking(waiting_max=1_000)
+    put = Request("template.put", name="a", parts={"text": "a"})
+    for _ in range(PUTS_MAX):
+        asking.reloads.add([b""], True, put, 0.0)
+    with pytest.raises(RequestError, match="too many templates"):
+        asking.reloads.add([b""], True, put, 0.0)
+    asking.add(1)
 
 
 def test_what_was_asked_by_a_router_before_answers_nobody() -> None:

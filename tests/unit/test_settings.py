@@ -20,8 +20,10 @@ from shards.retry import RetryPolicy
 from shards.rules import DEFAULT_CATEGORIES, Category
 from shards.settings import ChannelSettings, ProviderSettings
 from shards.units import Seconds
+from tests.support.push.settings import write_secrets
 from tests.support.simulated import simulated
 
+WEBHOOK_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 SHIPPED = Path(__file__).parents[2] / "config" / "dispatcher.toml"
 
 
@@ -48,6 +50,17 @@ def refusal(text: str, path: Path, environment: Mapping[str, str] | None = None,
 def uncommented() -> str:
     """The shipped file with its examples switched on: a commented line that is TOML becomes TOML."""
     return re.sub(r"(?m)^# (?=\[\w+(\.\w+)+\]$|\[\[\w+(\.\w+)*\]\]$|\w+ = )", "", SHIPPED.read_text())
+
+
+def shipped(written: Path) -> Settings:
+    """The same, with secrets where it has the places of some."""
+    write_secrets(written.parent)
+    text = uncommented()
+    for name in re.findall(r'^\w+ = "file:/etc/dispatcher/(\w+)"', text, re.MULTILINE):
+        path = written.parent / name
+        path.touch(0o600)
+        path.write_text(WEBHOOK_SECRET)
+    return loaded(text.replace("/etc/dispatcher", str(written.parent)), written)
 
 
 def structs(kind: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], type[msgspec.Struct]]]:
@@ -83,24 +96,34 @@ def test_the_shipped_file_has_the_default_categories() -> None:
 
 
 def test_the_shipped_example_of_a_channel_shows_the_defaults(written: Path) -> None:
-    settings = loaded(uncommented(), written)
+    settings = shipped(written)
     pager = settings.channels["pager"]
     assert pager == msgspec.structs.replace(simulated(), providers=pager.providers, retry=RetryPolicy())
     assert settings.dispatcher.shards == 4
 
 
 def test_the_shipped_file_has_every_option_of_every_provider(written: Path) -> None:
-    """Each with its default, but for those that have none."""
+    """Each with its default, but for those that have none or are empty; some only in words."""
     shown: dict[str, ProviderSettings] = {
-        one.provider: one for channel in loaded(uncommented(), written).channels.values() for one in channel.providers
+        one.provider: one for channel in shipped(written).channels.values() for one in channel.providers
     }
     for name in PROVIDERS:
-        kind = find(name).Settings
-        assert list(shown[name].options) == [field.name for field in msgspec.structs.fields(kind)], name
-        for field in msgspec.structs.fields(kind):
-            if field.default is not msgspec.NODEFAULT:
-                read = getattr(options.read(find(name), shown[name].options), field.name)
-                assert read == field.default, f"{name}.{field.name}"
+        has_every_option(shown[name].options, options.read(find(name), shown[name].options), name)
+
+
+def has_every_option(document: dict[str, Any], read: msgspec.Struct, at: str) -> None:
+    every = msgspec.structs.fields(read)
+    fields = [field for field in every if field.name in document]
+    assert list(document) == [field.name for field in fields], at
+    for field in every:
+        if field not in fields:  # it excludes others, is long, or has no value in TOML: a comment names it
+            assert re.search(rf"(?m)^# .*\b{field.name}\b", SHIPPED.read_text()), f"{at}.{field.name}"
+    for field in fields:
+        value = getattr(read, field.name)
+        if isinstance(value, msgspec.Struct):
+            has_every_option(document[field.name], value, f"{at}.{field.name}")
+        elif field.default is not msgspec.NODEFAULT and field.default:
+            assert value == field.default, f"{at}.{field.name}"
 
 
 @pytest.mark.parametrize(
@@ -427,6 +450,9 @@ def test_every_problem_is_told_and_none_that_follows_from_another(written: Path)
     }
     messages = refusal('[retention]\nfinished = "1h"\n[rate_limits]\nfx = "1/day"\n', written).splitlines()
     assert [message.split(": ")[1] for message in messages] == ["rate_limits.fx", "retention.finished"]
+    text = '[channels.push.webpush]\nprivate_key = "hunter2"\nsubject = "ops"\n'
+    (message,) = refusal(text, written).splitlines()
+    assert message.startswith(f"{written}, line 2: channels.push.webpush.private_key: ")
     messages = refusal('[[rules]]\nname = "idle"\n[retry]\nbsae = "1s"\n[bounds]\nusers = 0\n', written).splitlines()
     assert [message.split(": ")[1] for message in messages] == ["rules.0", "retry.bsae", "bounds.users"]
 

@@ -71,7 +71,7 @@ def test_the_default_is_for_whom_there_is_nothing_else() -> None:
         ("sms", {"text": "sms.text"}),
         ("push", {"title": "title", "body": "text"}),
         ("inapp", {"title": "title", "body": "inapp.body"}),
-        ("webhook", {"body": "text"}),
+        ("webhook", {}),
         ("system", {"title": "title", "body": "text"}),
         ("chat", {"title": "title", "text": "text", "html": "html", "color": "chat.color"}),
         ("pager", {"title": "title", "text": "text", "html": "html"}),
@@ -81,6 +81,11 @@ def test_each_channel_has_its_parts_or_the_defaults(channel: str, parts: dict[st
     keys = ("title", "text", "html", "sms.text", "inapp.body", "chat.color")
     engine = TemplateEngine({"t": {key: key for key in keys}})
     assert engine.render("t", channel, None, {}) == engine.keys("t", channel, None) == parts
+
+
+def test_a_webhook_has_only_its_own_body() -> None:
+    """The default would replace the document that its receiver expects."""
+    assert TemplateEngine({"t": {"text": "x", "webhook.body": "y"}}).render("t", "webhook", None, {}) == {"body": "y"}
 
 
 def test_a_channel_without_parts_gets_none() -> None:

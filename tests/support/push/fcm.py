@@ -30,6 +30,19 @@ def error(status: int, text: str, code: str = "", message: str = "", *details: A
     return Answer(status, json.dumps(body).encode(), {name.replace("_", "-"): value for name, value in headers.items()})
 
 
+def account(token_uri: str, **changed: str) -> str:
+    """The service account's file."""
+    fields = {
+        "type": "service_account",
+        "project_id": PROJECT,
+        "private_key_id": KEY_ID,
+        "private_key": tokens.pem(key()),
+        "client_email": EMAIL,
+        "token_uri": token_uri,
+    }
+    return json.dumps(fields | changed)
+
+
 UNREGISTERED = error(404, "NOT_FOUND", "UNREGISTERED", "Requested entity was not found.")
 UNAUTHENTICATED = error(401, "UNAUTHENTICATED", "", "Request had invalid authentication credentials.")
 
@@ -44,17 +57,9 @@ class FcmServer(Server):
         self.revoked: set[str] = set()
         self.grants: list[Reply] = []  # what is answered to the next requests for an access token
 
-    def account(self, **changed: str) -> str:
-        """The service account's file."""
-        fields = {
-            "type": "service_account",
-            "project_id": PROJECT,
-            "private_key_id": KEY_ID,
-            "private_key": tokens.pem(key()),
-            "client_email": EMAIL,
-            "token_uri": f"{self.url}/token",
-        }
-        return json.dumps(fields | changed)
+    @property
+    def token_uri(self) -> str:
+        return f"{self.url}/token"
 
     def messages(self) -> list[Any]:
         """What was taken for devices."""
@@ -86,7 +91,7 @@ class FcmServer(Server):
             return Answer(400, b'{"error": "invalid_grant", "error_description": "Invalid JWT Signature."}')
         assert header["kid"] == KEY_ID
         assert claims["iss"] == EMAIL
-        assert claims["aud"] == f"{self.url}/token"
+        assert claims["aud"] == self.token_uri
         assert claims["scope"] == "https://www.googleapis.com/auth/firebase.messaging"
         assert tokens.is_now(claims["iat"])
         assert 0 < claims["exp"] - claims["iat"] <= 3_600

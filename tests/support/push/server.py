@@ -57,7 +57,7 @@ def _certified() -> tuple[trustme.CA, trustme.LeafCert]:
 class Server:
     """A context manager. ``then`` lines up replies, one per request that ``scripted`` says; else ``respond`` is asked.
 
-    ``accepted`` are the requests that got 2xx, ``requests`` all; ``connections`` counts what was accepted.
+    ``accepted`` are the requests that got 2xx, ``requests`` all; ``connections`` counts those that came.
     """
 
     http2 = False
@@ -68,6 +68,7 @@ class Server:
         self.requests: list[Request] = []
         self.accepted: list[Request] = []
         self.connections = 0
+        self.cancelled = 0  # requests that the client took back
         self._replies: deque[Reply] = deque()
         self._directory = tempfile.TemporaryDirectory(prefix="push-test-")
         self.ca_file = str(Path(self._directory.name) / "ca.pem")
@@ -210,6 +211,8 @@ class _Http2(_Connection):
                 self._h2.acknowledge_received_data(event.flow_controlled_length or 0, number)
                 request = self._requests[number]
                 self._requests[number] = request._replace(body=request.body + (event.data or b""))
+            elif isinstance(event, h2.events.StreamReset):
+                self.server.cancelled += 1
             elif isinstance(event, h2.events.StreamEnded):
                 self._reply(event.stream_id or 0)
         self.transport.write(self._h2.data_to_send())
