@@ -188,3 +188,31 @@ def test_bash_completes_with_it(words: list[str], completed: list[str], tmp_path
         check=True,
     )
     assert sorted(ended.stdout.split()) == completed
+
+
+# --- what is right, and yet hardly meant --------------------------------------------------------------------------
+
+UNSUBSCRIBABLE = """\
+[categories.marketing]
+channels = ["email"]
+unsubscribable = true
+[channels.email]
+host = "127.0.0.1"
+sender = "shop@shop.example"
+"""
+
+
+def test_a_category_that_nobody_can_unsubscribe_from_is_warned_of(mine: Path) -> None:
+    mine.write_text(UNSUBSCRIBABLE)
+    result = run("config", "check", str(mine))
+    assert result.exit_code == 0
+    assert result.stderr == (
+        "warning: categories.marketing is unsubscribable, but its e-mails do not say how; "
+        "set channels.email.unsubscribe_url\n"
+    )
+    url = 'unsubscribe_url = "https://shop.example/u/{token}"\nunsubscribe_secret = "abcdefgh"\n'
+    mine.write_text(UNSUBSCRIBABLE + url)
+    mine.chmod(0o600)
+    assert run("config", "check", str(mine)).stderr == ""
+    mine.write_text(UNSUBSCRIBABLE.replace("unsubscribable = true\n", ""))
+    assert run("config", "check", str(mine)).stderr == ""
