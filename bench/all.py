@@ -24,6 +24,7 @@ SMALL: dict[str, list[str]] = {
     "broadcast": ["--users", "10000", "--duration-s", "1"],
     "http_clients": ["--requests", "640", "--rounds", "1"],
     "hot_user": ["--rate", "1000", "--duration-s", "1"],
+    "isolation": ["--rate", "20", "--duration-s", "1"],
     "backlog": ["--pending", "50000", "--criticals", "20"],
     "recovery": ["--pending", "50000"],
     "scheduled": ["--items", "20000", "--lead-s", "15", "--duration-s", "1"],

@@ -14,6 +14,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dispatcher.settings import load
 from shards.channels.base import Recipient, SendError
@@ -201,6 +203,39 @@ def test_an_encoded_word_smuggles_no_header_in() -> None:
     assert b"Bcc" not in content
     error = refused(composer(), **attached(filename=f"{word}.pdf"))
     assert error.error_class == "permanent"
+
+
+# What goes wrong in headers: line breaks of all kinds, encoded words, quoting, length.
+PIECES = st.lists(
+    st.one_of(
+        st.text(max_size=12),
+        st.sampled_from(
+            ["\r\n", "\n", "=?utf-8?q?", "=0D=0ABcc:_eve", "?=", '"', "\\", "<", ">", ",", ";", " ", "\t", "\x85"]
+        ),
+        st.sampled_from(["=?utf-8?b?DQpCY2M6IGV2ZQ==?=", "=?us-ascii?q?=00?=", "x" * 80, "\u00e9" * 80, "\u2028"]),
+    ),
+    max_size=6,
+).map("".join)
+
+
+@given(title=PIECES, text=PIECES, html=st.none() | PIECES, filename=PIECES)
+def test_whatever_is_said_the_headers_are_ours(title: str, text: str, html: str | None, filename: str) -> None:
+    attachment = {"filename": filename, "content_type": "a/b", "content": b"x"}
+    try:
+        title.encode(), text.encode(), (html or "").encode(), filename.encode()
+        mail = composer().compose(mail_to(title=title, text=text, html=html, payload={"attachments": [attachment]}))
+    except (SendError, UnicodeEncodeError):  # lone surrogates are refused at submit
+        return
+    assert not re.search(rb"\r(?!\n)|(?<!\r)\n|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\xff]", mail.content)
+    assert all(len(line) <= 998 for line in mail.content.split(b"\r\n"))
+    top, _, rest = mail.content.partition(b"\r\n\r\n")
+    names = [line.partition(b":")[0].decode() for line in top.split(b"\r\n") if line[:1] not in (b" ", b"\t")]
+    assert names == [*("From", "To", "Subject", "Date", "Message-ID", "Auto-Submitted", "MIME-Version", "Content-Type")]
+    for block in rest.split(b"\r\n--=_")[1:]:
+        head = block.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]
+        assert {line.partition(b":")[0].lower() for line in head if line[:1] not in (b" ", b"\t")} <= {
+            *(b"content-type", b"content-transfer-encoding", b"content-disposition", b"mime-version", b"")
+        }
 
 
 # --- attachments -----------------------------------------------------------------------------------------------------
