@@ -151,6 +151,21 @@ def test_each_recipient_has_an_outcome_of_its_own(server: ScriptedServer, agrees
     assert server.connections == 1
 
 
+def test_no_empty_mail_is_sent_where_all_but_the_beginning_is_agreed_to(server: ScriptedServer) -> None:
+    server.on("RCPT", "450 4.2.0 later")
+    server.on("RSET", "500 what")
+
+    async def work() -> None:
+        async with channel(server, connections=1) as one:
+            for _ in range(2):
+                with pytest.raises(SendError):
+                    await one.send(mail_to())
+            await one.send(mail_to(title="after"))
+
+    run(work)
+    assert [mail["Subject"] for mail in server.mails] == ["after"]
+
+
 @pytest.mark.parametrize(
     ("command", "error_class"),
     [
