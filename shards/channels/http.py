@@ -15,8 +15,9 @@ import ssl
 import time
 import zlib
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from email.utils import parsedate_to_datetime
+from threading import Thread
 from typing import NamedTuple
 
 import aiohttp
@@ -97,7 +98,6 @@ class HttpClient:
         self._guard = guard
         self._answer_bytes = answer_bytes
         self._total_s = context.timeout_s * SHARE
-        self._resolver = _Resolver(guard)
         trusted = ssl.create_default_context()
         if ca_file:
             trusted.load_verify_locations(ca_file)
@@ -106,7 +106,7 @@ class HttpClient:
             connector=aiohttp.TCPConnector(
                 limit=context.concurrency,
                 ssl=trusted,
-                resolver=self._resolver,
+                resolver=_Resolver(guard),
                 socket_factory=self._socket,
                 keepalive_timeout=IDLE_S,
             ),
@@ -143,7 +143,6 @@ class HttpClient:
 
     async def close(self) -> None:
         await self._session.close()
-        await self._resolver.close()
 
     async def _read(self, content: aiohttp.StreamReader, text: bytearray) -> None:
         while (room := self._answer_bytes - len(text)) > 0 and (chunk := await content.read(room)):
@@ -187,22 +186,33 @@ class HttpClient:
 
 
 class _Resolver(AbstractResolver):
-    """Asks the system, in threads that only wait for it, and gives what the guard allows."""
+    """Asks the system, and gives what the guard allows. No process waits for its threads: a server may hold them."""
 
     def __init__(self, guard: Guard | None) -> None:
         self._guard = guard
-        self._threads = ThreadPoolExecutor(LOOKUPS_MAX, "resolver")
+        self._room = asyncio.Semaphore(LOOKUPS_MAX)
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        found = await asyncio.get_running_loop().run_in_executor(self._threads, _look_up, host, port, family)
+        future: Future[list[ResolveResult]] = Future()
+        async with self._room:
+            Thread(target=_look_up_for, args=(future, host, port, family), name="resolver", daemon=True).start()
+            found = await asyncio.wrap_future(future)
         if self._guard:
             self._guard.check(host, [result["host"] for result in found], port)
         return found
 
     async def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """There is nothing to be closed."""
+
+
+def _look_up_for(future: Future[list[ResolveResult]], host: str, port: int, family: int) -> None:
+    future.set_running_or_notify_cancel()
+    try:
+        future.set_result(_look_up(host, port, family))
+    except (OSError, ValueError) as error:
+        future.set_exception(error)
 
 
 def _reason(error: OSError) -> str:
@@ -211,7 +221,7 @@ def _reason(error: OSError) -> str:
 
 
 def _look_up(host: str, port: int, family: int) -> list[ResolveResult]:
-    """Raises ``OSError``."""
+    """Raises ``OSError``, and ``ValueError`` for what no name can be."""
     found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
     return [
         ResolveResult(hostname=host, host=str(address[0]), port=port, family=kind, proto=protocol, flags=0)
