@@ -26,7 +26,7 @@ class Reply(NamedTuple):
 
     @property
     def is_refusal(self) -> bool:
-        return self.code >= 400
+        return 400 <= self.code < 600
 
 
 class RefusedError(Exception):

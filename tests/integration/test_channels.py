@@ -40,6 +40,14 @@ class Pager:
             raise SendError("misconfigured", f"the service refuses {self._token}")
         return Sent("taken")
 '''
+CONFIG = """
+[categories.news]
+channels = ["email"]
+unsubscribable = true
+[channels.email]
+host = "127.0.0.1"
+sender = "shop@shop.example"
+"""
 USERS = [f"user-{number}" for number in range(8)]  # of both shards
 LONG_S = 30.0
 
@@ -50,7 +58,9 @@ class Service(RunningDispatcher):
     def __init__(self, directory: Path) -> None:
         self.token = directory / "token"
         (directory / "pager_plugin.py").write_text(PAGER)
-        super().__init__(f'[channels.pager]\nclass = "pager_plugin:Pager"\ntoken = "file:{self.token}"\n', shards=2)
+        super().__init__(
+            f'{CONFIG}[channels.pager]\nclass = "pager_plugin:Pager"\ntoken = "file:{self.token}"\n', shards=2
+        )
         self.environment = {"PYTHONPATH": f"{directory}:{ROOT}"}
         self.keep("the right one")
 
@@ -155,6 +165,15 @@ def test_a_restart_tries_refused_credentials_again(service: Service) -> None:
     service.keep("the right one")
     service.start()
     assert service.settled_stats(LONG_S)["channels"]["pager"]["state"] == "running"
+
+
+def test_a_category_that_nobody_can_unsubscribe_from_is_warned_of_at_the_start(service: Service) -> None:
+    (warning, *_) = [
+        one for one in service.events() if one["event"] == "unsubscribable, but its e-mails do not say how"
+    ]
+    assert (warning["level"], warning["category"], warning["missing"]) == (
+        "warning", "news", "channels.email.unsubscribe_url"
+    )  # fmt: skip
 
 
 def test_an_unknown_channel_is_refused(service: Service) -> None:

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
@@ -17,12 +16,20 @@ from click.testing import CliRunner, Result
 
 from dispatcher.cli import main
 from dispatcher.trial import MEANING
+from dispatcher.trial_message import TrialError, recipient
 from shards.answers import ErrorClass
-from shards.hidden import disguised, redact
+from shards.contacts import Contacts, PushContact
+from shards.hidden import disguised
+from shards.settings import ProviderSettings
 from tests.support.endpoint import Endpoint, answer
 from tests.support.service import ROOT
 from tests.support.smtp import EXTENSIONS, ScriptedServer
 
+KEYS = {
+    "p256dh": "BCVxsr7N_eNgVRqvHtD0zTZsEc6-VV-JvLexhqUzORcxaOzi6-AYWXvTBHm4bjyPjs7Vd8pZGH6SRpkNtoIAiw4",
+    "auth": "BTBZMqHH6r4Tts7J_aSIgg",
+}
+SUBSCRIPTION = json.dumps({"endpoint": "https://push.example.org/1", "keys": KEYS})
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 TOKEN = 'p"ss wörd/+&=%'
 LEAKY = '[channels.pager]\nclass = "tests.support.leaky:Leaky"\n'
@@ -206,22 +213,6 @@ def test_no_form_of_a_secret_is_shown(fails: str, more: list[str], tmp_path: Pat
         assert form not in result.output
 
 
-@pytest.mark.parametrize("secret", ["open sesame", "ÿþý~~~???>>>", "four", "x" * 100])
-@pytest.mark.parametrize("before", ["", "u", "us", "use", "user"])
-@pytest.mark.parametrize("after", ["", ":", "::", ":::"])
-def test_within_base64_a_secret_is_found_wherever_it_stands(secret: str, before: str, after: str) -> None:
-    text = b64encode(f"{before}{secret}{after}".encode()).decode()
-    left = redact(text, disguised([secret]))
-    assert "***" in left
-    assert len(left.replace("***", "").rstrip("=")) <= len(before + after) * 4 / 3 + 4
-
-
-def test_what_holds_no_secret_stays_as_it_is() -> None:
-    assert (
-        redact("250 2.0.0 Ok: queued as 4F3A", disguised(["open sesame", "", "abc"])) == "250 2.0.0 Ok: queued as 4F3A"
-    )
-
-
 # --- wrong usage --------------------------------------------------------------------------------------------------
 
 
@@ -248,6 +239,48 @@ def test_wrong_usage(args: list[str], says: str, tmp_path: Path) -> None:
     assert result.exit_code == 2, result.output
     assert says in result.stderr
     assert "✗" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("channel", "provider", "to", "contacts"),
+    [
+        ("email", "smtp", "ada@example.org", Contacts(email="ada@example.org")),
+        ("news", "smtp", "ada@example.org", Contacts(email="ada@example.org")),
+        ("sms", "twilio", "+33612345678", Contacts(phone="+33612345678")),
+        ("push", "push", "fcm:a:b", Contacts(push=(PushContact("fcm", "a:b"),))),
+        ("chat", "apprise", "slack://A/B/C", Contacts(chat=("slack://A/B/C",))),
+        ("pager", "entry-point", "1", Contacts(other={"pager": "1"})),
+        ("system", "desktop", None, Contacts()),
+    ],
+)
+def test_whom_it_is_for_is_what_a_users_document_would_have(
+    channel: str, provider: str, to: str | None, contacts: Contacts
+) -> None:
+    assert recipient(channel, ProviderSettings(provider), to).contacts == contacts
+
+
+def test_a_subscription_may_be_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "subscription.json"
+    path.write_text(f"{SUBSCRIPTION}\n")
+    push = ProviderSettings("push")
+    assert recipient("push", push, f"webpush:@{path}") == recipient("push", push, f"webpush:{SUBSCRIPTION}")
+    with pytest.raises(TrialError, match=r"absent\.json cannot be read: No such file"):
+        recipient("push", push, f"webpush:@{tmp_path}/absent.json")
+
+
+@pytest.mark.parametrize(
+    ("provider", "to", "says"),
+    [
+        ("smtp", "ada", "'ada' is not an e-mail address"),
+        ("sms-http", "0612345678", "write \\+ and the country code first"),
+        ("push", "token", "'token' is not a device, as fcm:TOKEN"),
+        ("push", "gcm:token", "is not a device, as fcm:TOKEN"),
+        ("desktop", "ada", "reaches nobody but whoever runs it"),
+    ],
+)
+def test_a_contact_that_is_none_is_refused(provider: str, to: str, says: str) -> None:
+    with pytest.raises(TrialError, match=f"^--to: .*{says}"):
+        recipient("x", ProviderSettings(provider), to)
 
 
 # --- time ---------------------------------------------------------------------------------------------------------
