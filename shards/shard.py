@@ -14,13 +14,13 @@ from typing import Any
 import msgspec
 
 from shards import ledger, logs, options, quarantine
-from shards.attempts import SLOWED
 from shards.changes import Now, Pause, Place, decode_notes
 from shards.channels.base import Recipient, SendError
 from shards.channels.simulated import SimulatedChannel
 from shards.core import Core
 from shards.counters import ChannelCounters
 from shards.courier import AsyncSender, Courier
+from shards.ending import SLOWED
 from shards.frames import Run
 from shards.hold import Hold
 from shards.inbox import Inbox
