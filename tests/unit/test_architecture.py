@@ -110,6 +110,7 @@ OF_ONE_SHARD = {
     "maintenance",
     "marks",
     "operations",
+    "pauses",
     "people",
     "releasing",
     "shard",
