@@ -178,7 +178,7 @@ def test_a_bus_that_dies_under_a_call(desktop: Desktop) -> None:
         os.kill(desktop.pid("dunst"), signal.SIGSTOP)
         sending = asyncio.create_task(failure(channel))
         await asyncio.sleep(0)  # so that it has asked
-        desktop.stop("dbus-daemon")
+        await asyncio.to_thread(desktop.stop, "dbus-daemon")
         assert (await sending).error_class == "transient"  # it was not yet told to show anything
         desktop.stop("dunst")
         desktop.start()

@@ -25,8 +25,8 @@ class Desktop:
     """A context manager. The parts can be stopped and started again, at the same address."""
 
     def __init__(self) -> None:
-        found = all(shutil.which(name) for name in ("dbus-daemon", "Xvfb", "dunst", "dunstctl"))
-        needs(found, "dbus-daemon, Xvfb or dunst is not installed (Debian: dbus-daemon xvfb dunst)")
+        found = all(shutil.which(name) for name in ("dbus-daemon", "Xvfb", "dunst", "dunstctl", "busctl"))
+        needs(found, "dbus-daemon, Xvfb or dunst is not installed (Debian: dbus-daemon xvfb dunst systemd)")
         self._directory = Path(tempfile.mkdtemp(prefix="desktop-"))
         self.address = f"unix:path={self._directory}/bus"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}

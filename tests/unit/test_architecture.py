@@ -51,6 +51,7 @@ PURE = (
     "ledger",
     "limiter",
     "limits",
+    "meter",
     "nearest",
     "pace",
     "parcel",
