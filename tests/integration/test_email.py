@@ -17,7 +17,7 @@ from shards.channels.smtp_pool import Pool
 from shards.channels.smtp_server import Server
 from tests.support.deliveries import mail_to
 from tests.support.service import wait_until
-from tests.support.smtp import DROP, EXTENSIONS, GARBAGE, HANG, ScriptedServer
+from tests.support.smtp import DRIP, DROP, EXTENSIONS, GARBAGE, HANG, ScriptedServer
 
 TEST_S = 60.0
 HANGS_S = 2.0  # enough for a busy machine to come to the command that hangs
@@ -183,12 +183,13 @@ def test_a_connection_that_breaks(server: ScriptedServer, command: str, error_cl
 
 
 @pytest.mark.parametrize(
-    ("command", "error_class"), [("GREETING", "transient"), ("RCPT", "transient"), (".", "ambiguous")]
+    ("command", "what", "error_class"),
+    [("GREETING", HANG, "transient"), ("RCPT", DRIP, "transient"), (".", HANG, "ambiguous"), (".", DRIP, "ambiguous")],
 )
-def test_a_server_that_hangs_is_left_in_time(command: str, error_class: ErrorClass) -> None:
+def test_a_server_that_hangs_is_left_in_time(command: str, what: str, error_class: ErrorClass) -> None:
     async def work() -> None:
         with ScriptedServer() as server:
-            server.on(command, HANG)
+            server.on(command, what)
             async with channel(server, Context("email", timeout_s=HANGS_S)) as one:
                 with pytest.raises(SendError) as caught:
                     await one.send(mail_to())
