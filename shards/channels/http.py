@@ -19,6 +19,7 @@ from concurrent.futures import Future
 from email.utils import parsedate_to_datetime
 from threading import Thread
 from typing import NamedTuple
+from weakref import WeakSet
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -31,6 +32,7 @@ ANSWER_BYTES = 20_000
 CONNECT_S = 5.0  # at most, of the whole time
 SHARE = 0.95  # of the channel's timeout: whoever knows how far it had got is to be first to say so
 IDLE_S = 4.0  # many servers close an idle connection after five seconds, and what is sent then is lost
+IDLE_MAX = 256  # connections kept open for what may come, of which there is one per endpoint and more
 LOOKUPS_MAX = 32  # at once: a name whose server hangs has its thread for many seconds
 QUOTED = 300  # characters
 RETRY_AFTER_MAX_S = 86_400.0
@@ -98,6 +100,8 @@ class HttpClient:
         self._guard = guard
         self._answer_bytes = answer_bytes
         self._total_s = context.timeout_s * SHARE
+        self._sockets: WeakSet[socket.socket] = WeakSet()  # that are open
+        self._sockets_max = context.concurrency + IDLE_MAX
         trusted = ssl.create_default_context()
         if ca_file:
             trusted.load_verify_locations(ca_file)
@@ -123,6 +127,8 @@ class HttpClient:
         """The answer, whatever its status. Raises ``SendError`` if there is none."""
         if self._trace:
             self._tell(">", f"{method} {url}", headers or {})
+        if len(self._sockets) >= self._sockets_max:
+            headers = {**(headers or {}), "Connection": "close"}
         status, text = 0, bytearray()
         answered: Mapping[str, str] = {}
         try:
@@ -155,7 +161,9 @@ class HttpClient:
             self._guard.check(address[0], [address[0]], address[1])
         if self._trace:
             self._trace(f"connecting to {address[0]}, port {address[1]}")
-        return socket.socket(family, kind, protocol)
+        made = socket.socket(family, kind, protocol)
+        self._sockets.add(made)
+        return made
 
     def _error(self, error: Exception, url: str) -> SendError:
         """The first that fits; aiohttp's errors are a tree."""

@@ -17,7 +17,7 @@ from shards.channels.smtp_pool import Pool
 from shards.channels.smtp_server import Server
 from tests.support.deliveries import mail_to
 from tests.support.service import wait_until
-from tests.support.smtp import DROP, EXTENSIONS, GARBAGE, HANG, ScriptedServer
+from tests.support.smtp import DRIP, DROP, EXTENSIONS, GARBAGE, HANG, ScriptedServer
 
 TEST_S = 60.0
 HANGS_S = 2.0  # enough for a busy machine to come to the command that hangs
@@ -151,6 +151,21 @@ def test_each_recipient_has_an_outcome_of_its_own(server: ScriptedServer, agrees
     assert server.connections == 1
 
 
+def test_no_empty_mail_is_sent_where_all_but_the_beginning_is_agreed_to(server: ScriptedServer) -> None:
+    server.on("RCPT", "450 4.2.0 later")
+    server.on("RSET", "500 what")
+
+    async def work() -> None:
+        async with channel(server, connections=1) as one:
+            for _ in range(2):
+                with pytest.raises(SendError):
+                    await one.send(mail_to())
+            await one.send(mail_to(title="after"))
+
+    run(work)
+    assert [mail["Subject"] for mail in server.mails] == ["after"]
+
+
 @pytest.mark.parametrize(
     ("command", "error_class"),
     [
@@ -168,12 +183,13 @@ def test_a_connection_that_breaks(server: ScriptedServer, command: str, error_cl
 
 
 @pytest.mark.parametrize(
-    ("command", "error_class"), [("GREETING", "transient"), ("RCPT", "transient"), (".", "ambiguous")]
+    ("command", "what", "error_class"),
+    [("GREETING", HANG, "transient"), ("RCPT", DRIP, "transient"), (".", HANG, "ambiguous"), (".", DRIP, "ambiguous")],
 )
-def test_a_server_that_hangs_is_left_in_time(command: str, error_class: ErrorClass) -> None:
+def test_a_server_that_hangs_is_left_in_time(command: str, what: str, error_class: ErrorClass) -> None:
     async def work() -> None:
         with ScriptedServer() as server:
-            server.on(command, HANG)
+            server.on(command, what)
             async with channel(server, Context("email", timeout_s=HANGS_S)) as one:
                 with pytest.raises(SendError) as caught:
                     await one.send(mail_to())

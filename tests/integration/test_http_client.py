@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import gzip
 import os
@@ -151,6 +152,25 @@ def test_endpoints_that_hang_are_not_in_the_way_of_others(endpoint: Endpoint) ->
         await client.close()
 
     asyncio.run(work())
+
+
+def test_connections_that_are_kept_are_bounded(endpoint: Endpoint) -> None:
+    async def work(others: list[Endpoint]) -> None:
+        client = HttpClient("http", Context(concurrency=1))
+        for other in [*others, endpoint]:
+            await client.request("POST", other.url)
+        await client.close()
+
+    with (
+        contextlib.ExitStack() as stack,
+        mock.patch("shards.channels.http.IDLE_MAX", 3),
+        mock.patch("shards.channels.http.IDLE_S", TEST_S),
+    ):
+        others = [stack.enter_context(Endpoint()) for _ in range(6)]
+        asyncio.run(work(others))
+    asked = [other.requests[0].headers.get("connection") for other in [*others, endpoint]]
+    assert asked[:4] == [None] * 4
+    assert asked[4] == asked[-1] == "close"
 
 
 # --- no connection ----------------------------------------------------------------------------------------------
