@@ -6,6 +6,7 @@ there are several, the first that works is used.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -20,6 +21,8 @@ from shards.settings import SIMULATED, ChannelSettings, ProviderSettings
 
 OWN = ("provider", "class")
 COMMON = tuple(name for name in fields(ChannelSettings) if name != "providers")
+
+PLACEHOLDER = re.compile(r"\{\w+\}")  # as in "Bearer {key}": the secret itself is elsewhere
 
 Keys = tuple[str, ...]
 
@@ -114,12 +117,20 @@ def _check(
 def _literal_secrets(given: Any, kind: Any, above: Keys = ()) -> Iterator[Keys]:
     """The keys of secrets that stand in the configuration itself."""
     if not isinstance(given, Mapping):
-        if Secret in _parts(kind) and isinstance(given, str) and not given.startswith(ELSEWHERE):
+        if (
+            Secret in _parts(kind)
+            and isinstance(given, str)
+            and not (given.startswith(ELSEWHERE) or PLACEHOLDER.search(given))
+        ):
             yield above
         return
     known = fields(kind)
     for key, value in given.items():
         yield from _literal_secrets(value, known.get(key, kind if not known else None), (*above, key))
+
+
+def _is_elsewhere(given: str) -> bool:
+    return given.startswith(ELSEWHERE) or PLACEHOLDER.search(given) is not None
 
 
 def _parts(kind: Any) -> Iterator[Any]:

@@ -86,7 +86,7 @@ def check(library: Library, settings: Settings, only: str | None = None) -> list
         if error.template in library.put:
             lines.append(str(error))
         else:
-            path = Path(settings.templates.directory, error.template, error.part)
+            path = Path(settings.templates.directory, error.template, error.part or "")
             lines.append(f"{path}{f', line {error.line}' if error.line else ''}: {error.reason}")
     return lines
 
@@ -181,7 +181,7 @@ def put(library: Library, settings: Settings, name: str, parts: dict[str, str]) 
     only = None if name == LAYOUTS else name  # others use layouts
     problems = TemplateEngine(sources, settings.templates.output_bytes).problems(only)
     if problems:
-        field = f"parts.{problems[0].part}" if problems[0].part else "name"
+        field = "name" if problems[0].part is None else f"parts.{problems[0].part}"
         more = f"; and {len(problems) - 1} more" if len(problems) > 1 else ""
         raise RequestError("bad_value", f"{problems[0]}{more}", field[:FIELD_MAX])
     return Library(sources, {**library.put, name: parts})

@@ -120,6 +120,8 @@ class Trial:
             if not provider.supports(delivery):
                 return None
             return await provider.send(delivery, time.monotonic)
+        except SendError as error:  # of a plug-in that cannot say whom it supports
+            return error
         finally:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_S):

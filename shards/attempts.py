@@ -1,35 +1,30 @@
-"""From a lane to an outcome: what may be started, what became of it, retries, suspects, and dead letters."""
+"""From a lane to an attempt: what may be started, what is due again, suspects, and dead letters that are replayed."""
 
 from __future__ import annotations
 
 import functools
 import sys
 from array import array
-from collections.abc import Mapping, MutableSequence, Sequence
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from shards import ledger
 from shards.book import expires_ms_of, is_expired
-from shards.changes import Note, Now, Pause, Place
+from shards.changes import Now, Place
 from shards.dead_letters import ERROR_TEXT_MAX
+from shards.ending import Ending
 from shards.frames import Entry, Frame, Run, one
 from shards.gates import Gates
-from shards.health import contacts_on
 from shards.parcel import Parcel, delivery_id
-from shards.releasing import Releasing
-from shards.sending import RETRIED, Failure
 from shards.suspects import CRASHES_MAX, Suspects
 from shards.template_parts import TemplateError
 
-SLOWED = frozenset({"throttled", "ambiguous"})  # the service asks for patience, or says nothing at all
 PASSED_MAX = 1_000  # of a channel with endpoints, looked at in one turn
 CROWDED_MS = 30_000  # until then, what finds no place even to wait for one is on disk
-NO_NOTE: Note = (None, "", "")
-LOGGED_MAX = 16  # a run of more deliveries has its frame's ledger written, which is then cheaper
 
 
-class Attempts(Releasing):
-    """``take`` gives a channel what it may start; ``deliver`` and ``fail`` say how that ended."""
+class Attempts(Ending):
+    """``take`` gives a channel what it may start."""
 
     def wake(self, now: Now) -> None:
         """Retries that are due go back into their lanes; those of a channel that is no more are given up."""
@@ -263,192 +258,6 @@ class Attempts(Releasing):
                 self._give_up(entry, "template", "permanent", message, attempts, now)
         return run.without(dropped) if dropped else run
 
-    def deliver(self, channel: int, delivered: list[tuple[Frame, MutableSequence[int]]], now: Now) -> None:
-        """Attempts that succeeded, as slots of frames."""
-        for frame, slots in delivered:
-            self.in_flight[channel] -= len(slots)
-            frame.flying.difference_update(slots)
-        if (gates := self.gates.get(channel)) is not None:
-            for frame, slots in delivered:
-                for slot in slots:
-                    gates.leave((frame.seq, slot), now.mono)
-                    if self.health.has_failing:
-                        self._succeeded(channel, self._entry(frame, slot, frame.index_of(slot))[0])
-        if self.suspects:
-            for frame, slots in delivered:
-                for slot in slots:
-                    self._acquit(channel, frame, slot)
-        self._delivered(channel, delivered, now)
-
-    def _delivered(self, channel: int, delivered: list[tuple[Frame, MutableSequence[int]]], now: Now) -> None:
-        latencies = self.latencies[channel]
-        keep, done = ledger.KEEP, ledger.DELIVERED_AT_ATTEMPT
-        total = 0
-        for frame, slots in delivered:
-            words = frame.slots
-            for slot in slots:
-                words[slot] = (words[slot] & keep) + done
-            count = len(slots)
-            total += count
-            frame.open -= count
-            frame.active -= count
-            if not frame.late:
-                latencies.add(now.wall_us - frame.at_us, count)
-            if count > LOGGED_MAX:
-                self._changed(frame)
-            else:
-                for slot in slots:
-                    self._log(frame, slot)
-            if frame.digests:
-                for slot in slots:
-                    self._end_digest(frame, slot)
-        counters = self.counters.channels[channel]
-        counters.attempts += total
-        counters.outcomes[ledger.DELIVERED] += total
-
-    def fail(self, channel: int, failures: list[Failure], now: Now) -> None:
-        """Attempts that failed: each waits for its retry, or becomes a dead letter."""
-        self.in_flight[channel] -= len(failures)
-        counters = self.counters.channels[channel]
-        policy, heap, gates = self.policies[channel], self.retrying[channel], self.gates.get(channel)
-        for entry, error_class, text, advice in failures:
-            frame, slot, *_ = entry
-            message = text[:ERROR_TEXT_MAX]
-            if error_class == "misconfigured":  # which is not the delivery's fault, and burns no attempt
-                self.pause(channel, Pause("misconfigured", now.wall_us // 1000, message))
-                self._put_back(channel, entry, now)
-                if ledger.outcome_of(frame.slots[slot]) in ledger.OPEN:
-                    frame.notes[slot] = (frame.notes.get(slot, NO_NOTE)[0], error_class, message)
-                    self._log(frame, slot)
-                continue
-            counters.attempts += 1
-            counters.failed_attempts += 1
-            value = (frame.slots[slot] & ledger.KEEP) + ledger.ONE_ATTEMPT
-            attempts = value >> ledger.ATTEMPTS_SHIFT
-            withdrawn = ledger.is_withdrawn(frame.slots[slot])
-            frame.flying.discard(slot)
-            asked_s = advice.retry_after_s if advice else 0.0
-            if gates is not None:
-                patience_s = asked_s if error_class == "throttled" else 0.0
-                gates.leave((frame.seq, slot), now.mono, failed=error_class in RETRIED, asked_s=patience_s)
-            if self.suspects:
-                self._acquit(channel, frame, slot)
-            held = error_class == "ambiguous" and self.settings.is_held(self.channel_names[channel])
-            if error_class in RETRIED and not held and not policy.exhausted(attempts):
-                if withdrawn:
-                    frame.slots[slot] = value
-                    frame.notes[slot] = (None, error_class, message)
-                    frame.active -= 1
-                    self._end(entry, ledger.CANCELLED, "cancelled", now)
-                    continue
-                delay_s = policy.delay_s(attempts, self._random, throttled=error_class in SLOWED, asked_s=asked_s)
-                expires_ms = expires_ms_of(frame, entry[2], slot)
-                if expires_ms is not None:  # it ends then, and not when it would have been tried again
-                    delay_s = min(delay_s, max(0.0, expires_ms / 1000 - now.wall_us / 1e6))
-                frame.slots[slot] = value | ledger.RETRYING << ledger.OUTCOME_SHIFT
-                frame.notes[slot] = (now.wall_us // 1000 + int(delay_s * 1000), error_class, message)
-                if self._withdraws(entry, now):
-                    frame.active -= 1
-                    continue
-                heap.push(now.mono + delay_s, entry)
-                self._log(frame, slot)
-            else:
-                frame.slots[slot] = value
-                if error_class == "bad_address":
-                    self.disown(channel, entry, advice.bad if advice else (), message, now)
-                elif error_class in RETRIED and gates is not None:
-                    self._exhausted(channel, entry, message, now)
-                reason = (advice and advice.reason) or _reason_of(error_class, held)
-                self._give_up(entry, reason, error_class, message, attempts, now)
-
-    def disown(self, channel: int, entry: Entry, bad: Sequence[str], message: str, now: Now) -> None:
-        """Contacts that will never work again; none named are all that the user has on the channel."""
-        user, name = entry[3], self.channel_names[channel]
-        for contact in bad or contacts_on(name, self.people.recipient(user).contacts):
-            self.health.kill((user.user_id, name, contact), now.wall_us // 1000, message)
-            self.alerts.append({"event": "a contact is not used again", "user": user.user_id, "channel": name})
-        self.people.forget(user.user_id)
-
-    def _succeeded(self, channel: int, entry: Entry) -> None:
-        user, name = entry[3], self.channel_names[channel]
-        for contact in contacts_on(name, self.people.recipient(user).contacts):
-            self.health.succeed((user.user_id, name, contact))
-
-    def _exhausted(self, channel: int, entry: Entry, message: str, now: Now) -> None:
-        """A message has had its last attempt at a user's endpoint, which after some days disables that."""
-        user, name = entry[3], self.channel_names[channel]
-        for contact in contacts_on(name, self.people.recipient(user).contacts):
-            if self.health.exhaust((user.user_id, name, contact), now.wall_us // 1000, message):
-                self.alerts.append({"event": "an endpoint is disabled", "user": user.user_id, "channel": name})
-                self.people.forget(user.user_id)
-
-    def hold(self, channel: int, held: Sequence[tuple[Entry, float]], now: Now) -> None:
-        """What could not be attempted, as no provider may be asked before an instant: the channel waits for it."""
-        self.in_flight[channel] -= len(held)
-        for entry, until in sorted(held, key=lambda one: (one[0][0].seq, one[0][1]), reverse=True):
-            self._put_back(channel, entry, now)
-            self.holds[channel] = max(until, self.holds.get(channel, 0.0))
-
-    def miss(self, channel: int, entries: Sequence[Entry], now: Now) -> None:
-        """Whom no provider of the channel can reach."""
-        self.in_flight[channel] -= len(entries)
-        for entry in entries:
-            self._untried(channel, entry, now)
-            self.people.forget(entry[3].user_id)
-            dead = self.channel_names[channel] in self.people.user(entry[3].user_id).choices.dead
-            entry[0].active -= 1
-            self._end(entry, ledger.SUPPRESSED, "bad_address" if dead else "no_contact", now)
-
-    def _put_back(self, channel: int, entry: Entry, now: Now) -> None:
-        """A delivery whose attempt does not count goes back to the head of its lane."""
-        frame, slot, *_ = entry
-        was_suspect = (frame.seq, slot) in self.suspects
-        self._untried(channel, entry, now)
-        priority = ledger.priority_of(frame.slots[slot])
-        if ledger.is_withdrawn(frame.slots[slot]) or self._withdraws(entry, now):
-            if ledger.outcome_of(frame.slots[slot]) in ledger.OPEN:
-                self._end(entry, ledger.CANCELLED, "cancelled", now)
-            self._leave(frame)
-            return
-        if was_suspect:  # it did not come from there
-            self._changed(frame)
-            self.queues[channel].push(one(entry), priority, now.mono)
-        else:
-            self.queues[channel].put_back(one(entry), priority)
-        self.queued[ledger.lane_of(channel, priority)] += 1
-
-    def _untried(self, channel: int, entry: Entry, now: Now) -> None:
-        entry[0].flying.discard(entry[1])
-        if (gates := self.gates.get(channel)) is not None:
-            gates.leave((entry[0].seq, entry[1]), now.mono)
-        if self.suspects:
-            self._acquit(channel, entry[0], entry[1])
-
-    def pause(self, channel: int, pause: Pause) -> None:
-        """Start nothing on the channel until ``resume``; what an operator has paused stays so."""
-        if channel in self.paused:
-            return
-        self.paused[channel] = pause
-        self.alerts.append({"event": "a channel is paused", "channel": self.channel_names[channel], **pause._asdict()})
-
-    def resume(self, channel: int) -> bool:
-        """Whether it was paused."""
-        self.holds.pop(channel, None)
-        return self.paused.pop(channel, None) is not None
-
-    def _give_up(self, entry: Entry, reason: str, error_class: str, message: str, attempts: int, now: Now) -> None:
-        """A delivery in memory ends as a dead letter."""
-        frame, slot, *_ = entry
-        value = frame.slots[slot] & ledger.KEEP
-        frame.slots[slot] = value | ledger.DEAD << ledger.OUTCOME_SHIFT | ledger.REASON[reason] << ledger.REASON_SHIFT
-        frame.notes[slot] = (None, error_class, message)
-        frame.open -= 1
-        frame.active -= 1
-        self.counters.channels[ledger.channel_of(value)].outcomes[ledger.DEAD] += 1
-        self.dead_letters.bury(entry, self.said(entry), reason, error_class, message, attempts, now)
-        self._log(frame, slot)
-        self._end_digest(frame, slot)
-
     def parcel(self, entry: Entry) -> Parcel:
         """What a real channel is given of a delivery."""
         frame, slot, index, user, _ = entry
@@ -521,10 +330,3 @@ def origin_of(url: str) -> str:
     """Scheme, host and port: what answers slowly for one of its paths mostly does so for all."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}".lower()
-
-
-def _reason_of(error_class: str, held: bool) -> str:
-    """Why a delivery is a dead letter."""
-    if held:
-        return "ambiguous"
-    return "max_retries" if error_class in RETRIED else error_class

@@ -49,8 +49,8 @@ WAITING_MAX = 1_000  # deliveries that wait in memory for one endpoint
 class Core(Cancelling):
     """One shard's state. ``random`` draws from [0, 1); ``channel_names`` are in the order of their numbers.
 
-    Its layers, each in a file of its own: ``book``, ``deciding``, ``digesting``, ``releasing``, ``attempts``,
-    ``cancelling``.
+    Its layers, each in a file of its own: ``book``, ``deciding``, ``digesting``, ``releasing``, ``ending``,
+    ``attempts``, ``cancelling``.
     """
 
     def __init__(

@@ -41,6 +41,7 @@ class Courier:
         render: Renderer,
     ) -> None:
         self.render = render
+        self.channels = frozenset(channels)
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._ended: dict[str, deque[tuple[Parcel, Outcome]]] = {name: deque() for name in channels}
         self._loop = asyncio.new_event_loop()

@@ -68,7 +68,11 @@ class Provider:
             self._threads = ThreadPoolExecutor(count, thread_name_prefix=f"send-{context.channel}")
 
     def supports(self, delivery: Delivery) -> bool:
-        return self._made is None or bool(self._made.supports_recipient(delivery.recipient))
+        """Raises ``SendError`` where the plug-in cannot say."""
+        try:
+            return self._made is None or bool(self._made.supports_recipient(delivery.recipient))
+        except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
+            raise SendError("transient", self._words(error)) from None
 
     def admits(self, now: float) -> bool:
         return not self.refused and (self.is_of_users or self.breaker.admits(now))
@@ -78,7 +82,7 @@ class Provider:
         try:
             async with asyncio.timeout(self._timeout_s):
                 sent = await (self._in_thread(delivery) if self._threads else self._made.send(delivery))
-            outcome: Sent | SendError = sent or Sent()
+            outcome: Sent | SendError = _taken(sent)
         except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
             outcome = self._error(error)
         except SystemExit:
@@ -95,7 +99,14 @@ class Provider:
         except Exception as error:  # noqa: BLE001 - as above
             answers = [error] * len(deliveries)
         now = clock()
-        return [self._judged(self._error(one) if isinstance(one, Exception) else one or Sent(), now) for one in answers]
+        return [self._judged(self._outcome(one), now) for one in answers]
+
+    def _outcome(self, answer: object) -> Sent | SendError:
+        """Of one delivery of several."""
+        try:
+            return self._error(answer) if isinstance(answer, Exception) else _taken(answer)
+        except TypeError as error:
+            return self._error(error)
 
     async def _in_thread(self, delivery: Delivery) -> Sent | None:
         assert self._threads is not None
@@ -149,6 +160,15 @@ class Provider:
             await closing
 
 
+def _taken(answer: object) -> Sent:
+    """What ``send`` has returned, if it is what it may return."""
+    if answer is None:
+        return Sent()
+    if isinstance(answer, Sent):
+        return answer
+    raise TypeError(f"send returned {type(answer).__name__}; it is to return Sent or None, and to raise SendError")
+
+
 class Providers:
     """Of one channel. ``clock`` is monotonic, in seconds."""
 
@@ -167,7 +187,10 @@ class Providers:
     async def send(self, delivery: Delivery) -> Outcome:
         """Ask one provider after the other, until one has an answer."""
         failed: SendError | None = None
-        able = [provider for provider in self.all if provider.supports(delivery)]
+        try:
+            able = [provider for provider in self.all if provider.supports(delivery)]
+        except SendError as error:
+            return error
         for provider in able:
             if not provider.admits(self._clock()):
                 continue
@@ -185,7 +208,11 @@ class Providers:
     async def send_many(self, deliveries: Sequence[Delivery]) -> list[Outcome]:
         """The first provider's batch; where that may not be asked, one by one."""
         first = self.all[0]
-        if first.admits(self._clock()) and all(map(first.supports, deliveries)):
+        try:
+            may_all = first.admits(self._clock()) and all(map(first.supports, deliveries))
+        except SendError:
+            may_all = False
+        if may_all:
             return list(await first.send_many(deliveries, self._clock))
         return await asyncio.gather(*(self.send(delivery) for delivery in deliveries))
 

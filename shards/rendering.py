@@ -10,8 +10,9 @@ import jinja2
 from jinja2 import meta, nodes
 from jinja2.runtime import new_context
 
+from shards.meter import Meter, TooMuchError
 from shards.nearest import unknown
-from shards.sandbox import Meter, Sandbox
+from shards.sandbox import Sandbox
 from shards.template_parts import LAYOUTS, TemplateError
 
 
@@ -70,7 +71,7 @@ def _told(name: str, key: str, error: Exception) -> TemplateError:
     reason = (error.message if isinstance(error, jinja2.TemplateError) else str(error)) or type(error).__name__
     if isinstance(error, RecursionError):
         reason = "it goes round in a circle, or is nested too deeply"
-    elif not isinstance(error, jinja2.TemplateError):
+    elif not isinstance(error, jinja2.TemplateError | TooMuchError):
         reason = f"{type(error).__name__}: {reason}"
     part = key if place == f"{name}/{key}" else f"{key} ({place})"
     return TemplateError(name, part, line, reason)

@@ -14,13 +14,13 @@ from typing import Any
 import msgspec
 
 from shards import ledger, logs, options, quarantine
-from shards.attempts import SLOWED
-from shards.changes import Now, Pause, Place, decode_notes
+from shards.changes import Now, Place, decode_notes
 from shards.channels.base import Recipient, SendError
 from shards.channels.simulated import SimulatedChannel
 from shards.core import Core
 from shards.counters import ChannelCounters
 from shards.courier import AsyncSender, Courier
+from shards.ending import SLOWED
 from shards.frames import Run
 from shards.hold import Hold
 from shards.inbox import Inbox
@@ -29,14 +29,14 @@ from shards.journal import SqliteJournal, State
 from shards.limit_store import LimitStore
 from shards.maintenance import Maintenance
 from shards.marks import Marks
-from shards.nearest import unknown
 from shards.operations import Operations
+from shards.pauses import Pauses
 from shards.schema import DamagedError
 from shards.sending import Results, Sender
 from shards.settings import ChannelSettings, ShardSettings
 from shards.stream import Stream
 from shards.templates import TemplateError
-from shards.wire import Ask, Data, Metrics, Notification, Outbox, OutboxItem, Ping, RequestError, Turn, Verdict
+from shards.wire import Ask, Data, Metrics, Notification, Outbox, OutboxItem, Ping, Turn, Verdict
 
 log = logs.logger()
 
@@ -104,9 +104,7 @@ class Shard:
             if self.courier:
                 for name in _real(settings):
                     self.channels[journal.channel_names.index(name)] = AsyncSender(name, self.courier, self.core.parcel)
-            for name, since_ms in self.state.paused.items():
-                if name in journal.channel_names:
-                    self.core.paused[journal.channel_names.index(name)] = Pause("operator", since_ms)
+            self.pauses = Pauses(self.core, journal, self.courier)
             self.hold = Hold(journal)
             self.maintenance = Maintenance(settings, journal, self.core)
             self.changed_at_us = 0  # when a delivery last changed
@@ -370,50 +368,6 @@ class Shard:
         """Whether nothing is under way, and the collector has everything."""
         return not any(self.core.in_flight) and not self.journal.outbox(0, 1)
 
-    # --- channels ----------------------------------------------------------------------------------------------
-
-    def pause(self, channel: str, moment: Now) -> dict[str, Any]:
-        """Start nothing on a channel until ``resume``, over restarts as well. Raises ``RequestError``."""
-        number = self._number_of(channel)
-        self.core.paused.pop(number, None)  # what it has paused itself is the operator's from now on
-        self.core.pause(number, Pause("operator", moment.wall_us // 1000))
-        self._keep_paused()
-        return {"state": "paused"}
-
-    def resume(self, channel: str) -> dict[str, Any]:
-        """Raises ``RequestError``."""
-        number = self._number_of(channel)
-        self.core.resume(number)
-        if self.courier and channel in _real(self.settings):
-            self.courier.resume(channel)
-        self._keep_paused()
-        return {"state": "running"}
-
-    def _number_of(self, channel: str) -> int:
-        known = ["inapp", *self.settings.channels]
-        if channel not in known:
-            raise RequestError("unknown_channel", unknown("channel", channel, known), "channel")
-        return self.core.channel_names.index(channel)
-
-    def _keep_paused(self) -> None:
-        self.state.paused = {
-            self.core.channel_names[number]: pause.since_ms
-            for number, pause in self.core.paused.items()
-            if pause.reason == "operator"
-        }
-        self.journal.begin()
-
-    def _state_of(self, number: int) -> dict[str, Any]:
-        """Whether a channel is configured, or paused and why, and how its providers are."""
-        name, pause = self.core.channel_names[number], self.core.paused.get(number)
-        real = self.courier and name in _real(self.settings)
-        return {
-            "configured": self.core.people.is_configured(number),
-            **({"paused": pause._asdict()} if pause else {}),
-            **({"providers": self.courier.describe(name)} if self.courier and real else {}),
-            **({"waiting_for_endpoints": gates.waiting} if (gates := self.core.gates.get(number)) is not None else {}),
-        }
-
     # --- stats -------------------------------------------------------------------------------------------------
 
     def stats(self, moment: Now) -> dict[str, Any]:
@@ -430,7 +384,7 @@ class Shard:
                 "in_flight": core.in_flight[number],
                 "retrying": len(core.retrying[number]),
                 "deferred": sum(core.deferrals.counts[4 * number + priority] for priority in range(4)),
-                "state": self._state_of(number),
+                "state": self.pauses.describe(number),
                 "latency": {
                     "buckets": core.latencies[number].buckets(),
                     "max_us": core.latencies[number].max_us,

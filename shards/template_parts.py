@@ -25,7 +25,8 @@ LAYOUTS = "layouts"
 SOURCE_BYTES_MAX = 256 * 2**10  # of one part
 NAME_MAX = 100
 PLANS_MAX = 1_000  # of a template: channels and locales are whatever users have
-REASON_MAX = 300
+REASON_MAX = 200
+SHOWN = 80  # characters of a name
 LOCALE_WORDS_MAX = 5
 
 # What a channel is given if the template has it; of another channel, all that the defaults have.
@@ -48,22 +49,25 @@ KEY = re.compile(
 
 
 class TemplateError(Exception):
-    """A template is wrong, or cannot be rendered with what it is given. The message says all of it."""
+    """A template is wrong, or cannot be rendered with what it is given. The message says all of it.
 
-    def __init__(self, template: str, part: str, line: int | None, reason: str) -> None:
+    ``part`` is None where it is not about one of them.
+    """
+
+    def __init__(self, template: str, part: str | None, line: int | None, reason: str) -> None:
         self.template = template
         self.part = part
         self.line = line
         self.reason = " ".join(reason.split())[:REASON_MAX]
-        place = f", {part}" * bool(part) + f", line {line}" * (line is not None)
-        super().__init__(f"template {template!r}{place}: {self.reason}")
+        place = ("" if part is None else f", {part[:SHOWN]}") + ("" if line is None else f", line {line}")
+        super().__init__(f"template {template[:SHOWN]!r}{place}: {self.reason}")
 
 
 class UnknownTemplateError(TemplateError):
     """There is no template of this name; the message names the nearest."""
 
     def __init__(self, template: str, known: Iterable[str]) -> None:
-        super().__init__(template, "", None, unknown("template", template, known))
+        super().__init__(template, None, None, unknown("template", template, known))
 
     def __str__(self) -> str:
         return self.reason
@@ -118,9 +122,9 @@ def locale_chain(locale: str | None) -> list[str]:
 
 def check_name(name: str, parts: Mapping[str, str]) -> None:
     if not NAME.fullmatch(name) or len(name) > NAME_MAX:
-        raise TemplateError(name, "", None, f"a name has 1 to {NAME_MAX} letters, digits, '.', '_' and '-'")
+        raise TemplateError(name, None, None, f"a name has 1 to {NAME_MAX} letters, digits, '.', '_' and '-'")
     if not parts:
-        raise TemplateError(name, "", None, "it has no parts")
+        raise TemplateError(name, None, None, "it has no parts")
 
 
 def check_key(name: str, key: str, source: str) -> None:

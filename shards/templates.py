@@ -87,7 +87,7 @@ class TemplateEngine:
             return {}
         parts = self.render(name, channel, locale, variables_of(said, user_id, priority, locale))
         if not parts and channel not in WITHOUT_TEXT and not _has_words(said):
-            raise TemplateError(name, "", None, f"it has no part for {channel}; add {channel}.text, or text for all")
+            raise TemplateError(name, None, None, f"it has no part for {channel}; add {channel}.text, or text for all")
         return parts
 
     def keys(self, name: str, channel: str, locale: str | None) -> Mapping[str, str]:

@@ -318,9 +318,9 @@ class Worker:
                 case "backup.end":
                     return Reply(query.query, number, {"shard": number, **shard.hold.end(request.id or "")})
                 case "channel.pause":
-                    return Reply(query.query, number, shard.pause(request.channel or "", moment))
+                    return Reply(query.query, number, shard.pauses.pause(request.channel or "", moment))
                 case "channel.resume":
-                    return Reply(query.query, number, shard.resume(request.channel or ""))
+                    return Reply(query.query, number, shard.pauses.resume(request.channel or ""))
             return Reply(query.query, number, shard.operations.answer(request, moment))
         except RequestError as error:
             return Reply(query.query, number, error=error.error)

@@ -33,7 +33,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
-from shards.answers import Answers, ErrorClass
+from shards.answers import ERROR_CLASSES, Answers, ErrorClass
 from shards.contacts import Contacts
 
 
@@ -88,7 +88,7 @@ class SendError(Exception):
     ``retry_after_s`` is what the service asked for. ``bad`` are the contacts (an address, number, token or URL, as the
     user's document has them) that will never work again; with the class ``bad_address`` and none named, it is the
     user's only one on this channel. The message is for a person and has no secret in it. ``reason`` is for the
-    dispatcher itself.
+    dispatcher itself. ``ValueError`` is for a class that there is none of.
     """
 
     def __init__(
@@ -101,6 +101,8 @@ class SendError(Exception):
         reason: str = "",
     ) -> None:
         super().__init__(message)
+        if error_class not in ERROR_CLASSES:
+            raise ValueError(f"{error_class!r} is no class of errors; there are {', '.join(ERROR_CLASSES)}")
         self.error_class = error_class
         self.message = message
         self.retry_after_s = retry_after_s

@@ -15,9 +15,11 @@ import ssl
 import time
 import zlib
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from email.utils import parsedate_to_datetime
+from threading import Thread
 from typing import NamedTuple
+from weakref import WeakSet
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -30,6 +32,7 @@ ANSWER_BYTES = 20_000
 CONNECT_S = 5.0  # at most, of the whole time
 SHARE = 0.95  # of the channel's timeout: whoever knows how far it had got is to be first to say so
 IDLE_S = 4.0  # many servers close an idle connection after five seconds, and what is sent then is lost
+IDLE_MAX = 256  # connections kept open for what may come, of which there is one per endpoint and more
 LOOKUPS_MAX = 32  # at once: a name whose server hangs has its thread for many seconds
 QUOTED = 300  # characters
 RETRY_AFTER_MAX_S = 86_400.0
@@ -97,7 +100,8 @@ class HttpClient:
         self._guard = guard
         self._answer_bytes = answer_bytes
         self._total_s = context.timeout_s * SHARE
-        self._resolver = _Resolver(guard)
+        self._sockets: WeakSet[socket.socket] = WeakSet()  # that are open
+        self._sockets_max = context.concurrency + IDLE_MAX
         trusted = ssl.create_default_context()
         if ca_file:
             trusted.load_verify_locations(ca_file)
@@ -106,7 +110,7 @@ class HttpClient:
             connector=aiohttp.TCPConnector(
                 limit=context.concurrency,
                 ssl=trusted,
-                resolver=self._resolver,
+                resolver=_Resolver(guard),
                 socket_factory=self._socket,
                 keepalive_timeout=IDLE_S,
             ),
@@ -123,6 +127,8 @@ class HttpClient:
         """The answer, whatever its status. Raises ``SendError`` if there is none."""
         if self._trace:
             self._tell(">", f"{method} {url}", headers or {})
+        if len(self._sockets) >= self._sockets_max:
+            headers = {**(headers or {}), "Connection": "close"}
         status, text = 0, bytearray()
         answered: Mapping[str, str] = {}
         try:
@@ -143,7 +149,6 @@ class HttpClient:
 
     async def close(self) -> None:
         await self._session.close()
-        await self._resolver.close()
 
     async def _read(self, content: aiohttp.StreamReader, text: bytearray) -> None:
         while (room := self._answer_bytes - len(text)) > 0 and (chunk := await content.read(room)):
@@ -156,7 +161,9 @@ class HttpClient:
             self._guard.check(address[0], [address[0]], address[1])
         if self._trace:
             self._trace(f"connecting to {address[0]}, port {address[1]}")
-        return socket.socket(family, kind, protocol)
+        made = socket.socket(family, kind, protocol)
+        self._sockets.add(made)
+        return made
 
     def _error(self, error: Exception, url: str) -> SendError:
         """The first that fits; aiohttp's errors are a tree."""
@@ -187,22 +194,33 @@ class HttpClient:
 
 
 class _Resolver(AbstractResolver):
-    """Asks the system, in threads that only wait for it, and gives what the guard allows."""
+    """Asks the system, and gives what the guard allows. No process waits for its threads: a server may hold them."""
 
     def __init__(self, guard: Guard | None) -> None:
         self._guard = guard
-        self._threads = ThreadPoolExecutor(LOOKUPS_MAX, "resolver")
+        self._room = asyncio.Semaphore(LOOKUPS_MAX)
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        found = await asyncio.get_running_loop().run_in_executor(self._threads, _look_up, host, port, family)
+        future: Future[list[ResolveResult]] = Future()
+        async with self._room:
+            Thread(target=_look_up_for, args=(future, host, port, family), name="resolver", daemon=True).start()
+            found = await asyncio.wrap_future(future)
         if self._guard:
             self._guard.check(host, [result["host"] for result in found], port)
         return found
 
     async def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """There is nothing to be closed."""
+
+
+def _look_up_for(future: Future[list[ResolveResult]], host: str, port: int, family: int) -> None:
+    future.set_running_or_notify_cancel()
+    try:
+        future.set_result(_look_up(host, port, family))
+    except (OSError, ValueError) as error:
+        future.set_exception(error)
 
 
 def _reason(error: OSError) -> str:
@@ -211,7 +229,7 @@ def _reason(error: OSError) -> str:
 
 
 def _look_up(host: str, port: int, family: int) -> list[ResolveResult]:
-    """Raises ``OSError``."""
+    """Raises ``OSError``, and ``ValueError`` for what no name can be."""
     found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
     return [
         ResolveResult(hostname=host, host=str(address[0]), port=port, family=kind, proto=protocol, flags=0)

@@ -26,7 +26,7 @@ class Reply(NamedTuple):
 
     @property
     def is_refusal(self) -> bool:
-        return self.code >= 400
+        return 400 <= self.code < 600
 
 
 class RefusedError(Exception):
@@ -67,7 +67,7 @@ class Conversation(asyncio.Protocol):
         self._lost = ""
         self._sent = False
         self._dirty = False  # the server has heard of a mail that came to nothing
-        transport.set_write_buffer_limits(high=0)
+        transport.set_write_buffer_limits(high=1, low=0)  # under TLS, 0 is never below it
         transport.set_protocol(self)
 
     # --- what one asks of it -----------------------------------------------------------------------------------
@@ -132,7 +132,8 @@ class Conversation(asyncio.Protocol):
             raise LostError(replies[0].text if replies else self._lost, stale=True)
         for command, reply in zip(commands, replies, strict=False):
             if reply.is_refusal:
-                await self._take_back(replies, len(commands))
+                if len(replies) == len(commands) and not replies[-1].is_refusal:
+                    await self._take_back(command)
                 raise RefusedError(command[:4], reply)
             if reply.code // 100 != (3 if command == "DATA" else 2):
                 raise LostError(f"the server answered {command[:4]} with {reply.code}, which makes no sense")
@@ -152,10 +153,10 @@ class Conversation(asyncio.Protocol):
                 break
         return replies
 
-    async def _take_back(self, replies: Sequence[Reply], asked: int) -> None:
-        """Where DATA is agreed to although there is no recipient, a mail without content ends it (RFC 2920, 3.1)."""
-        if len(replies) == asked and not replies[-1].is_refusal and not await self._exchange(b".\r\n", 1):
-            self.abort("closed by the server")
+    async def _take_back(self, refused: str) -> None:
+        """DATA was agreed to all the same: a mail without content and recipient ends it (RFC 2920, 3.1)."""
+        if not refused.startswith("RCPT") or not await self._exchange(b".\r\n", 1):
+            self.abort("agreed to what was refused")  # and there may be a recipient
 
     async def _send_content(self, content: bytes) -> Reply:
         stuffed = content.replace(b"\r\n.", b"\r\n..") + (b".\r\n" if content.endswith(b"\r\n") else b"\r\n.\r\n")

@@ -97,9 +97,10 @@ class Server:
         if isinstance(error, TimeoutError):
             return SendError("transient", f"{self.name} did not answer in time, at {step}")
         if isinstance(error, SMTPResponseException):
-            if error.code < 400:  # it is none of SMTP
-                return SendError("transient", worded(f"{self.name} does not speak SMTP at {step}: {error.message}"))
-            return refusal(self._answers, self.name, step, Reply(error.code, " ".join(error.message.split())))
+            reply = Reply(error.code, " ".join(error.message.split()))
+            if not reply.is_refusal:
+                return SendError("transient", worded(f"{self.name} does not speak SMTP, at {step}: {error.message}"))
+            return refusal(self._answers, self.name, step, reply)
         if isinstance(cause, ssl.SSLCertVerificationError):
             return SendError(
                 "misconfigured",

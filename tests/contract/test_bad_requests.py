@@ -28,6 +28,10 @@ VALID: dict[str, dict[str, Any]] = {
     "dead.list": {},
     "dead.replay": {"id": "x"},
     "dead.purge": {"id": "x"},
+    "template.list": {},
+    "template.put": {"name": "t", "parts": {"text": "x"}},
+    "channel.pause": {"channel": "email"},
+    "channel.resume": {"channel": "email"},
     "config.reload": {},
     "backup.begin": {"id": "x"},
     "backup.end": {"id": "x"},
@@ -44,6 +48,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "state": (5, "", "new", "READ", "x" * 100_000),
     "user": (5, "x", [], True),
     "notification": (5, "x", [], True),
+    "parts": (5, "x", [], True, {"text": 5}, {"text": None}, {"text": {}}),
     "notifications": (),
     **dict.fromkeys(
         ("id", "user_id", "idempotency_key", "channel", "category", "reason", "error_class", "name", "topic"), NO_TEXT
@@ -77,6 +82,9 @@ def wrong_requests() -> Iterator[tuple[dict[str, Any], str, str]]:
         yield {"op": "submit", "notifications": no_list}, "bad_request", "notifications"
     yield {"op": "inbox.mark", "user_id": "u", "ids": ["x"] * 1_001, "state": "read"}, "too_many", "ids"
     yield {"op": "user.put", "user_id": "u", "user": {"locale": "x" * 70_000}}, "too_large", "user"
+    for name in ("", "x" * 100_000, "\0"):
+        yield {"op": "template.put", "name": name, "parts": {"text": "x"}}, "bad_value", "name"
+        yield {"op": "template.put", "name": "t", "parts": {name: "x"}}, "bad_value", f"parts.{name}"[:200]
     for levels in (33, 500):
         yield {"op": "user.put", "user_id": "u", "user": {"a": nested(levels)}}, "too_deep", "user"
     for user, code, field in (

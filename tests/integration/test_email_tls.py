@@ -43,7 +43,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(ca, file)
 
 
-def send(port: int, lines: list[str] | None = None, **settings: Any) -> None:
+def send(port: int, lines: list[str] | None = None, text: str = "It comes tomorrow.", **settings: Any) -> None:
     given = {"host": "127.0.0.1", "port": port, "sender": "Shop <no-reply@shop.example>", **settings}
 
     async def work() -> None:
@@ -51,7 +51,7 @@ def send(port: int, lines: list[str] | None = None, **settings: Any) -> None:
         channel = EmailChannel(EmailChannel.Settings(**given), Context("email", 30.0, trace=trace))
         try:
             for _ in range(2):
-                await channel.send(mail_to())
+                await channel.send(mail_to(text=text))
         finally:
             await channel.close()
 
@@ -90,6 +90,14 @@ def test_mails_are_encrypted_and_the_password_is_right(
         base64.b64encode(f"\0{NAME}\0{PASSWORD}".encode()).decode(),
     ):
         assert secret not in said
+
+
+@pytest.mark.parametrize("tls", ["starttls", "tls"])
+def test_a_great_mail_arrives_whole(authority: Authority, tls: Tls) -> None:
+    text = ".\n..\n.dots\n" + "a line of text\n" * 50_000
+    with MailServer(authority.context("127.0.0.1"), implicit=tls == "tls") as server:
+        send(server.port, text=text, tls=tls, ca_file=str(authority.file))
+        assert [mail.get_content() for mail in server.mails] == [text.replace("\n", "\r\n")] * 2
 
 
 @pytest.mark.parametrize("tls", ["starttls", "tls"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import gzip
 import os
@@ -153,6 +154,25 @@ def test_endpoints_that_hang_are_not_in_the_way_of_others(endpoint: Endpoint) ->
     asyncio.run(work())
 
 
+def test_connections_that_are_kept_are_bounded(endpoint: Endpoint) -> None:
+    async def work(others: list[Endpoint]) -> None:
+        client = HttpClient("http", Context(concurrency=1))
+        for other in [*others, endpoint]:
+            await client.request("POST", other.url)
+        await client.close()
+
+    with (
+        contextlib.ExitStack() as stack,
+        mock.patch("shards.channels.http.IDLE_MAX", 3),
+        mock.patch("shards.channels.http.IDLE_S", TEST_S),
+    ):
+        others = [stack.enter_context(Endpoint()) for _ in range(6)]
+        asyncio.run(work(others))
+    asked = [other.requests[0].headers.get("connection") for other in [*others, endpoint]]
+    assert asked[:4] == [None] * 4
+    assert asked[4] == asked[-1] == "close"
+
+
 # --- no connection ----------------------------------------------------------------------------------------------
 
 
@@ -185,8 +205,41 @@ def test_a_connection_that_is_not_made_is_transient() -> None:
     assert "no connection in time" in error.message
 
 
+def test_a_name_server_that_hangs_holds_up_neither_others_nor_the_end(endpoint: Endpoint) -> None:
+    real, answering = socket.getaddrinfo, threading.Event()
+
+    def getaddrinfo(host: Any, *rest: Any, **more: Any) -> Any:
+        if host == "slow.test":
+            answering.wait(TEST_S)
+        return real("127.0.0.1", *rest, **more)
+
+    async def work() -> None:
+        client = HttpClient("http", Context(timeout_s=2.0))
+        slow = asyncio.create_task(client.request("POST", f"http://slow.test:{endpoint.port}/"))
+        assert (await client.request("POST", f"http://fast.test:{endpoint.port}/")).ok
+        with pytest.raises(SendError, match="no connection in time") as caught:
+            await slow
+        assert caught.value.error_class == "transient"
+        await client.close()
+
+    with mock.patch.object(socket, "getaddrinfo", getaddrinfo):
+        asyncio.run(work())
+        (waiting,) = (thread for thread in threading.enumerate() if thread.name == "resolver")
+        assert waiting.daemon  # so that no process waits for it
+        answering.set()
+        waiting.join()
+
+
 @pytest.mark.parametrize(
-    "url", ["ftp://127.0.0.1/", "http://", "http://127.0.0.1:99999/", "http://[::1/", "file:///etc/"]
+    "url",
+    [
+        "ftp://127.0.0.1/",
+        "http://",
+        "http://127.0.0.1:99999/",
+        "http://[::1/",
+        "file:///etc/",
+        f"http://{'a' * 64}.test/",
+    ],
 )
 def test_what_is_no_url_of_http_is_permanent(url: str) -> None:
     assert error_of(url).error_class == "permanent"

@@ -24,7 +24,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"(?ms)^```{language}\n(.*?)^```$", README)
+    return [text for of, text in re.findall(r"(?ms)^```(\w*)\n(.*?)^```$", README) if of == language]
 
 
 @pytest.fixture(scope="module")
@@ -48,19 +48,27 @@ def test_the_python_example(dispatcher: RunningDispatcher) -> None:
 def test_the_shell_lines(dispatcher: RunningDispatcher) -> None:
     lines = [shlex.split(line, comments=True) for block in blocks("sh") for line in block.splitlines()]
     commands = [words[1:] for words in lines if words[0] == "dispatcher"]
-    assert [words[0] for words in commands] == ["send", "status", "stats"]
+    assert [words[0] for words in commands] == ["send", "status", "stats", "config", "channel", "user"]
     id = ""
     for words in commands:
+        if words[0] in {"config", "channel"}:  # their file is tested below
+            continue
         args = [id if re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]{16}-\w+-\w+", word) else word for word in words]
         ended = CliRunner().invoke(main, [*args, "--submit", dispatcher.submit])
         assert ended.exit_code == 0, ended.output
         id = id or ended.stdout.strip()
 
 
-def test_the_configuration(tmp_path: Path) -> None:
+def test_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text, _ = blocks("toml")
-    (tmp_path / "mine.toml").write_text(text)
-    assert load(tmp_path / "mine.toml", {}, {}).channels["email"].providers[0].options["failure_rate"] == 0.1
+    secret = tmp_path / "smtp"
+    secret.write_text("a password")
+    secret.chmod(0o600)
+    for name in re.findall(r"env:(\w+)", text):
+        monkeypatch.setenv(name, "a secret")
+    (tmp_path / "mine.toml").write_text(text.replace("/etc/dispatcher/smtp", str(secret)))
+    channels = load(tmp_path / "mine.toml", {}, {}).channels
+    assert [len(channels[name].providers) for name in ("email", "webhook", "sms")] == [1, 1, 2]
 
 
 def test_the_explanation() -> None:

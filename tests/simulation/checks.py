@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from shards import ledger, releasing
-from shards.attempts import SLOWED
 from shards.changes import Now, decode_notes
 from shards.core import Core
+from shards.ending import SLOWED
 from shards.frames import Entry, Run
 from shards.inbox import PLACE_SHIFT, Inbox
 from shards.shard import Shard

@@ -90,3 +90,14 @@ class Batched(Scripted):
             except SendError as error:
                 answers.append(error)
         return answers
+
+
+class Odd(Scripted):
+    """Says "yes" where it has taken something, and does not know whom it can reach."""
+
+    async def send(self, delivery: Delivery) -> Sent:
+        await super().send(delivery)
+        return "yes"  # type: ignore[return-value]  # which plug-ins may do all the same
+
+    def supports_recipient(self, recipient: Recipient) -> bool:
+        return self.settings.only == "" or {"bob": True}[recipient.user_id]

@@ -18,6 +18,7 @@ ANSWERS = {"MAIL": "250 2.1.0 Ok", "RCPT": "250 2.1.5 Ok", "RSET": "250 2.0.0 Ok
 REFUSED = "503 5.5.1 Out of order"
 DROP = "drop"  # closes the connection, without an answer
 HANG = "hang"  # says nothing any more
+DRIP = "drip"  # an answer that never ends, a byte at a time
 GARBAGE = "garbage"  # a line without an end
 
 
@@ -152,6 +153,10 @@ class ScriptedServer:
             raise ConnectionError
         if answer == HANG:
             self._stopping.wait()
+            raise ConnectionError
+        if answer == DRIP:
+            while not self._stopping.wait(0.01):
+                handler.wfile.write(b"2")
             raise ConnectionError
         if answer == GARBAGE:
             while not self._stopping.is_set():

@@ -309,7 +309,7 @@ def test_refused_credentials_pause_the_channel_and_burn_no_attempt(world: Make) 
     pause = one.core.paused[one.core.channel_names.index("email")]
     assert (pause.reason, pause.message) == ("misconfigured", "no")
     works(one)
-    one.shard.resume("email")
+    one.shard.pauses.resume("email")
     one.run()
     assert (one.outcome("first"), one.outcome("second")) == ("delivered", "delivered")
     assert one.status("first")["email"]["attempts"] == 1
@@ -335,7 +335,7 @@ def test_a_restart_or_another_configuration_tries_refused_credentials_again(worl
 def test_what_an_operator_pauses_stays_so(world: Make) -> None:
     one = world()
     one.user(contacts={"email": "ann@example.org"})
-    one.shard.pause("email", one.now)
+    one.shard.pauses.pause("email", one.now)
     one.turn()
     one.submit(said("k"), said("inbox", "inapp"))
     one.restart()
@@ -344,7 +344,7 @@ def test_what_an_operator_pauses_stays_so(world: Make) -> None:
     assert (one.outcome("k"), one.outcome("inbox")) == ("pending:channel_paused", "delivered")
     assert one.ask("cancel", user_id="ann", idempotency_key="k")["cancelled"] == 1
     one.submit(said("next"))
-    one.shard.resume("email")
+    one.shard.pauses.resume("email")
     one.run()
     assert (one.outcome("k"), one.outcome("next")) == ("cancelled:cancelled", "delivered")
     one.restart()
@@ -354,10 +354,10 @@ def test_what_an_operator_pauses_stays_so(world: Make) -> None:
 
 def test_the_inbox_can_be_paused_too(world: Make) -> None:
     one = world()
-    one.shard.pause("inapp", one.now)
+    one.shard.pauses.pause("inapp", one.now)
     one.submit(said("k", "inapp"))
     assert one.inbox() == []
-    one.shard.resume("inapp")
+    one.shard.pauses.resume("inapp")
     one.run()
     assert [item["title"] for item in one.inbox()] == ["hello"]
 

@@ -202,3 +202,19 @@ def test_closing_is_idempotent() -> None:
 
     asyncio.run(twice())
     assert Scripted.closed == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("provider", "says"),
+    [
+        (one("a", kind="Odd"), "TypeError: send returned str; it is to return Sent or None, and to raise SendError"),
+        (one("a", kind="Odd", only="bob"), "KeyError: 'ann'"),
+        (one("a", "temporary"), "ValueError: 'temporary' is no class of errors; there are transient, throttled, "),
+    ],
+)
+def test_a_plug_in_that_does_not_keep_to_the_protocol_is_told_so(provider: ProviderSettings, says: str) -> None:
+    providers, _ = of(provider)
+    (outcome,) = run(providers.send(DELIVERY))
+    assert isinstance(outcome, SendError)
+    assert outcome.error_class == "transient"
+    assert outcome.message.startswith(says)

@@ -184,7 +184,7 @@ def test_lost_timers_are_made_again(old: World, tmp_path: Path) -> None:
 
 def test_what_an_operator_has_paused_stays_so_in_every_shard(old: World, tmp_path: Path) -> None:
     since_ms = old.now_us // 1000
-    old.shard.pause("email", old.now)
+    old.shard.pauses.pause("email", old.now)
     old.advance(60)
     new = rebuilt(tmp_path, [old], 3)
     assert [world.shard.stats(world.now)["channels"]["email"]["state"]["paused"]["since_ms"] for world in new] == [

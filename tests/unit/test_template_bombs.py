@@ -62,6 +62,18 @@ BOMBS = {
     "much text, gathered": "{% set y %}{% for a in range(99999) %}" + "a" * 200_000 + "{% endfor %}{% endset %}",
     "much written, gathered": "{% set y %}{% for a in range(99999) %}{{ x }}{% endfor %}{% endset %}",
     "searched": "{% for a in range(99999) %}{% if 'yy' in x %}{% endif %}{% endfor %}",
+    "searched by a test": "{% for a in range(99999) %}{{ 'yy' is in x }}{% endfor %}",
+    "searched by a filter": "{{ range(99999)|map('string')|select('in', x)|list }}",
+    "searched by a method": "{% for a in range(99999) %}{{ x.find('yy') }}{% endfor %}",
+    "a large number": "{{ 0x" + "f" * 200_000 + " // 3 }}",
+    "a large number of digits": "{{ ('1' * 1000000)|int(base=2) }}",
+    "arguments of arguments": "{% macro m() %}{{ m(varargs, varargs) }}{% endmacro %}{{ m(1) }}",
+    "arguments, as text": "{% macro m(n) %}{% if n %}{{ m(n - 1, varargs, varargs) }}{% else %}{{ varargs ~ 1 }}"
+    "{% endif %}{% endmacro %}{{ m(60) }}",
+    "looked up": grown("(1,)", "(ns.s, ns.s) if i < 16 else ns.s")
+    + "{% for a in range(99999) %}{{ {}[ns.s]|default('') }}{% endfor %}",
+    "recursive, over nothing": "{% for a in [1] recursive %}{% for b in range(99999) %}"
+    "{% if loop.first %}{% endif %}{% endfor %}{{ loop([1]) }}{% endfor %}",
     "cut": "{% for a in range(99999) %}{% set y = x[1:] %}{% endfor %}",
     "compared": "{% set y = x ~ 'y' %}{% set z = x ~ 'z' %}{% for a in range(99999) %}{% set r = y == z %}{% endfor %}",
     "replaced": "{{ x.replace('<', x) }}",

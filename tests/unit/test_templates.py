@@ -138,6 +138,8 @@ def test_a_key_of_the_payload_comes_before_a_method() -> None:
         ("{{ [3, 1, 2]|sort|map('string')|join }} {{ 'abc'[1:] }} {{ missing|default('-') }}", "123 bc -"),
         ("{% for a in [1, 2, 3] if a != 2 %}{{ loop.index }}/{{ loop.length }}:{{ a }} {% endfor %}", "1/2:1 2/2:3 "),
         ("{% set x %}a{{ 1 }}{% endset %}{{ x|upper }}{{ 2 ** 10 }}{{ 'ab' * 2 }}", "A11024abab"),
+        ("{{ missing|default(20000) }} {{ [{'p': 1}, {'p': 9}]|rejectattr('p', 'gt', 50000)|list|length }}", "20000 2"),
+        ("{{ 3 in [1, 3] }} {{ 1 < 2 < 3 }} {{ 7 // 2 }} {{ -1.5 + 2 }} {{ 'b' is in 'abc' }}", "True True 3 0.5 True"),
         ("{% call(n) twice() %}{{ n }}{% endcall %}{% macro unused() %}{% endmacro %}", "12"),
     ],
 )  # fmt: skip
