@@ -57,6 +57,10 @@ class Courier:
 
     # --- the shard's side ----------------------------------------------------------------------------------------
 
+    def sender(self, channel: str, pack: Callable[[Entry], Parcel]) -> AsyncSender:
+        """A channel, to the shard; ``pack`` makes a parcel of a delivery."""
+        return AsyncSender(channel, self, pack)
+
     def fileno(self) -> int:
         """Readable when something has ended."""
         return self._event
