@@ -11,9 +11,12 @@ import pytest
 
 from shards import courier as module
 from shards.channels.base import Recipient, SendError, Sent
-from shards.courier import Courier
+from shards.contacts import Contacts
+from shards.courier import AsyncSender, Courier
+from shards.frames import one
 from shards.parcel import Parcel
 from shards.providers import Outcome
+from shards.sending import Advice
 from shards.settings import ChannelSettings, ProviderSettings
 from shards.wire import Notification
 from tests.support.scripted import Scripted, Stuck
@@ -37,14 +40,14 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     monkeypatch.setattr(module, "CLOSE_S", 0.1)
     made: list[Courier] = []
 
-    def courier(kind: str, **more: Any) -> Courier:
+    def courier(kind: str, channel: str = "pager", **more: Any) -> Courier:
         provider = ProviderSettings("", f"tests.support.scripted:{kind}", {"label": "a", **more})
-        made.append(Courier({"pager": ChannelSettings((provider,))}, {}, render))
+        made.append(Courier({channel: ChannelSettings((provider,))}, {}, render))
         return made[-1]
 
     yield courier
-    for one in made:
-        one.close()
+    for courier_made in made:
+        courier_made.close()
 
 
 def ended(courier: Courier, count: int = 1) -> list[Outcome]:
@@ -66,6 +69,16 @@ def test_an_attempt_ends_whatever_goes_wrong_before_it(start: Start, kind: str) 
     assert isinstance(failed, SendError)
     assert (failed.error_class, failed.message) == ("transient", "KeyError: 'a bug'")
     assert sent == Sent("taken")
+
+
+def test_a_contact_that_is_bad_is_the_one_that_was_tried(start: Start) -> None:
+    courier = start("Scripted", channel="email", answers=["bad_address"])
+    tried = Recipient("u", Contacts(email="ann@example.org"))
+    sender = AsyncSender("email", courier, lambda _: parcel()._replace(recipient=tried))
+    sender.start([one(entry(1))], 0.0)
+    wait_until(lambda: sender.next_due() is not None)
+    ((_, error_class, _, advice),) = sender.collect(0.0).failed
+    assert (error_class, advice) == ("bad_address", Advice(bad=("ann@example.org",)))
 
 
 def test_a_thread_that_is_held_up_keeps_what_it_writes_to(start: Start) -> None:
