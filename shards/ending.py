@@ -69,15 +69,12 @@ class Ending(Releasing):
         self.in_flight[channel] -= len(failures)
         counters = self.counters.channels[channel]
         policy, heap, gates = self.policies[channel], self.retrying[channel], self.gates.get(channel)
+        refused: list[tuple[Entry, str]] = []
         for entry, error_class, text, advice in failures:
             frame, slot, *_ = entry
             message = text[:ERROR_TEXT_MAX]
             if error_class == "misconfigured":  # which is not the delivery's fault, and burns no attempt
-                self.pause(channel, Pause("misconfigured", now.wall_us // 1000, message))
-                self._put_back(channel, entry, now)
-                if ledger.outcome_of(frame.slots[slot]) in ledger.OPEN:
-                    frame.notes[slot] = (frame.notes.get(slot, NO_NOTE)[0], error_class, message)
-                    self._log(frame, slot)
+                refused.append((entry, message))
                 continue
             counters.attempts += 1
             counters.failed_attempts += 1
@@ -118,11 +115,21 @@ class Ending(Releasing):
                     self._exhausted(channel, entry, message, now)
                 reason = (advice and advice.reason) or _reason_of(error_class, held)
                 self._give_up(entry, reason, error_class, message, attempts, now)
+        for entry, message in sorted(refused, key=_age):
+            self._refuse(channel, entry, message, now)
+
+    def _refuse(self, channel: int, entry: Entry, message: str, now: Now) -> None:
+        frame, slot, *_ = entry
+        self.pause(channel, Pause("misconfigured", now.wall_us // 1000, message))
+        self._put_back(channel, entry, now)
+        if ledger.outcome_of(frame.slots[slot]) in ledger.OPEN:
+            frame.notes[slot] = (frame.notes.get(slot, NO_NOTE)[0], "misconfigured", message)
+            self._log(frame, slot)
 
     def disown(self, channel: int, entry: Entry, bad: Sequence[str], message: str, now: Now) -> None:
-        """Contacts that will never work again; none named are all that the user has on the channel."""
+        """Contacts that will never work again."""
         user, name = entry[3], self.channel_names[channel]
-        for contact in bad or contacts_on(name, self.people.recipient(user).contacts):
+        for contact in bad:
             self.health.kill((user.user_id, name, contact), now.wall_us // 1000, message)
             self.alerts.append({"event": "a contact is not used again", "user": f"{user.hash:016x}", "channel": name})
         self.people.forget(user.user_id)
@@ -143,7 +150,7 @@ class Ending(Releasing):
     def hold(self, channel: int, held: Sequence[tuple[Entry, float]], now: Now) -> None:
         """What could not be attempted, as no provider may be asked before an instant: the channel waits for it."""
         self.in_flight[channel] -= len(held)
-        for entry, until in sorted(held, key=lambda one: (one[0][0].seq, one[0][1]), reverse=True):
+        for entry, until in sorted(held, key=_age):
             self._put_back(channel, entry, now)
             self.holds[channel] = max(until, self.holds.get(channel, 0.0))
 
@@ -206,6 +213,12 @@ class Ending(Releasing):
         self.dead_letters.bury(entry, self.said(entry), reason, error_class, message, attempts, now)
         self._log(frame, slot)
         self._end_digest(frame, slot)
+
+
+def _age(ended: tuple[Entry, object]) -> tuple[int, int]:
+    """The newest first: each goes before the others, back to the head of its lane."""
+    frame, slot, *_ = ended[0]
+    return -frame.seq, -slot
 
 
 def _reason_of(error_class: str, held: bool) -> str:

@@ -77,6 +77,7 @@ class Shard:
         self._refused = refused
         path = Path(settings.path)
         names = settings.channel_names()
+        self.courier: Courier | None = None
         self.journal = journal = SqliteJournal(path, settings.shard, settings.shards, settings.durability, names)
         try:
             self.quarantined = quarantine.cases(settings.shard, settings.shards)

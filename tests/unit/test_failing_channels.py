@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from shards.answers import ErrorClass
 from shards.retry import WEBHOOK_RETRY, RetryPolicy
 from shards.sending import Advice
 from shards.settings import ChannelSettings, Idempotency, ProviderSettings, Retention
@@ -53,7 +54,7 @@ def hook(one: World, user_id: str = "ann", url: str = "https://example.org/hook"
     one.user(user_id, contacts={"webhook": {"url": url}})
 
 
-def answers(one: World, error_class: str, channel: str = "email", advice: Advice | None = None) -> None:
+def answers(one: World, error_class: ErrorClass, channel: str = "email", advice: Advice | None = None) -> None:
     one.failing, one.error, one.advice = {channel}, error_class, advice
 
 
@@ -312,6 +313,8 @@ def test_refused_credentials_pause_the_channel_and_burn_no_attempt(world: Make) 
     one.shard.pauses.resume("email")
     one.run()
     assert (one.outcome("first"), one.outcome("second")) == ("delivered", "delivered")
+    order = [sent.said.idempotency_key for sent in one.sent if sent.channel == "email"]
+    assert order == ["first", "second"] * 2, "O: as they were accepted"
     assert one.status("first")["email"]["attempts"] == 1
     assert one.conserved
 
