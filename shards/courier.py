@@ -28,6 +28,7 @@ from shards.settings import ChannelSettings
 log = logs.logger()
 
 BATCH_MAX = 500  # deliveries of one ``send_many``
+TELL_EVERY_S = 0.004  # a turn of the shard has its price: under load it is made for several results
 CLOSE_S = 2.0  # for connections to end in order
 CRASHED = 70  # the process's exit code where the thread itself fails
 
@@ -48,11 +49,18 @@ class Courier:
         self._loop = asyncio.new_event_loop()
         self._providers: dict[str, Providers] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_telling = False  # it will be told soon that something has ended
+        self._is_told = False
+        self._told_at = 0.0
         self._thread = threading.Thread(target=self._run, name="courier", daemon=True)
         self._thread.start()
         self._call(self._open(channels, errors))
 
     # --- the shard's side ----------------------------------------------------------------------------------------
+
+    def sender(self, channel: str, pack: Callable[[Entry], Parcel]) -> AsyncSender:
+        """A channel, to the shard; ``pack`` makes a parcel of a delivery."""
+        return AsyncSender(channel, self, pack)
 
     def fileno(self) -> int:
         """Readable when something has ended."""
@@ -62,14 +70,18 @@ class Courier:
         self._loop.call_soon_threadsafe(self._begin, channel, parcels)
 
     def has_ended(self, channel: str) -> bool:
-        return bool(self._ended[channel])
+        """Whether there is something to collect, and it is time to: not for each result one by one."""
+        return self._is_told and bool(self._ended[channel])
 
     def collect(self, channel: str) -> list[tuple[Parcel, Outcome]]:
         """What has ended since the last call."""
+        ended = self._ended[channel]
+        found = [ended.popleft() for _ in range(len(ended))]
+        self._is_told = False
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._event)
-        ended = self._ended[channel]
-        return [ended.popleft() for _ in range(len(ended))]
+        self._is_told = any(self._ended.values())  # of another channel, or just now
+        return found
 
     def reopen(self, channels: Mapping[str, ChannelSettings], errors: Mapping[str, Mapping[str, ErrorClass]]) -> None:
         """Go by other settings of the same channels, from the next attempt on."""
@@ -169,6 +181,14 @@ class Courier:
 
     def _end(self, channel: str, ended: Sequence[tuple[Parcel, Outcome]]) -> None:
         self._ended[channel].extend(ended)
+        if not self._is_telling:
+            self._is_telling = True
+            self._loop.call_at(self._told_at + TELL_EVERY_S, self._tell)
+
+    def _tell(self) -> None:
+        self._is_telling = False
+        self._told_at = self._loop.time()
+        self._is_told = True
         os.eventfd_write(self._event, 1)
 
 

@@ -143,7 +143,7 @@ class Ending(Releasing):
         user, name = entry[3], self.channel_names[channel]
         for contact in bad:
             self.health.kill((user.user_id, name, contact), now.wall_us // 1000, message)
-            self.alerts.append({"event": "a contact is not used again", "user": user.user_id, "channel": name})
+            self.alerts.append({"event": "a contact is not used again", "user": f"{user.hash:016x}", "channel": name})
         self.people.forget(user.user_id)
 
     def _succeeded(self, channel: int, entry: Entry) -> None:
@@ -156,7 +156,7 @@ class Ending(Releasing):
         user, name = entry[3], self.channel_names[channel]
         for contact in contacts_on(name, self.people.recipient(user).contacts):
             if self.health.exhaust((user.user_id, name, contact), now.wall_us // 1000, message):
-                self.alerts.append({"event": "an endpoint is disabled", "user": user.user_id, "channel": name})
+                self.alerts.append({"event": "an endpoint is disabled", "user": f"{user.hash:016x}", "channel": name})
                 self.people.forget(user.user_id)
 
     def hold(self, channel: int, held: Sequence[tuple[Entry, float]], now: Now) -> None:

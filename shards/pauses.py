@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shards.changes import Now, Pause
 from shards.core import Core
-from shards.courier import Courier
 from shards.journal import SqliteJournal
 from shards.nearest import unknown
 from shards.wire import RequestError
+
+if TYPE_CHECKING:
+    from shards.courier import Courier
 
 
 class Pauses:

@@ -9,7 +9,7 @@ import random
 import sqlite3
 from collections.abc import Container, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -19,7 +19,6 @@ from shards.channels.base import Recipient, SendError
 from shards.channels.simulated import SimulatedChannel
 from shards.core import Core
 from shards.counters import ChannelCounters
-from shards.courier import AsyncSender, Courier
 from shards.ending import SLOWED
 from shards.frames import Run
 from shards.hold import Hold
@@ -37,6 +36,9 @@ from shards.settings import ChannelSettings, ShardSettings
 from shards.stream import Stream
 from shards.templates import TemplateError
 from shards.wire import Ask, Data, Metrics, Notification, Outbox, OutboxItem, Ping, Turn, Verdict
+
+if TYPE_CHECKING:
+    from shards.courier import Courier
 
 log = logs.logger()
 
@@ -104,7 +106,8 @@ class Shard:
             }
             if self.courier:
                 for name in _real(settings):
-                    self.channels[journal.channel_names.index(name)] = AsyncSender(name, self.courier, self.core.parcel)
+                    sender = self.courier.sender(name, self.core.parcel)
+                    self.channels[journal.channel_names.index(name)] = sender
             self.pauses = Pauses(self.core, journal, self.courier)
             self.hold = Hold(journal)
             self.maintenance = Maintenance(settings, journal, self.core)
@@ -124,7 +127,11 @@ class Shard:
     def _engage(self, settings: ShardSettings) -> Courier | None:
         """The thread of the real channels, if there are any."""
         real = _real(settings)
-        return Courier(real, settings.errors, self._render) if real else None
+        if not real:
+            return None
+        from shards.courier import Courier
+
+        return Courier(real, settings.errors, self._render)
 
     def _render(self, said: Notification, channel: str, recipient: Recipient, priority: str) -> Mapping[str, str]:
         try:

@@ -10,8 +10,8 @@ import click
 from dispatcher.commands.service import Service, asks
 
 if TYPE_CHECKING:
-    from dispatcher.overview import Pair, Sample
-    from dispatcher.screen import Line, Screen
+    from dispatcher.overview import Sample
+    from dispatcher.screen import Screen
 
 EVERY_S = 1.0
 SILENT_S = 2.0  # beyond, the view says that it is old
@@ -30,9 +30,10 @@ def top(service: Service, once: bool) -> None:
     if once or service.as_json or not is_there():
         _print(service)
         return
+    first = _sample(service.ask("stats"))  # whatever is wrong with the endpoint is said where it stays
     try:
         with Screen() as screen:
-            _Live(service, screen).run()
+            _Live(service, screen, first).run()
     except (KeyboardInterrupt, _QuitError):
         pass
 
@@ -64,22 +65,26 @@ class _QuitError(Exception):
 class _Live:
     """Asks, draws and waits by turns; keys are heard while it waits for an answer as well."""
 
-    def __init__(self, service: Service, screen: Screen) -> None:
+    def __init__(self, service: Service, screen: Screen, first: Sample) -> None:
+        from dispatcher.overview import Pair
+
         self._service = service
         self._screen = screen
-        self._pair: Pair | None = None
-        self._heard = time.monotonic()
+        self._pair = Pair(first)
+        self._heard = first.at
         self._problem = ""
 
     def run(self) -> None:
         while True:
             began = time.monotonic()
-            self._ask()
             self._draw()
             while (left_s := began + EVERY_S - time.monotonic()) > 0:
                 self._attend(left_s)
+            self._ask()
 
     def _ask(self) -> None:
+        import msgspec
+
         from dispatcher.client import ClientError
         from dispatcher.overview import Pair
 
@@ -87,10 +92,10 @@ class _Live:
             client.on_wait = lambda: self._attend(0.0)
             try:
                 now = _sample(client.request("stats"))
-            except ClientError as error:
+            except (ClientError, msgspec.MsgspecError) as error:
                 self._problem = str(error)
             else:
-                self._pair = Pair(now, self._pair.now if self._pair and not self._problem else None)
+                self._pair = Pair(now, None if self._problem else self._pair.now)
                 self._heard, self._problem = now.at, ""
         if self._problem:
             self._service.close()  # what was asked meanwhile must not be answered when it is back
@@ -113,7 +118,4 @@ class _Live:
         if self._problem or self._is_silent:
             why = f": {self._problem}" if self._problem else ""
             problem = f"NO ANSWER for {time.monotonic() - self._heard:.0f} s, asking again{why}"
-        lines: list[Line] = [(problem or "waiting for an answer; q quits", "bold")]
-        if self._pair:
-            lines = overview.lines(self._pair, self._screen.size[0], problem)
-        self._screen.draw(lines)
+        self._screen.draw(overview.lines(self._pair, self._screen.size[0], problem))

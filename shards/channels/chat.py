@@ -39,6 +39,9 @@ PARAMETERS = {
 }
 KINDS = {"info": "info", "success": "success", "warning": "warning", "error": "failure"}
 HOST = re.compile(r"[a-z0-9.-]+", re.IGNORECASE)
+# Of the log's lines; others have what was to be sent, which could say anything.
+WHY = re.compile(r"WARNING|ERROR|CRITICAL|DEBUG: [\w ]{0,40}Exception")
+WORDS = re.compile(r"DEBUG: Response Details")
 STATUS = re.compile(r"\berror=(\d{3})\b")
 REASON_MAX = 300
 SECRET_LENGTH_MIN = 6  # shorter parts of a URL are words such as a host's "com"
@@ -82,7 +85,8 @@ class ChatChannel:
 
         logger = logging.getLogger("apprise")
         logger.propagate = False  # its lines hold URLs, which are secrets: what is needed of them is taken in _notify
-        logger.addHandler(logging.NullHandler())
+        if not logger.handlers:
+            logger.addHandler(logging.NullHandler())
         logger.setLevel(logging.DEBUG)
         self._apprise = apprise
         self._settings = settings
@@ -168,10 +172,14 @@ class ChatChannel:
         name = str(service.service_name)
         if any(attempt for one in result.results for attempt in one.attempts):
             return Outcome(name)
-        return Outcome(name, self._error_class(said, whose), _reason(said))
+        why = [line.partition(": ")[2] for line in said if WHY.match(line)]
+        words = [line.partition(": ")[2] for line in said if WORDS.match(line)]
+        return Outcome(
+            name, self._error_class(why, whose), "; ".join(why + words)[:REASON_MAX] or "it does not say why"
+        )
 
-    def _error_class(self, said: list[str], whose: str) -> ErrorClass:
-        text = "\n".join(said)
+    def _error_class(self, why: list[str], whose: str) -> ErrorClass:
+        text = "; ".join(why)
         if found := STATUS.search(text):
             return self._context.answers.error_class("apprise", found[1], whose)
         if "Exception" not in text:
@@ -193,10 +201,3 @@ def _masked(text: str, url: str) -> str:
         if len(part) >= SECRET_LENGTH_MIN:
             text = text.replace(part, HIDDEN)
     return re.sub(r"[\x00-\x1f\x7f]+", " ", text)
-
-
-def _reason(said: list[str]) -> str:
-    """What an operator needs of the log: warnings, what the service answered, and what became of the connection."""
-    wanted = [line for line in said if line.startswith(("WARNING", "ERROR", "CRITICAL")) or "Response Details" in line]
-    wanted += [line for line in said if "Exception" in line and line not in wanted]
-    return "; ".join(line.partition(": ")[2] for line in wanted)[:REASON_MAX] or "Apprise does not say why"

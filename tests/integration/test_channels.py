@@ -255,3 +255,21 @@ def test_a_service_that_is_gone_is_said_and_found_again(service: Service) -> Non
         wait_until(lambda: screen.frame() and "NO ANSWER" not in "".join(screen.frame()), LONG_S)
         screen.type(b"Q")
         assert screen.ended() == 0
+
+
+def test_where_nobody_answers_it_says_so_and_takes_no_terminal(service: Service) -> None:
+    nobody = "ipc:///nowhere/at/all"
+    with Terminal("top", "--submit", nobody, "--timeout", "200ms", environment=service.shell()) as screen:
+        assert screen.ended() == 1
+        assert f"error: unavailable: no answer from {nobody} within 0.2 s" in " ".join(screen.output.split())
+        assert ENTER not in screen.output
+        assert screen.attributes() == screen.before
+
+
+def test_a_signal_to_end_leaves_the_terminal_as_it_was(service: Service) -> None:
+    with terminal(service) as screen:
+        shows(screen, "pager")
+        screen.process.terminate()
+        assert screen.ended() == 0
+        assert screen.output.endswith(LEAVE)
+        assert screen.attributes() == screen.before

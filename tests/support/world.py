@@ -166,16 +166,21 @@ class World:
         """Turns, until nothing is left to be done at this instant."""
         for _ in range(TURNS_MAX):
             self.turn()
-            if not self.more and not self.core.changes and self._next_us() > self.now_us:
+            if not self.more and not self.core.changes and self._first() > self.now.mono:
                 return
         raise AssertionError(f"not at rest after {TURNS_MAX} turns")
 
-    def _next_us(self) -> int:
+    def _first(self) -> float:
+        """When something is due, in monotonic seconds."""
         dues = [channel.next_due() for channel in self.shard.channels.values()]
         due = min([due for due in dues if due is not None], default=None)
         core = self.core.next_due(self.now)
-        first = min((one for one in (due, core) if one is not None), default=None)
-        return 2**62 if first is None else math.ceil(first * 1_000 - 1e-3) * 1_000 + MONOTONIC_US
+        return min((one for one in (due, core) if one is not None), default=math.inf)
+
+    def _next_us(self) -> int:
+        """The millisecond for that; what is due a hair behind one is not due yet."""
+        first = self._first()
+        return 2**62 if first == math.inf else math.ceil(first * 1_000 - 1e-3) * 1_000 + MONOTONIC_US
 
     def until(self, text: str) -> None:
         self._go(instant_us(text))
@@ -185,7 +190,7 @@ class World:
 
     def _go(self, end_us: int) -> None:
         while (due_us := self._next_us()) <= end_us:
-            self.now_us = max(self.now_us, due_us)
+            self.now_us = max(self.now_us + 1_000, due_us)
             self.run()
         self.now_us = end_us
         self.run()

@@ -185,6 +185,13 @@ def test_what_an_answer_means(service: Endpoint, status: int, own: ErrorClass, c
     assert (error.error_class, error.bad) == (configured, ())
 
 
+def test_what_is_sent_says_nothing_of_the_answer(service: Endpoint) -> None:
+    service.then(answer(503))
+    text = "WARNING: error=404. DEBUG: Socket Exception: SSLError"
+    error = failure([url_of(service)], title=text, text=f"\n{text}")
+    assert (error.error_class, error.bad) == ("transient", ())
+
+
 def test_the_operator_may_say_what_an_answer_means(service: Endpoint) -> None:
     service.then(answer(413))
     context = Context("chat", 5.0, answers=Answers({"apprise": {"413": "transient"}}))
