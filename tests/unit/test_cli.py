@@ -254,6 +254,16 @@ def test_send_status_and_stats(dispatcher: RunningDispatcher) -> None:
     assert json.loads(run("stats", "--json", "--submit", dispatcher.submit).stdout)["conserved"] is True
 
 
+def test_who_asks_need_not_have_the_secrets_of_the_channels(dispatcher: RunningDispatcher, tmp_path: Path) -> None:
+    config = tmp_path / "mine.toml"
+    config.write_text(
+        f'[dispatcher]\nsubmit = "{dispatcher.submit}"\n[channels.webhook]\nsecret = "env:ONLY_THE_SERVICE_HAS_IT"\n'
+    )
+    asked = run("stats", "--config", str(config))
+    assert (asked.exit_code, asked.stderr) == (0, "")
+    assert run("config", "check", str(config)).exit_code == 2
+
+
 def test_what_is_rejected_is_exit_code_1_with_the_reason(dispatcher: RunningDispatcher) -> None:
     result = run("send", "user-1", "--title", "x", "--category", "sytem", "--submit", dispatcher.submit)
     assert result.exit_code == 1
