@@ -228,6 +228,17 @@ def test_the_longest_timeout_is_one() -> None:
     assert "--submit names another endpoint" in result.stderr
 
 
+def test_contacts_that_do_not_work_are_told_beside_the_document(monkeypatch: pytest.MonkeyPatch) -> None:
+    dead = {"channel": "sms", "contact": "+33612340000", "since_ms": 1_795_342_234_431, "error": "21610: STOP\x1b"}
+    answer = {"user": {"contacts": {"phone": "+33612340000"}}, "not_used": [dead]}
+    monkeypatch.setattr("dispatcher.client.Client.request", lambda *_args, **_fields: answer)
+    shown = run("user", "get", "ada")
+    assert json.loads(shown.stdout) == answer["user"]
+    assert re.fullmatch(r"sms \+33612340000: not used since \S+ \S+: 21610: STOP\\x1b; .*user put.*\n", shown.stderr)
+    as_json = run("user", "get", "ada", "--json")
+    assert (json.loads(as_json.stdout), as_json.stderr) == (answer, "")
+
+
 # --- a running service --------------------------------------------------------------------------------------------
 
 
