@@ -60,8 +60,8 @@ def get(service: Service, user_id: str) -> None:
     service.show(answer, lambda answer: json_text(answer["user"], indent=True))
     if not service.as_json:
         for one in answer.get("not_used", ()):
-            why = f"not used since {second(one['since_ms'])}: {one['error']}; `dispatcher user put` with another ends that"
-            click.echo(f"{plain(one['channel'])} {plain(one['contact'])}: {plain(why)}", err=True)
+            since = f"{one['channel']} {one['contact']}: not used since {second(one['since_ms'])}"
+            click.echo(plain(f"{since}: {one['error']}; `dispatcher user put` with another ends that"), err=True)
 
 
 @user.command()
