@@ -15,6 +15,7 @@ from shards.sending import RETRIED, Failure
 
 SLOWED = frozenset({"throttled", "ambiguous"})  # the service asks for patience, or says nothing at all
 NO_NOTE: Note = (None, "", "")
+SHORT_S = 30.0  # a retry that is due sooner waits in memory
 LOGGED_MAX = 16  # a run of more deliveries has its frame's ledger written, which is then cheaper
 
 
@@ -105,6 +106,9 @@ class Ending(Releasing):
                 if self._withdraws(entry, now):
                     frame.active -= 1
                     continue
+                if delay_s > SHORT_S and 2 * len(heap) >= self.settings.bounds.retrying:  # the rest is for short waits
+                    self._sleep(frame, slot, entry[2], "retry", frame.notes[slot][0] or 0)
+                    continue
                 heap.push(now.mono + delay_s, entry)
                 self._log(frame, slot)
             else:
@@ -125,6 +129,14 @@ class Ending(Releasing):
         if ledger.outcome_of(frame.slots[slot]) in ledger.OPEN:
             frame.notes[slot] = (frame.notes.get(slot, NO_NOTE)[0], "misconfigured", message)
             self._log(frame, slot)
+
+    def _sleep(self, frame: Frame, slot: int, index: int, reason: str, until_ms: int) -> None:
+        """A delivery that was attempted leaves memory until then; what went wrong is kept."""
+        _, _, message = frame.notes.get(slot, NO_NOTE)
+        frame.active -= 1
+        self._defer(frame, slot, index, reason, until_ms)
+        due_ms, reason, _ = frame.notes[slot]
+        frame.notes[slot] = (due_ms, reason, message)
 
     def disown(self, channel: int, entry: Entry, bad: Sequence[str], message: str, now: Now) -> None:
         """Contacts that will never work again."""

@@ -12,7 +12,7 @@ import pytest
 from shards.answers import ErrorClass
 from shards.retry import WEBHOOK_RETRY, RetryPolicy
 from shards.sending import Advice
-from shards.settings import ChannelSettings, Idempotency, ProviderSettings, Retention
+from shards.settings import Bounds, ChannelSettings, Idempotency, ProviderSettings, Retention
 from shards.units import Seconds
 from tests.support.world import World
 
@@ -223,6 +223,25 @@ def test_what_finds_no_place_even_to_wait_is_on_disk(world: Make) -> None:
     one.advance(120)
     assert len(one.sent) == 1_500 + 8
     assert one.outcome("k1499") == "delivered"
+    assert one.conserved
+
+
+def test_long_waits_for_endpoints_that_fail_hold_up_no_others(world: Make) -> None:
+    one = world(**LONG, bounds=Bounds(retrying=10))
+    for number in range(30):
+        hook(one, f"u{number}", f"https://u{number}.example.org/")
+    answers(one, "ambiguous", "webhook")  # to be left alone for more than a minute
+    one.submit(*(said("k", "webhook", user_id=f"u{number}") for number in range(29)))
+    one.advance(120)
+    works(one)
+    one.submit(said("k", "webhook", user_id="u29"))
+    assert one.outcome("k", "u29") == "delivered"
+    assert one.outcome("k", "u28") == "deferred:retry"
+    status = one.status("k", "u28")["webhook"]
+    assert (status["attempts"], status["last_error"]) == (2, "no")
+    one.advance(DAY)
+    assert {one.outcome("k", f"u{number}") for number in range(30)} == {"delivered"}
+    assert {one.status("k", f"u{number}")["webhook"]["attempts"] for number in range(29)} == {3}
     assert one.conserved
 
 
