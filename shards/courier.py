@@ -45,12 +45,12 @@ class Courier:
         self.render = render
         self.channels = frozenset(channels)
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._ended: dict[str, deque[tuple[Parcel, Outcome]]] = {name: deque() for name in channels}
+        self._ended: dict[str, deque[tuple[Parcel, Outcome]]] = {name: deque() for name in channels}  # the thread's own
+        self._told: dict[str, deque[tuple[Parcel, Outcome]]] = {name: deque() for name in channels}
         self._loop = asyncio.new_event_loop()
         self._providers: dict[str, Providers] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._is_telling = False  # it will be told soon that something has ended
-        self._is_told = False
+        self._is_telling = False  # what has ended will be told soon
         self._told_at = 0.0
         self._thread = threading.Thread(target=self._run, name="courier", daemon=True)
         self._thread.start()
@@ -69,19 +69,19 @@ class Courier:
     def send(self, channel: str, parcels: Sequence[Parcel]) -> None:
         self._loop.call_soon_threadsafe(self._begin, channel, parcels)
 
-    def has_ended(self, channel: str) -> bool:
-        """Whether there is something to collect, and it is time to: not for each result one by one."""
-        return self._is_told and bool(self._ended[channel])
-
-    def collect(self, channel: str) -> list[tuple[Parcel, Outcome]]:
-        """What has ended since the last call."""
-        ended = self._ended[channel]
-        found = [ended.popleft() for _ in range(len(ended))]
-        self._is_told = False
+    def hear(self) -> None:
+        """To be called before one looks for what has ended: what is told later makes ``fileno`` readable again."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._event)
-        self._is_told = any(self._ended.values())  # of another channel, or just now
-        return found
+
+    def has_ended(self, channel: str) -> bool:
+        """Whether there is something to collect."""
+        return bool(self._told[channel])
+
+    def collect(self, channel: str) -> list[tuple[Parcel, Outcome]]:
+        """What has ended since the last call, and was told: not each result one by one."""
+        told = self._told[channel]
+        return [told.popleft() for _ in range(len(told))]
 
     def reopen(self, channels: Mapping[str, ChannelSettings], errors: Mapping[str, Mapping[str, ErrorClass]]) -> None:
         """Go by other settings of the same channels, from the next attempt on."""
@@ -188,7 +188,9 @@ class Courier:
     def _tell(self) -> None:
         self._is_telling = False
         self._told_at = self._loop.time()
-        self._is_told = True
+        for channel, ended in self._ended.items():
+            self._told[channel].extend(ended)
+            ended.clear()
         os.eventfd_write(self._event, 1)
 
 

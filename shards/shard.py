@@ -242,6 +242,8 @@ class Shard:
 
     def collect(self, moment: Now) -> None:
         """What the channels have finished."""
+        if self.courier:
+            self.courier.hear()
         for number, channel in self.channels.items():
             due = channel.next_due()
             if due is None or due > moment.mono:

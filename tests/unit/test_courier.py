@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from select import select
 from typing import Any
 
 import pytest
@@ -69,6 +70,16 @@ def test_an_attempt_ends_whatever_goes_wrong_before_it(start: Start, kind: str) 
     assert isinstance(failed, SendError)
     assert (failed.error_class, failed.message) == ("transient", "KeyError: 'a bug'")
     assert sent == Sent("taken")
+
+
+def test_it_is_readable_once_for_what_has_ended(start: Start) -> None:
+    courier = start("Scripted")
+    courier.send("pager", [parcel(), parcel()])
+    assert select([courier], [], [], 10)[0] == [courier]
+    courier.hear()
+    assert select([courier], [], [], 0)[0] == []
+    assert ended(courier, 2) == [Sent("taken")] * 2
+    assert not courier.has_ended("pager")
 
 
 def test_a_contact_that_is_bad_is_the_one_that_was_tried(start: Start) -> None:
