@@ -19,10 +19,10 @@ def explain(text: str, document: Any, kind: Any, also: Sequence[str] = ()) -> tu
     """
     what, _, where = text.replace("`object`", "`table`").partition(" - at `$")
     keys = list(_locate(re.findall(r"[^.\[\]`]+|\[\.\.\.\]", where), document, kind))
-    if found := re.search(r"unknown field `([^`]*)`", what):
+    if found := re.match(r"Object contains unknown field `([^`]*)`", what):
         what = unknown("key", found[1], [*fields(_kind_at(keys, kind)), *(() if keys else also)])
         keys.append(found[1])
-    elif found := re.search(r"missing required field `([^`]*)`", what):
+    elif found := re.match(r"Object missing required field `([^`]*)`", what):
         what = f"{found[1]} is missing"
     elif what.startswith("Invalid enum value"):
         what += f"; known: {', '.join(_choices(_kind_at(keys, kind)))}"

@@ -200,16 +200,29 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     raise ValueError(f"rules.{at}.channels: {unknown('channel', name, channels)}")
 
 
-def load(path: Path | None, environment: Mapping[str, str], command_line: Mapping[str, Any]) -> Settings:
-    """Compose the settings; ``command_line`` is nested like the file. Raises ``SettingsError``."""
-    return load_with_sources(path, environment, command_line)[0]
+def load(
+    path: Path | None,
+    environment: Mapping[str, str],
+    command_line: Mapping[str, Any],
+    tables: Collection[str] | None = None,
+) -> Settings:
+    """Compose the settings; ``command_line`` is nested like the file. Raises ``SettingsError``.
+
+    With ``tables`` no other ones are read: who only asks a dispatcher need not have the secrets of its channels.
+    """
+    return load_with_sources(path, environment, command_line, tables)[0]
 
 
 def load_with_sources(
-    path: Path | None, environment: Mapping[str, str], command_line: Mapping[str, Any]
+    path: Path | None,
+    environment: Mapping[str, str],
+    command_line: Mapping[str, Any],
+    tables: Collection[str] | None = None,
 ) -> tuple[Settings, Callable[[Sequence[str]], str]]:
     """``load``, and what tells where the value of a key comes from."""
     layers = _Layers(path, _read(path) if path is not None else "", environment, command_line)
+    if tables is not None:
+        layers.document = {name: table for name, table in layers.document.items() if name in tables}
     settings = layers.settings()
     differing = {
         name: category

@@ -191,7 +191,7 @@ class Ending(Releasing):
             self._changed(frame)
             self.queues[channel].push(one(entry), priority, now.mono)
         else:
-            self.queues[channel].put_back(one(entry), priority)
+            self.queues[channel].readmit(one(entry), priority)
         self.queued[ledger.lane_of(channel, priority)] += 1
 
     def _untried(self, channel: int, entry: Entry, now: Now) -> None:

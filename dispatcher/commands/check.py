@@ -32,7 +32,8 @@ def check(data_dir: str | None, config: Path | None, as_json: bool) -> None:
 
     findings = []
     try:
-        for finding in examine(Path(loaded_settings(config, data_dir=data_dir).dispatcher.data_dir)):
+        settings = loaded_settings(config, ("dispatcher",), dispatcher={"data_dir": data_dir})
+        for finding in examine(Path(settings.dispatcher.data_dir)):
             findings.append(finding)
             if not as_json:
                 _print(finding)

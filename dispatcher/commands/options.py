@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -32,14 +32,16 @@ def fail(message: str, code: int = FAILED) -> NoReturn:
     sys.exit(code)
 
 
-def loaded_settings(config: Path | None, curve: Mapping[str, Any] | None = None, **dispatcher: Any) -> Settings:
-    """The configuration with these options of the command line in it; ends the program where it is wrong."""
+def loaded_settings(config: Path | None, only: Collection[str] | None = None, **given: Mapping[str, Any]) -> Settings:
+    """The configuration, of ``only`` these tables, with these keys of the command line in it; None is not given.
+
+    Ends the program where it is wrong.
+    """
     from dispatcher.settings import SettingsError, environment, load
 
-    tables = {"dispatcher": dispatcher, "curve": curve or {}}
-    given = {name: {key: value for key, value in table.items() if value is not None} for name, table in tables.items()}
+    tables = {name: {key: value for key, value in table.items() if value is not None} for name, table in given.items()}
     try:
-        return load(config, environment(), {name: table for name, table in given.items() if table})
+        return load(config, environment(), {name: table for name, table in tables.items() if table}, only)
     except SettingsError as error:
         refuse_settings(error)
 

@@ -52,7 +52,7 @@ class Service:
 
     @functools.cached_property
     def settings(self) -> Settings:
-        return loaded_settings(self._config, self._keys)
+        return loaded_settings(self._config, ("dispatcher", "curve"), curve=self._keys)
 
     @contextmanager
     def connected(self) -> Iterator[Client]:

@@ -9,7 +9,7 @@ import click
 from dispatcher.commands.import_users import import_users
 from dispatcher.commands.options import WRONG_USAGE, fail
 from dispatcher.commands.service import Service, asks
-from dispatcher.terminal import json_text, plain
+from dispatcher.terminal import json_text, plain, second
 
 
 @click.group()
@@ -55,8 +55,13 @@ def _parsed(document: IO[bytes]) -> dict[str, Any]:
 @click.argument("user_id")
 @asks
 def get(service: Service, user_id: str) -> None:
-    """Print the document of USER_ID."""
-    service.show(service.ask("user.get", user_id=user_id), lambda answer: json_text(answer["user"], indent=True))
+    """Print the document of USER_ID; on standard error, which of its contacts are not used."""
+    answer = service.ask("user.get", user_id=user_id)
+    service.show(answer, lambda answer: json_text(answer["user"], indent=True))
+    if not service.as_json:
+        for one in answer.get("not_used", ()):
+            since = f"{one['channel']} {one['contact']}: not used since {second(one['since_ms'])}"
+            click.echo(plain(f"{since}: {one['error']}; `dispatcher user put` with another ends that"), err=True)
 
 
 @user.command()

@@ -55,8 +55,11 @@ class SmsChannel:
         ca_file: str = ""
 
         def __post_init__(self) -> None:
-            if urlsplit(self.url).scheme not in {"http", "https"} or not urlsplit(self.url).hostname:
+            parts = urlsplit(self.url)
+            if parts.scheme not in {"http", "https"} or not parts.hostname:
                 raise ValueError("url is no URL such as https://sms.example.org/send")
+            if "@" in parts.netloc:
+                raise ValueError("url has a user name or password, and is shown; give them as username and password")
             known = (*PLACEHOLDERS, *self.secrets)
             places = [("url", self.url), *(("headers", value.reveal()) for value in self.headers.values())]
             if self.encoding != "none":

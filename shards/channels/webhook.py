@@ -67,7 +67,7 @@ class WebhookChannel:
             except ValueError as error:
                 raise ValueError(f'allow_private: {error}; it is to be a list such as ["10.0.0.0/8"]') from None
             if wrong := [port for port in self.ports if not 0 < port < 65_536]:
-                raise ValueError(f"ports: {wrong[0]} is none; they are between 1 and 65535")
+                raise ValueError(f"ports: {wrong[0]} is no port; they are between 1 and 65535")
             for key, size in (("body_bytes", self.body_bytes), ("answer_bytes", self.answer_bytes)):
                 if size not in BYTES:
                     raise ValueError(f"{key} is {size}; it must be between {BYTES[0]} and {BYTES[-1]}")

@@ -228,6 +228,17 @@ def test_the_longest_timeout_is_one() -> None:
     assert "--submit names another endpoint" in result.stderr
 
 
+def test_contacts_that_do_not_work_are_told_beside_the_document(monkeypatch: pytest.MonkeyPatch) -> None:
+    dead = {"channel": "sms", "contact": "+33612340000", "since_ms": 1_795_342_234_431, "error": "21610: STOP\x1b"}
+    answer = {"user": {"contacts": {"phone": "+33612340000"}}, "not_used": [dead]}
+    monkeypatch.setattr("dispatcher.client.Client.request", lambda *_args, **_fields: answer)
+    shown = run("user", "get", "ada")
+    assert json.loads(shown.stdout) == answer["user"]
+    assert re.fullmatch(r"sms \+33612340000: not used since \S+ \S+: 21610: STOP\\x1b; .*user put.*\n", shown.stderr)
+    as_json = run("user", "get", "ada", "--json")
+    assert (json.loads(as_json.stdout), as_json.stderr) == (answer, "")
+
+
 # --- a running service --------------------------------------------------------------------------------------------
 
 
@@ -252,6 +263,16 @@ def test_send_status_and_stats(dispatcher: RunningDispatcher) -> None:
     table = run("stats", "--submit", dispatcher.submit)
     assert "conserved yes" in table.stdout
     assert json.loads(run("stats", "--json", "--submit", dispatcher.submit).stdout)["conserved"] is True
+
+
+def test_who_asks_need_not_have_the_secrets_of_the_channels(dispatcher: RunningDispatcher, tmp_path: Path) -> None:
+    config = tmp_path / "mine.toml"
+    config.write_text(
+        f'[dispatcher]\nsubmit = "{dispatcher.submit}"\n[channels.webhook]\nsecret = "env:ONLY_THE_SERVICE_HAS_IT"\n'
+    )
+    asked = run("stats", "--config", str(config))
+    assert (asked.exit_code, asked.stderr) == (0, "")
+    assert run("config", "check", str(config)).exit_code == 2
 
 
 def test_what_is_rejected_is_exit_code_1_with_the_reason(dispatcher: RunningDispatcher) -> None:

@@ -340,6 +340,12 @@ def test_an_unknown_key_is_named_with_its_line_and_the_nearest(
         ("[limits]\nbatch = -1\n", 2, "limits.batch", ">= 1"),
         ('[priorities]\naging = "0s"\n', 2, "priorities.aging", "above 0"),
         ('[retention]\nfinished = "2h"\n', 2, "retention.finished", "not be below idempotency.window"),
+        (
+            '[channels.push.fcm]\nservice_account = "{}"\n',
+            2,
+            "channels.push.fcm.service_account",
+            "missing required field `project_id`; give the JSON file of a service account",
+        ),
         ("[channels.fax]\nconcurrency = 5\n", 1, "channels.fax.provider", "it is missing"),
         ("[channels.fax]\nprovider = 5\n", 2, "channels.fax.provider", "or no text"),
         ('[channels.email]\nprovider = "smpt"\n', 2, "channels.email.provider", "did you mean smtp or sms-http?"),

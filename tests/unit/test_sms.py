@@ -193,6 +193,7 @@ def test_no_secret_is_told(gateway: Endpoint) -> None:
     ("given", "message"),
     [
         ({"url": "sms.example.org"}, "url is no URL"),
+        ({"url": "https://shop:hush@sms.example.org/"}, "url has a user name or password, and is shown"),
         ({"url": URL + "?m={txt}"}, "url has {txt}; the placeholders are to, number, text, from, id"),
         ({"headers": {"X": "{key}"}}, "headers has {key}"),
         ({"headers": {"X": "{text}"}}, "headers has {text}"),
