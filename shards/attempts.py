@@ -73,11 +73,7 @@ class Attempts(Ending):
         until_ms = self.quiet_until_ms(user, asked, channel, priority, now)
         if until_ms is None:
             return False
-        _, _, message = frame.notes.get(slot, (None, "", ""))
-        frame.active -= 1
-        self._defer(frame, slot, index, "quiet_hours", until_ms)
-        due_ms, reason, _ = frame.notes[slot]
-        frame.notes[slot] = (due_ms, reason, message)
+        self._sleep(frame, slot, index, "quiet_hours", until_ms)
         return True
 
     def _reload(self, seq: int, slot: int) -> Entry | None:

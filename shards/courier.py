@@ -17,8 +17,9 @@ from typing import Any
 
 from shards import logs
 from shards.answers import ErrorClass
-from shards.channels.base import SendError, Sent
+from shards.channels.base import Delivery, SendError, Sent
 from shards.frames import Entry, Frame
+from shards.health import contacts_on
 from shards.parcel import Parcel, Renderer, unpack
 from shards.providers import Held, Outcome, Providers, Unreachable
 from shards.sending import Advice, Failure, Results
@@ -44,12 +45,12 @@ class Courier:
         self.render = render
         self.channels = frozenset(channels)
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._ended: dict[str, deque[tuple[Parcel, Outcome]]] = {name: deque() for name in channels}
+        self._ended: dict[str, deque[tuple[Parcel, Outcome]]] = {name: deque() for name in channels}  # the thread's own
+        self._told: dict[str, deque[tuple[Parcel, Outcome]]] = {name: deque() for name in channels}
         self._loop = asyncio.new_event_loop()
         self._providers: dict[str, Providers] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._is_telling = False  # it will be told soon that something has ended
-        self._is_told = False
+        self._is_telling = False  # what has ended will be told soon
         self._told_at = 0.0
         self._thread = threading.Thread(target=self._run, name="courier", daemon=True)
         self._thread.start()
@@ -68,19 +69,19 @@ class Courier:
     def send(self, channel: str, parcels: Sequence[Parcel]) -> None:
         self._loop.call_soon_threadsafe(self._begin, channel, parcels)
 
-    def has_ended(self, channel: str) -> bool:
-        """Whether there is something to collect, and it is time to: not for each result one by one."""
-        return self._is_told and bool(self._ended[channel])
-
-    def collect(self, channel: str) -> list[tuple[Parcel, Outcome]]:
-        """What has ended since the last call."""
-        ended = self._ended[channel]
-        found = [ended.popleft() for _ in range(len(ended))]
-        self._is_told = False
+    def hear(self) -> None:
+        """To be called before one looks for what has ended: what is told later makes ``fileno`` readable again."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._event)
-        self._is_told = any(self._ended.values())  # of another channel, or just now
-        return found
+
+    def has_ended(self, channel: str) -> bool:
+        """Whether there is something to collect."""
+        return bool(self._told[channel])
+
+    def collect(self, channel: str) -> list[tuple[Parcel, Outcome]]:
+        """What has ended since the last call, and was told: not each result one by one."""
+        told = self._told[channel]
+        return [told.popleft() for _ in range(len(told))]
 
     def reopen(self, channels: Mapping[str, ChannelSettings], errors: Mapping[str, Mapping[str, ErrorClass]]) -> None:
         """Go by other settings of the same channels, from the next attempt on."""
@@ -97,16 +98,11 @@ class Courier:
         """Legal more than once."""
         if self._loop.is_closed():
             return
-        with contextlib.suppress(TimeoutError):
-            self._call(self._shut(), CLOSE_S)
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        asyncio.run_coroutine_threadsafe(self._shut(), self._loop)
         self._thread.join(CLOSE_S)
-        if not self._thread.is_alive():
-            self._loop.close()
-        os.close(self._event)
 
-    def _call(self, coroutine: Coroutine[Any, Any, None], timeout_s: float | None = None) -> None:
-        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout_s)
+    def _call(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     # --- the thread's side ---------------------------------------------------------------------------------------
 
@@ -117,6 +113,8 @@ class Courier:
         except BaseException:
             log.exception("the thread of the channels has failed")
             os._exit(CRASHED)
+        self._loop.close()  # by its own thread, which may be held up for longer than anybody waits for it,
+        os.close(self._event)  # and would write into whatever file had this number then
 
     async def _open(
         self, channels: Mapping[str, ChannelSettings], errors: Mapping[str, Mapping[str, ErrorClass]]
@@ -131,9 +129,11 @@ class Courier:
     async def _close_later(self, providers: Providers) -> None:
         """When the attempts are over that were begun with them."""
         under_way = self._tasks - {asyncio.current_task()}
-        if under_way:
-            await asyncio.wait(under_way)
-        await providers.close()
+        try:
+            if under_way:
+                await asyncio.wait(under_way)
+        finally:
+            await providers.close()
 
     async def _shut(self) -> None:
         for task in self._tasks:
@@ -141,6 +141,8 @@ class Courier:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for providers in self._providers.values():
             await providers.close()
+        await asyncio.sleep(0)  # which closes the sockets
+        self._loop.stop()
 
     def _begin(self, channel: str, parcels: Sequence[Parcel]) -> None:
         providers = self._providers[channel]
@@ -157,21 +159,25 @@ class Courier:
         task.add_done_callback(self._tasks.discard)
 
     async def _send(self, channel: str, providers: Providers, parcel: Parcel) -> None:
-        try:
-            outcome = await providers.send(unpack(parcel, channel, self.render))
-        except SendError as error:  # of the template
-            outcome = error
+        delivery = self._unpack(channel, parcel)
+        outcome = delivery if isinstance(delivery, SendError) else await providers.send(delivery)
         self._end(channel, [(parcel, outcome)])
 
     async def _send_many(self, channel: str, providers: Providers, parcels: Sequence[Parcel]) -> None:
-        rendered, ended = [], []
-        for parcel in parcels:
-            try:
-                rendered.append((parcel, unpack(parcel, channel, self.render)))
-            except SendError as error:
-                ended.append((parcel, error))
+        unpacked = [(parcel, self._unpack(channel, parcel)) for parcel in parcels]
+        ended = [(parcel, found) for parcel, found in unpacked if isinstance(found, SendError)]
+        rendered = [(parcel, found) for parcel, found in unpacked if not isinstance(found, SendError)]
         outcomes = await providers.send_many([delivery for _, delivery in rendered]) if rendered else []
         self._end(channel, [*ended, *zip([parcel for parcel, _ in rendered], outcomes, strict=True)])
+
+    def _unpack(self, channel: str, parcel: Parcel) -> Delivery | SendError:
+        try:
+            return unpack(parcel, channel, self.render)
+        except SendError as error:  # of the template
+            return error
+        except Exception as error:
+            log.exception("a delivery cannot be made ready", channel=channel, id=parcel.notification_id)
+            return SendError("transient", f"{type(error).__name__}: {error}")
 
     def _end(self, channel: str, ended: Sequence[tuple[Parcel, Outcome]]) -> None:
         self._ended[channel].extend(ended)
@@ -182,7 +188,9 @@ class Courier:
     def _tell(self) -> None:
         self._is_telling = False
         self._told_at = self._loop.time()
-        self._is_told = True
+        for channel, ended in self._ended.items():
+            self._told[channel].extend(ended)
+            ended.clear()
         os.eventfd_write(self._event, 1)
 
 
@@ -213,7 +221,7 @@ class AsyncSender:
                     if outcome.bad:
                         bad.append((entry, outcome.bad))
                 case SendError():
-                    failed.append((entry, outcome.error_class, outcome.message, _advice(outcome)))
+                    failed.append((entry, outcome.error_class, outcome.message, _advice(outcome, self.name, parcel)))
                 case Held():
                     held.append((entry, outcome.until))
                 case Unreachable():
@@ -224,7 +232,10 @@ class AsyncSender:
         return 0.0 if self._courier.has_ended(self.name) else None
 
 
-def _advice(error: SendError) -> Advice | None:
-    if not error.retry_after_s and not error.bad and not error.reason:
+def _advice(error: SendError, channel: str, parcel: Parcel) -> Advice | None:
+    bad = error.bad
+    if error.error_class == "bad_address" and not bad:  # the contacts that were tried: the user may have others by now
+        bad = contacts_on(channel, parcel.recipient.contacts)
+    if not error.retry_after_s and not bad and not error.reason:
         return None
-    return Advice(error.retry_after_s or 0.0, error.bad, error.reason)
+    return Advice(error.retry_after_s or 0.0, bad, error.reason)

@@ -15,6 +15,7 @@ from shards.sending import RETRIED, Failure
 
 SLOWED = frozenset({"throttled", "ambiguous"})  # the service asks for patience, or says nothing at all
 NO_NOTE: Note = (None, "", "")
+SHORT_S = 30.0  # a retry that is due sooner waits in memory
 LOGGED_MAX = 16  # a run of more deliveries has its frame's ledger written, which is then cheaper
 
 
@@ -69,15 +70,12 @@ class Ending(Releasing):
         self.in_flight[channel] -= len(failures)
         counters = self.counters.channels[channel]
         policy, heap, gates = self.policies[channel], self.retrying[channel], self.gates.get(channel)
+        refused: list[tuple[Entry, str]] = []
         for entry, error_class, text, advice in failures:
             frame, slot, *_ = entry
             message = text[:ERROR_TEXT_MAX]
             if error_class == "misconfigured":  # which is not the delivery's fault, and burns no attempt
-                self.pause(channel, Pause("misconfigured", now.wall_us // 1000, message))
-                self._put_back(channel, entry, now)
-                if ledger.outcome_of(frame.slots[slot]) in ledger.OPEN:
-                    frame.notes[slot] = (frame.notes.get(slot, NO_NOTE)[0], error_class, message)
-                    self._log(frame, slot)
+                refused.append((entry, message))
                 continue
             counters.attempts += 1
             counters.failed_attempts += 1
@@ -108,6 +106,9 @@ class Ending(Releasing):
                 if self._withdraws(entry, now):
                     frame.active -= 1
                     continue
+                if delay_s > SHORT_S and 2 * len(heap) >= self.settings.bounds.retrying:  # the rest is for short waits
+                    self._sleep(frame, slot, entry[2], "retry", frame.notes[slot][0] or 0)
+                    continue
                 heap.push(now.mono + delay_s, entry)
                 self._log(frame, slot)
             else:
@@ -118,13 +119,31 @@ class Ending(Releasing):
                     self._exhausted(channel, entry, message, now)
                 reason = (advice and advice.reason) or _reason_of(error_class, held)
                 self._give_up(entry, reason, error_class, message, attempts, now)
+        for entry, message in sorted(refused, key=_age):
+            self._refuse(channel, entry, message, now)
+
+    def _refuse(self, channel: int, entry: Entry, message: str, now: Now) -> None:
+        frame, slot, *_ = entry
+        self.pause(channel, Pause("misconfigured", now.wall_us // 1000, message))
+        self._put_back(channel, entry, now)
+        if ledger.outcome_of(frame.slots[slot]) in ledger.OPEN:
+            frame.notes[slot] = (frame.notes.get(slot, NO_NOTE)[0], "misconfigured", message)
+            self._log(frame, slot)
+
+    def _sleep(self, frame: Frame, slot: int, index: int, reason: str, until_ms: int) -> None:
+        """A delivery that was attempted leaves memory until then; what went wrong is kept."""
+        _, _, message = frame.notes.get(slot, NO_NOTE)
+        frame.active -= 1
+        self._defer(frame, slot, index, reason, until_ms)
+        due_ms, reason, _ = frame.notes[slot]
+        frame.notes[slot] = (due_ms, reason, message)
 
     def disown(self, channel: int, entry: Entry, bad: Sequence[str], message: str, now: Now) -> None:
-        """Contacts that will never work again; none named are all that the user has on the channel."""
+        """Contacts that will never work again."""
         user, name = entry[3], self.channel_names[channel]
-        for contact in bad or contacts_on(name, self.people.recipient(user).contacts):
+        for contact in bad:
             self.health.kill((user.user_id, name, contact), now.wall_us // 1000, message)
-            self.alerts.append({"event": "a contact is not used again", "user": user.user_id, "channel": name})
+            self.alerts.append({"event": "a contact is not used again", "user": f"{user.hash:016x}", "channel": name})
         self.people.forget(user.user_id)
 
     def _succeeded(self, channel: int, entry: Entry) -> None:
@@ -137,13 +156,13 @@ class Ending(Releasing):
         user, name = entry[3], self.channel_names[channel]
         for contact in contacts_on(name, self.people.recipient(user).contacts):
             if self.health.exhaust((user.user_id, name, contact), now.wall_us // 1000, message):
-                self.alerts.append({"event": "an endpoint is disabled", "user": user.user_id, "channel": name})
+                self.alerts.append({"event": "an endpoint is disabled", "user": f"{user.hash:016x}", "channel": name})
                 self.people.forget(user.user_id)
 
     def hold(self, channel: int, held: Sequence[tuple[Entry, float]], now: Now) -> None:
         """What could not be attempted, as no provider may be asked before an instant: the channel waits for it."""
         self.in_flight[channel] -= len(held)
-        for entry, until in sorted(held, key=lambda one: (one[0][0].seq, one[0][1]), reverse=True):
+        for entry, until in sorted(held, key=_age):
             self._put_back(channel, entry, now)
             self.holds[channel] = max(until, self.holds.get(channel, 0.0))
 
@@ -172,7 +191,7 @@ class Ending(Releasing):
             self._changed(frame)
             self.queues[channel].push(one(entry), priority, now.mono)
         else:
-            self.queues[channel].put_back(one(entry), priority)
+            self.queues[channel].readmit(one(entry), priority)
         self.queued[ledger.lane_of(channel, priority)] += 1
 
     def _untried(self, channel: int, entry: Entry, now: Now) -> None:
@@ -206,6 +225,12 @@ class Ending(Releasing):
         self.dead_letters.bury(entry, self.said(entry), reason, error_class, message, attempts, now)
         self._log(frame, slot)
         self._end_digest(frame, slot)
+
+
+def _age(ended: tuple[Entry, object]) -> tuple[int, int]:
+    """The newest first: each goes before the others, back to the head of its lane."""
+    frame, slot, *_ = ended[0]
+    return -frame.seq, -slot
 
 
 def _reason_of(error_class: str, held: bool) -> str:

@@ -79,10 +79,15 @@ class NotificationQueue(Generic[T]):
         self._lanes[priority].items.extend(items)
 
     def put_back(self, item: T, priority: int) -> None:
-        """Return an item to the head of its lane: what was popped last, or what counts as old as that head."""
+        """Return the item that was popped last to the head of its lane."""
         lane = self._lanes[priority]
         lane.popped -= 1
         lane.items.appendleft(item)
+
+    def readmit(self, item: T, priority: int) -> None:
+        """Return an item that was popped a while ago to the head of its lane; it counts as old as that head was."""
+        self.put_back(item, priority)
+        self._next_rise = -math.inf  # it may be due to rise: the next pop finds it
 
     def pop(self, now: float) -> T | None:
         if now < self._next_rise:

@@ -53,11 +53,12 @@ REASONS = (
     "ambiguous",
     "template",
     "endpoint",
+    "retry",
 )
 REASON = {name: number for number, name in enumerate(REASONS)}
 
 # of a delivery that is open
-CHARGED = frozenset({REASON[name] for name in ("charged", "quiet_hours", "limit", "endpoint")})
+CHARGED = frozenset({REASON[name] for name in ("charged", "quiet_hours", "limit", "endpoint", "retry")})
 
 OUTCOME_SHIFT, PRIORITY_SHIFT, REASON_SHIFT, ATTEMPTS_SHIFT = 8, 12, 16, 24
 REASON_MASK = 0xFF << REASON_SHIFT

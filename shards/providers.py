@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from shards import options
+from shards import logs, options
 from shards.answers import Answers, ErrorClass
 from shards.breaker import Breaker
 from shards.channels import registry
 from shards.channels.base import Context, Delivery, SendError, Sent
 from shards.hidden import redact, secrets_of
 from shards.settings import ChannelSettings, ProviderSettings
+
+log = logs.logger()
 
 THREADS_MAX = 32  # of a channel whose ``send`` blocks
 BLAMED: frozenset[ErrorClass] = frozenset({"transient", "throttled", "ambiguous"})
@@ -80,26 +81,35 @@ class Provider:
     async def send(self, delivery: Delivery, clock: Callable[[], float]) -> Sent | SendError:
         self.breaker.begin()
         try:
-            async with asyncio.timeout(self._timeout_s):
-                sent = await (self._in_thread(delivery) if self._threads else self._made.send(delivery))
-            outcome: Sent | SendError = _taken(sent)
+            sending = self._in_thread(delivery) if self._threads else self._made.send(delivery)
+            outcome: Sent | SendError = _taken(await self._in_time(sending))
         except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
             outcome = self._error(error)
-        except SystemExit:
-            outcome = SendError("transient", "the channel asked the process to exit")
         return self._judged(outcome, clock())
 
     async def send_many(self, deliveries: Sequence[Delivery], clock: Callable[[], float]) -> list[Sent | SendError]:
         self.breaker.begin()
         try:
-            async with asyncio.timeout(self._timeout_s):
-                answers = list(await self._made.send_many(deliveries))
+            answers = list(await self._in_time(self._made.send_many(deliveries)))
             if len(answers) != len(deliveries):
                 raise SendError("ambiguous", f"{len(answers)} answers to {len(deliveries)} deliveries")
         except Exception as error:  # noqa: BLE001 - as above
             answers = [error] * len(deliveries)
         now = clock()
         return [self._judged(self._outcome(one), now) for one in answers]
+
+    async def _in_time(self, sending: Awaitable[Any]) -> Any:
+        """Its answer. What is raised is an ``Exception``, unless we are cancelled ourselves."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await sending
+        except SystemExit:
+            raise SendError("transient", "the channel asked the process to exit") from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise SendError("ambiguous", "the channel has cancelled the attempt by itself") from None
 
     def _outcome(self, answer: object) -> Sent | SendError:
         """Of one delivery of several."""
@@ -110,19 +120,14 @@ class Provider:
 
     async def _in_thread(self, delivery: Delivery) -> Sent | None:
         assert self._threads is not None
-        began = threading.Event()
-
-        def send() -> Sent | None:
-            began.set()
-            found: Sent | None = self._made.send(delivery)
-            return found
-
+        sending = self._threads.submit(self._made.send, delivery)
         try:
-            return await asyncio.wrap_future(self._threads.submit(send))
+            found: Sent | None = await asyncio.wrap_future(sending)
         except asyncio.CancelledError:
-            if not began.is_set():  # its turn has not come
+            if sending.cancel():  # its turn has not come
                 raise SendError("transient", "no thread is free: all wait for the service") from None
             raise
+        return found
 
     def _error(self, error: Exception) -> SendError:
         if isinstance(error, TimeoutError):
@@ -155,9 +160,12 @@ class Provider:
         made, self._made = self._made, None
         if self._threads:
             self._threads.shutdown(wait=False, cancel_futures=True)
-        close = getattr(made, "close", None)
-        if close is not None and inspect.isawaitable(closing := close()):
-            await closing
+        try:
+            close = getattr(made, "close", None)
+            if close is not None and inspect.isawaitable(closing := close()):
+                await closing
+        except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
+            log.warning("a provider did not close in order", provider=self.name, error=self._words(error))
 
 
 def _taken(answer: object) -> Sent:
@@ -198,9 +206,9 @@ class Providers:
             if isinstance(outcome, Sent):
                 return outcome
             failed = outcome
-            if provider.refused or (outcome.error_class in HANDED_OVER and not provider.admits(self._clock())):
-                continue
-            return outcome
+            hands_over = outcome.error_class in HANDED_OVER and not provider.admits(self._clock())
+            if outcome.error_class != "misconfigured" and not hands_over:
+                return outcome
         if failed is None or failed.error_class == "misconfigured":
             return self._unasked(able)
         return failed

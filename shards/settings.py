@@ -116,7 +116,7 @@ class Bounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a shard holds in memory at the most; what is over waits on disk, or is answered as the field says."""
 
     lane_items: Count = 10_000  # per channel and priority; more waits in the journal
-    retrying: Count = 50_000  # per channel; more waits in its lane
+    retrying: Count = 50_000  # per channel; more waits on disk (of long waits, from half of it on), or in its lane
     users: Count = 100_000  # cached preferences
     limiter_keys: Count = 1_000_000  # per limit; a new user beyond as many active ones is rate_limited
     broadcasts: Count = 1_000  # to topics, not expanded yet; more are overloaded

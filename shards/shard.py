@@ -77,6 +77,7 @@ class Shard:
         self._refused = refused
         path = Path(settings.path)
         names = settings.channel_names()
+        self.courier: Courier | None = None
         self.journal = journal = SqliteJournal(path, settings.shard, settings.shards, settings.durability, names)
         try:
             self.quarantined = quarantine.cases(settings.shard, settings.shards)
@@ -241,6 +242,8 @@ class Shard:
 
     def collect(self, moment: Now) -> None:
         """What the channels have finished."""
+        if self.courier:
+            self.courier.hear()
         for number, channel in self.channels.items():
             due = channel.next_due()
             if due is None or due > moment.mono:

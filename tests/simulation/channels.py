@@ -8,15 +8,14 @@ from typing import NamedTuple
 
 from shards.answers import ErrorClass
 from shards.frames import Entry, Frame, Run
-from shards.sending import Failure, Results
+from shards.sending import Advice, Failure, Results
 from tests.simulation.trials import Trials
 
 ERRORS: tuple[ErrorClass, ...] = (
     "transient", "throttled", "ambiguous", "misconfigured", "permanent", "bad_address",
 )  # fmt: skip
-
-
 HELD_S = (0.0, 1.0, 30.0)
+ASKED_S = (0.0, 3.0, 20.0)
 
 
 class Temper(NamedTuple):
@@ -88,7 +87,8 @@ class TemperedChannel:
                 self._untried(entry)
             elif self._random.random() < self.temper.failure:
                 error_class = self._random.choice(ERRORS)
-                failed.append((entry, error_class, "as the simulation wants it", None))
+                advice = self._random.choice((None, Advice(self._random.choice(ASKED_S))))
+                failed.append((entry, error_class, "as the simulation wants it", advice))
                 if error_class == "misconfigured":
                     self._untried(entry)
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from typing import TypeVar
 
@@ -32,9 +33,14 @@ class CheckedQueue(NotificationQueue[T]):
 
     def put_back(self, item: T, priority: int) -> None:
         super().put_back(item, priority)
-        if self._last is None or self._last[0] is not item:  # an attempt that does not count: as old as its lane's head
-            self._last = item, self._lanes[priority].head_mark()[1]
+        assert self._last is not None
+        assert self._last[0] is item, "P: only what was popped last can be put back"
         self.came[priority].appendleft(self._last)
+
+    def readmit(self, item: T, priority: int) -> None:
+        self._last = item, math.inf
+        super().readmit(item, priority)
+        self.came[priority][0] = item, self._lanes[priority].head_mark()[1]
 
     def pop(self, now: float) -> T | None:
         item = super().pop(now)

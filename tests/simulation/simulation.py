@@ -17,10 +17,10 @@ from unittest import mock
 import msgspec
 
 import dispatcher.link
-import shards.attempts
 import shards.book
 import shards.contents
 import shards.core
+import shards.ending
 import shards.inbox
 import shards.journal
 import shards.limit_store
@@ -59,7 +59,7 @@ CHANNELS = ("email", "sms", "push")
 
 # Small enough that every list overflows within a few turns.
 TINY: dict[Any, dict[str, int]] = {
-    shards.attempts: {"LOGGED_MAX": 2},
+    shards.ending: {"LOGGED_MAX": 2, "SHORT_S": 0.1},
     shards.releasing: {"FRAMES_PER_REFILL": 2, "RELEASED_MAX": 3, "ITEMS_MAX": 2},
     shards.limit_store: {"CHARGES_MAX": 40, "PART_TIMES": 3, "OLD_ROWS": 2},
     shards.journal: {"LOG_ROWS_MAX": 6, "LOGGED_FRAMES_MAX": 4, "TAIL_FRAMES": 8},

@@ -16,7 +16,7 @@ from tests.simulation.wire import Clock
 
 ROUNDING_S = 0.1  # each start rounds what was stored up by a millisecond
 VAGUE_S = 600.0  # all limits of a run are idle again by then
-CHARGED = ("charged", "quiet_hours", "limit")
+CHARGED = ("charged", "quiet_hours", "limit", "retry")
 
 
 class Spending:

@@ -18,6 +18,7 @@ RARE = (
     "released after send_at",
     "released after quiet_hours",
     "released after limit",
+    "released after retry",
     "deferred across a crash",
     "digests sent",
     "digests of several frames",

@@ -79,6 +79,7 @@ class Postfix:
         ca.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(self.directory / "server.pem")
         for name in ("queue", "data", "mail"):
             (self.directory / name).mkdir()
+            (self.directory / name).chmod(0o755)  # whatever the umask is, which the service itself narrows
         shutil.chown(self.directory / "data", "postfix")
         os.chown(self.directory / "mail", MAILBOX_UID, MAILBOX_UID)
         boxes = ", ".join(f"{{{user}@example.org = {user}/}}" for user in users)
@@ -118,6 +119,7 @@ class Postfix:
                 stderr=said,
                 timeout=COMMAND_S,
                 check=False,
+                umask=0o022,
             )
             said.seek(0)
             log = self.directory / "log"

@@ -15,7 +15,8 @@ from shards.hidden import Secret
 
 
 class Scripted:
-    """``answers`` are given one after the other, the last one for ever: "ok", an error class, "bug", or "hang"."""
+    """``answers`` are given one after the other, the last one for ever: "ok", an error class, "bug", "hang", or
+    "cancel", which a plug-in's own limits of time may lead to."""
 
     name = "scripted"
     asked: ClassVar[dict[str, list[Delivery]]] = {}  # by ``label``, over all that were made
@@ -53,10 +54,17 @@ class Scripted:
         answer = self._answer()
         if answer == "hang":
             await asyncio.Event().wait()
+        if answer == "cancel":
+            raise asyncio.CancelledError
         return self._end(answer)
 
     async def close(self) -> None:
         self.closed.append(self.settings.label)
+
+
+class Clinging(Scripted):
+    async def close(self) -> None:
+        raise RuntimeError("it does not close")
 
 
 class OfUsers(Scripted):
@@ -75,6 +83,13 @@ class Blocking(Scripted):
             self.release.wait(60)
             answer = "ok"
         return self._end(answer)
+
+
+class Stuck(Blocking):
+    """Holds up whoever else is in its thread."""
+
+    async def send(self, delivery: Delivery) -> Sent:  # type: ignore[override]  # as that of Scripted
+        return Blocking.send(self, delivery)
 
 
 class Batched(Scripted):

@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from shards.answers import ErrorClass
 from shards.changes import Now
 from shards.core import Core
-from shards.frames import Frame, Run
+from shards.frames import Entry, Frame, Run
+from shards.health import contacts_on
 from shards.retry import RetryPolicy
 from shards.sending import Advice, Failure, Results
 from shards.settings import Bounds, Idempotency, Priorities, Retention, ShardSettings
@@ -84,11 +86,17 @@ class Provider:
         if not self._world.hold:
             for run in self._runs:
                 if self.name in self._world.failing:
-                    failed += [(run.entry(at), self._world.error, "no", self._world.advice) for at in range(len(run))]  # type: ignore[misc]
+                    failed += [self._failure(run.entry(at)) for at in range(len(run))]
                 else:
                     delivered.append((run.frame, run.slots))
             self._runs = []
         return Results(delivered, failed)
+
+    def _failure(self, entry: Entry) -> Failure:
+        world = self._world
+        contacts = contacts_on(self.name, world.core.people.recipient(entry[3]).contacts)
+        advice = Advice(bad=contacts) if world.error == "bad_address" else None
+        return entry, world.error, "no", world.advice or advice
 
     def next_due(self) -> float | None:
         return None if self._world.hold or not self._runs else 0.0
@@ -102,7 +110,7 @@ class World:
         self.now_us = instant_us(at)
         self.sent: list[Sent] = []
         self.failing: set[str] = set()  # channels
-        self.error = "transient"
+        self.error: ErrorClass = "transient"
         self.advice: Advice | None = None  # with it
         self.hold = False  # attempts do not end
         self._n = 0

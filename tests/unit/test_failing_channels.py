@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from shards.answers import ErrorClass
 from shards.retry import WEBHOOK_RETRY, RetryPolicy
 from shards.sending import Advice
-from shards.settings import ChannelSettings, Idempotency, ProviderSettings, Retention
+from shards.settings import Bounds, ChannelSettings, Idempotency, ProviderSettings, Retention
 from shards.units import Seconds
 from tests.support.world import World
 
@@ -53,7 +54,7 @@ def hook(one: World, user_id: str = "ann", url: str = "https://example.org/hook"
     one.user(user_id, contacts={"webhook": {"url": url}})
 
 
-def answers(one: World, error_class: str, channel: str = "email", advice: Advice | None = None) -> None:
+def answers(one: World, error_class: ErrorClass, channel: str = "email", advice: Advice | None = None) -> None:
     one.failing, one.error, one.advice = {channel}, error_class, advice
 
 
@@ -225,6 +226,25 @@ def test_what_finds_no_place_even_to_wait_is_on_disk(world: Make) -> None:
     assert one.conserved
 
 
+def test_long_waits_for_endpoints_that_fail_hold_up_no_others(world: Make) -> None:
+    one = world(**LONG, bounds=Bounds(retrying=10))
+    for number in range(30):
+        hook(one, f"u{number}", f"https://u{number}.example.org/")
+    answers(one, "ambiguous", "webhook")  # to be left alone for more than a minute
+    one.submit(*(said("k", "webhook", user_id=f"u{number}") for number in range(29)))
+    one.advance(120)
+    works(one)
+    one.submit(said("k", "webhook", user_id="u29"))
+    assert one.outcome("k", "u29") == "delivered"
+    assert one.outcome("k", "u28") == "deferred:retry"
+    status = one.status("k", "u28")["webhook"]
+    assert (status["attempts"], status["last_error"]) == (2, "no")
+    one.advance(DAY)
+    assert {one.outcome("k", f"u{number}") for number in range(30)} == {"delivered"}
+    assert {one.status("k", f"u{number}")["webhook"]["attempts"] for number in range(29)} == {3}
+    assert one.conserved
+
+
 # --- patience ---------------------------------------------------------------------------------------------------------
 
 
@@ -312,6 +332,8 @@ def test_refused_credentials_pause_the_channel_and_burn_no_attempt(world: Make) 
     one.shard.pauses.resume("email")
     one.run()
     assert (one.outcome("first"), one.outcome("second")) == ("delivered", "delivered")
+    order = [sent.said.idempotency_key for sent in one.sent if sent.channel == "email"]
+    assert order == ["first", "second"] * 2, "O: as they were accepted"
     assert one.status("first")["email"]["attempts"] == 1
     assert one.conserved
 

@@ -70,6 +70,21 @@ def test_what_is_put_back_comes_next() -> None:
     assert drain(queue, 0.0) == ["a", "b"]
 
 
+def test_what_is_readmitted_after_a_while_has_its_age() -> None:
+    queue = NotificationQueue[str](aging_s=1.0)
+    queue.push("old", 0, 0.0)
+    assert queue.pop(0.0) == "old"
+    queue.push("new", 1, 5.0)
+    queue.readmit("old", 0)
+    assert [queue.pop(5.0), queue.pop(5.0)] == ["new", "old"], "as old as what came since: nothing else is known"
+    queue.push("first", 0, 5.0)
+    queue.push("second", 0, 5.0)
+    assert queue.pop(5.0) == "first"
+    queue.push("urgent", 1, 8.0)
+    queue.readmit("first", 0)
+    assert [queue.pop(8.0) for _ in range(3)] == ["first", "second", "urgent"]
+
+
 @pytest.mark.parametrize(("aging_s", "first"), [(AGING_S / 10, "low"), (AGING_S * 10, "high")])
 def test_another_aging_counts_for_what_waits(aging_s: float, first: str) -> None:
     queue = NotificationQueue[str](AGING_S)

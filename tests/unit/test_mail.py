@@ -199,8 +199,7 @@ def test_headers_of_the_settings_are_in_each_mail() -> None:
 
 def test_an_encoded_word_smuggles_no_header_in() -> None:
     word = "=?utf-8?q?a=0D=0ABcc:_eve@example.org=0D=0A=0D=0Aforged?="
-    content = composer().compose(mail_to(title=word)).content
-    assert b"Bcc" not in content
+    assert parsed(composer().compose(mail_to(title=word)))["Bcc"] is None
     error = refused(composer(), **attached(filename=f"{word}.pdf"))
     assert error.error_class == "permanent"
 

@@ -101,6 +101,16 @@ def test_an_attempt_of_which_nobody_knows_is_never_handed_over() -> None:
     assert times(providers, 1) == ["Sent"], "the next attempt is another thing: the breaker is open"
 
 
+def test_nor_is_it_where_the_credentials_were_refused_meanwhile() -> None:
+    providers, _ = of(one("a", "hang", "misconfigured"), one("b"), timeout_s=0.05)
+
+    async def both() -> list[Outcome]:
+        return await asyncio.gather(*(providers.send(DELIVERY) for _ in range(2)))
+
+    assert classes(asyncio.run(both())) == ["ambiguous", "Sent"]
+    assert len(Scripted.asked["b"]) == 1
+
+
 @pytest.mark.parametrize("error_class", ["permanent", "bad_address"])
 def test_what_is_wrong_with_the_message_is_wrong_everywhere(error_class: str) -> None:
     providers, _ = of(one("a", error_class), one("b"))
@@ -158,6 +168,16 @@ def test_a_bug_is_transient_and_no_message_has_a_secret() -> None:
     assert [str(outcome) for outcome in outcomes] == ["RuntimeError: with ***", "no, not with ***"]
 
 
+@pytest.mark.parametrize("kind", ["Scripted", "Batched"])
+def test_a_plug_in_that_cancels_itself_ends_the_attempt_and_no_more(kind: str) -> None:
+    providers, clock = of(one("a", *["transient"] * ATTEMPTS_MIN, "cancel", "ok", kind=kind))
+    times(providers, ATTEMPTS_MIN)
+    for expected in ("ambiguous", "Sent"):
+        clock.now += OPEN_S
+        found = asyncio.run(providers.send_many([DELIVERY])) if providers.batch_max else run(providers.send(DELIVERY))
+        assert classes(found) == [expected]
+
+
 def test_services_of_users_are_not_held_against_each_other() -> None:
     providers, _ = of(one("a", "misconfigured", *["transient"] * 30, kind="OfUsers"))
     assert times(providers, 31) == ["transient"] * 31
@@ -202,6 +222,13 @@ def test_closing_is_idempotent() -> None:
 
     asyncio.run(twice())
     assert Scripted.closed == ["a", "b"]
+
+
+def test_one_that_cannot_be_closed_keeps_no_other_from_closing() -> None:
+    providers, _ = of(one("a", kind="Clinging"), one("b"))
+    Scripted.closed.clear()
+    asyncio.run(providers.close())
+    assert Scripted.closed == ["b"]
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,33 @@ def test_what_may_change(table: str, value: Any) -> None:
     assert changed_tables(composed(**{table: value}), composed(), lambda _: "") == [table]
 
 
+PAGER: dict[str, Any] = {"class": "tests.support.scripted:Scripted", "label": "a"}
+SIMULATED: dict[str, Any] = {"provider": "simulated"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "may"),
+    [
+        (PAGER, {**PAGER, "label": "b"}, True),
+        (PAGER, {"providers": [PAGER, PAGER]}, True),
+        (SIMULATED, {**SIMULATED, "timeout": "1s"}, True),
+        (SIMULATED, {**SIMULATED, "failure_rate": 0.5}, False),
+        (SIMULATED, PAGER, False),
+        (PAGER, SIMULATED, False),
+        (PAGER, {**PAGER, "concurrency": 1}, False),
+    ],
+)
+def test_a_channel_changes_its_providers_but_not_whether_it_is_simulated(
+    before: dict[str, Any], after: dict[str, Any], may: bool
+) -> None:
+    old, new = (composed(channels={"pager": channel}) for channel in (before, after))
+    if may:
+        assert changed_tables(old, new, lambda _: "") == ["channels"]
+        return
+    with pytest.raises(SettingsError, match=r"channels\.pager\.(providers|concurrency): it cannot change"):
+        changed_tables(old, new, lambda _: "")
+
+
 @pytest.mark.parametrize(
     ("table", "value", "key"),
     [

@@ -78,6 +78,12 @@ def words(shard: Shard, seq: int) -> list[int]:
     return list(ledger.words(row.slots))
 
 
+def test_why_it_cannot_be_opened_is_said_as_it_is(open_shard: Open, tmp_path: Path) -> None:
+    (tmp_path / "shard-0.marks").mkdir()
+    with pytest.raises(IsADirectoryError):
+        open_shard(SETTINGS, at(0))
+
+
 def test_a_message_for_the_collector_is_bounded_in_bytes(open_shard: Open) -> None:
     shard = open_shard(SETTINGS, at(0))
     half = OUTBOX_BYTES // 2
