@@ -59,7 +59,10 @@ def alerts(answer: dict[str, Any]) -> Iterator[str]:
         for number, provider in enumerate(one["providers"], 1):
             message = provider["message"]
             if message and not (pause and pause["message"] == message):
-                yield f"REFUSED {name}: provider {number} ({provider['provider']}) is not asked any more: {message}"
+                yield (
+                    f"REFUSED {name}: provider {number} ({provider['provider']}) is not asked any more: {message}; "
+                    f"{_remedy(name)}"
+                )
 
 
 def _pause(name: str, state: str, pause: dict[str, Any]) -> str:
@@ -67,10 +70,11 @@ def _pause(name: str, state: str, pause: dict[str, Any]) -> str:
     since = f"since {second(pause['since_ms'])} ({relative(pause['since_ms'], int(time.time() * 1000))})"
     if pause["reason"] == "operator":
         return f"PAUSED {name}{where} by an operator {since}; to go on: dispatcher channel resume {name}"
-    return (
-        f"PAUSED {name}{where} {since}, {pause['reason']}: {pause['message']}; "
-        f"correct that, then: dispatcher config reload, or dispatcher channel resume {name}"
-    )
+    return f"PAUSED {name}{where} {since}, {pause['reason']}: {pause['message']}; {_remedy(name)}"
+
+
+def _remedy(name: str) -> str:
+    return f"correct that, then: dispatcher config reload, or dispatcher channel resume {name}"
 
 
 def _provider(provider: dict[str, Any]) -> str:

@@ -20,7 +20,9 @@ from shards.suspects import CRASHES_MAX, Suspects
 from shards.template_parts import TemplateError
 
 PASSED_MAX = 1_000  # of a channel with endpoints, looked at in one turn
-CROWDED_MS = 30_000  # until then, what finds no place even to wait for one is on disk
+CROWDED_S = (
+    30.0  # or as long as the endpoint has asked for: until then, what finds no place even to wait for one is on disk
+)
 
 
 class Attempts(Ending):
@@ -136,10 +138,11 @@ class Attempts(Ending):
         endpoint = self._endpoint(entry)
         if endpoint is None or gates.enter(endpoint, (entry[0].seq, entry[1]), now.mono):
             return True
-        if not gates.wait(endpoint, entry):
-            frame, slot, index, *_ = entry
+        frame, slot, index, *_ = entry
+        if not gates.wait(endpoint, entry, ledger.priority_of(frame.slots[slot]), now.mono):
+            wait_s = max(CROWDED_S, gates.until(endpoint) - now.mono)
             frame.active -= 1
-            self._defer(frame, slot, index, "endpoint", now.wall_us // 1000 + CROWDED_MS)
+            self._defer(frame, slot, index, "endpoint", now.wall_us // 1000 + int(wait_s * 1000))
         return False
 
     def _endpoint(self, entry: Entry) -> str | None:

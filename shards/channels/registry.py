@@ -24,6 +24,7 @@ PROVIDERS = {
     "desktop": "shards.channels.system:SystemChannel",
     "apprise": "shards.channels.chat:ChatChannel",
 }
+METHODS = ("supports_recipient", "send")  # that every plug-in has
 BY_DEFAULT = {"email": "smtp", "webhook": "webhook", "push": "push", "system": "desktop"}  # channel -> provider
 
 
@@ -34,13 +35,20 @@ class UnknownChannelError(ValueError):
 def find(provider: str, path: str = "") -> type[Any]:
     """The class of a provider, or at ``path``. Raises ``UnknownChannelError``."""
     if path:
-        return _load(path)
+        return _plug_in(path)
     if provider in PROVIDERS:
         return _load(PROVIDERS[provider])
     announced = {entry.name: entry.value for entry in entry_points(group=GROUP)}
     if provider not in announced:
         raise UnknownChannelError(unknown("provider", provider, {*PROVIDERS, *announced}))
-    return _load(announced[provider])
+    return _plug_in(announced[provider])
+
+
+def _plug_in(path: str) -> type[Any]:
+    found = _load(path)
+    if lacking := [method for method in METHODS if not callable(getattr(found, method, None))]:
+        raise UnknownChannelError(f"{path} is no channel: it has no {' and no '.join(lacking)}; see docs/plugins.md")
+    return found
 
 
 def _load(path: str) -> type[Any]:
@@ -51,6 +59,8 @@ def _load(path: str) -> type[Any]:
         found = getattr(importlib.import_module(module), name, None)
     except ImportError as error:
         raise UnknownChannelError(f"{module} cannot be imported: {error}") from error
+    except Exception as error:  # a plug-in's module may do anything, and its bug is not ours
+        raise UnknownChannelError(f"{module} cannot be imported: {type(error).__name__}: {error}") from error
     if not isinstance(found, type):
         raise UnknownChannelError(f"{module} has no class {name}")
     return found

@@ -226,6 +226,18 @@ def test_what_finds_no_place_even_to_wait_is_on_disk(world: Make) -> None:
     assert one.conserved
 
 
+def test_a_critical_one_goes_before_all_that_wait_for_its_endpoint(world: Make) -> None:
+    one = world(channels={**CHANNELS, "webhook": real(per_endpoint=8)})
+    hook(one)
+    one.hold = True
+    one.submit(*(said(f"k{n}", "webhook", priority="low") for n in range(1_500)))
+    one.submit(said("urgent", "webhook", priority="critical"))
+    one.hold = False
+    one.run()
+    assert one.sent[8].said.idempotency_key == "urgent", "P: eight are under way when it comes"
+    assert one.conserved
+
+
 def test_long_waits_for_endpoints_that_fail_hold_up_no_others(world: Make) -> None:
     one = world(**LONG, bounds=Bounds(retrying=10))
     for number in range(30):

@@ -94,7 +94,10 @@ def test_what_is_paused_refused_or_silent_stands_out_with_its_words() -> None:
     assert "NOT RESPONDING, and not counted here: shard 1" in said
     assert "PAUSED email since 2026-" in said
     assert "misconfigured: 535 5.7.8 bad \\x1b credentials; correct that, then: dispatcher config reload" in said
-    assert "REFUSED sms: provider 1 (smtp) is not asked any more: no such account" in said
+    assert (
+        "REFUSED sms: provider 1 (smtp) is not asked any more: no such account; correct that, then: dispatcher config"
+        in said
+    )
     assert [text.split()[:2] for text, style in found if style == "alert" and text.startswith("email")] == [
         ["email", "paused"]
     ]

@@ -352,6 +352,13 @@ def test_an_unknown_key_is_named_with_its_line_and_the_nearest(
         ('[channels.fax]\nclass = "faxes"\n', 2, "channels.fax.class", '"package.module:Class"'),
         ('[channels.fax]\nclass = "no.such:Fax"\n', 2, "channels.fax.class", "cannot be imported"),
         ('[channels.fax]\nclass = "json:Fax"\n', 2, "channels.fax.class", "json has no class Fax"),
+        ('[channels.fax]\nclass = "json:JSONDecoder"\n', 2, "channels.fax.class", "no supports_recipient and no send"),
+        (
+            '[channels.fax]\nclass = "tests.support.plugin_with_a_bug:Fax"\n',
+            2,
+            "channels.fax.class",
+            "tests.support.plugin_with_a_bug cannot be imported: NameError: name 'undefined' is not defined",
+        ),
         ("[channels.fax]\nproviders = []\n", 2, "channels.fax.providers", "at least one"),
         (
             '[[channels.sms.providers]]\nprovider = "simulated"\n[[channels.sms.providers]]\nprovider = "simulatd"\n',
