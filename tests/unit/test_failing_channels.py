@@ -307,6 +307,22 @@ def test_what_nobody_knows_the_end_of_can_be_held_for_a_person(world: Make) -> N
     assert one.outcome("k") == "delivered"
 
 
+def test_nor_is_what_was_under_way_when_the_shard_died_sent_again_then(world: Make) -> None:
+    one = world(channels={"email": real(on_ambiguous="hold"), "webhook": real()})
+    one.user(contacts={"email": "ann@example.org", "webhook": {"url": "https://example.org/"}})
+    for channel in one.shard.channels.values():
+        channel.harmless = False
+    one.hold = True
+    one.submit(said("k"), said("other", "webhook"), said("waits", "inapp"))
+    one.hold = False
+    one.restart()
+    assert (one.outcome("k"), one.outcome("other")) == ("dead:ambiguous", "delivered")
+    assert len(one.times()) == 1
+    assert one.conserved
+    one.ask("dead.replay")
+    assert one.outcome("k") == "delivered"
+
+
 def test_a_channel_may_have_a_policy_of_its_own(world: Make) -> None:
     own = RetryPolicy(schedule=(Seconds(7.0), Seconds(11.0)), jitter="none")
     one = world(channels={"email": real(retry=own)})
