@@ -46,12 +46,15 @@ def loaded_settings(config: Path | None, only: Collection[str] | None = None, **
         refuse_settings(error)
 
 
-def loaded_with_sources(config: Path | None) -> tuple[Settings, Source]:
-    """The configuration, and what tells where a key comes from; ends the program where it is wrong."""
+def loaded_with_sources(config: Path | None, only: Collection[str] | None = None) -> tuple[Settings, Source]:
+    """The configuration, of ``only`` these tables, and what tells where a key comes from.
+
+    Ends the program where it is wrong.
+    """
     from dispatcher.settings import SettingsError, environment, load_with_sources
 
     try:
-        return load_with_sources(config, environment(), {})
+        return load_with_sources(config, environment(), {}, only)
     except SettingsError as error:
         refuse_settings(error)
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from dispatcher.settings import Settings
     from dispatcher.templates import Library
 
+TABLES = ("dispatcher", "templates")  # none with secrets: who writes templates need not have them
+
 
 @click.group()
 def template() -> None:
@@ -59,7 +61,7 @@ def check(what: str | None, config: Path | None) -> None:
     from shards.nearest import unknown
     from shards.settings import TemplateSettings
 
-    settings, source = loaded_with_sources(config)
+    settings, source = loaded_with_sources(config, TABLES)
     try:
         library, problems = templates.read(settings, Path(settings.dispatcher.data_dir), source)
         name = what if what in library.sources else None
@@ -148,7 +150,7 @@ def _loaded(config: Path | None) -> tuple[Settings, Library]:
     from dispatcher import templates
     from dispatcher.settings import SettingsError
 
-    settings, source = loaded_with_sources(config)
+    settings, source = loaded_with_sources(config, TABLES)
     try:
         return settings, templates.load(settings, Path(settings.dispatcher.data_dir), source)
     except SettingsError as error:

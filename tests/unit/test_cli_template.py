@@ -54,6 +54,11 @@ def run(config: Path, *args: str) -> Result:
     return CliRunner().invoke(main, ["template", args[0], "--config", str(config), *args[1:]])
 
 
+def test_who_writes_templates_need_not_have_the_secrets_of_the_channels(config: Path) -> None:
+    config.write_text(f'{config.read_text()}[channels.webhook]\nsecret = "env:ONLY_THE_SERVICE_HAS_IT"\n')
+    assert (run(config, "list").exit_code, run(config, "check", "put").exit_code) == (0, 0)
+
+
 def test_list(config: Path) -> None:
     shown = run(config, "list").stdout.splitlines()
     assert shown[0].split() == ["name", "locales", "parts", "source"]
