@@ -70,7 +70,8 @@ def recipient(channel: str, provider: ProviderSettings, to: str | None, secret: 
     try:
         check_contacts(contacts, "--to")
     except RequestError as error:
-        raise TrialError(f"--to: {error.error.message}") from None
+        option = "--secret" if (error.error.field or "").endswith(".secret") else "--to"
+        raise TrialError(f"{option}: {error.error.message}") from None
     return Recipient(to if kind == "other" else USER, contacts)
 
 

@@ -226,6 +226,7 @@ def test_no_form_of_a_secret_is_shown(fails: str, more: list[str], tmp_path: Pat
         (["webhook", "--to", "ftp://x"], "--to: its scheme is 'ftp', not http or https"),
         (["webhook", "--to", "https://x", "--secret", SECRET], "others can read the command line"),
         (["webhook", "--to", "https://x", "--secret", "env:NO_SUCH"], "--secret: the environment has no NO_SUCH"),
+        (["webhook", "--to", "https://x", "--secret", "env:HOME"], "--secret: it is not whsec_ and the base64"),
         (["webhook", "--to", "https://x", "--payload", "{}"], "--payload: it is an object such as"),
         (["webhook", "--to", "https://x", "--template", "a", "--text", "b"], "--template has all that is said"),
         (["webhook", "--to", "https://x", "--template", "a"], "unknown template 'a'"),
