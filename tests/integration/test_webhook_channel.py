@@ -285,7 +285,7 @@ def test_an_address_inside_is_permanent_and_says_how_to_allow_it(endpoint: Endpo
         ({"headers": {"host": "a"}}, "headers: 'host' is set by the channel itself"),
         ({"user_agent": "a\nb"}, "headers: 'user_agent'"),
         ({"allow_private": ["10.0.0.1/8"]}, "allow_private: 10.0.0.1/8 has host bits set; it is to be a list such as"),
-        ({"ports": [0]}, "ports: 0 is none"),
+        ({"ports": [0]}, "ports: 0 is no port"),
         ({"ca_file": "/nowhere"}, "ca_file: /nowhere is no file of certificates"),
         ({"body_bytes": 1}, "body_bytes is 1; it must be between 256 and 16777216"),
         ({"answer_bytes": 10**9}, "answer_bytes is 1000000000"),
