@@ -116,21 +116,19 @@ def _check(
 
 def _literal_secrets(given: Any, kind: Any, above: Keys = ()) -> Iterator[Keys]:
     """The keys of secrets that stand in the configuration itself."""
-    if not isinstance(given, Mapping):
-        if (
-            Secret in _parts(kind)
-            and isinstance(given, str)
-            and not (given.startswith(ELSEWHERE) or PLACEHOLDER.search(given))
-        ):
+    if isinstance(given, str):
+        if Secret in _parts(kind) and not (given.startswith(ELSEWHERE) or PLACEHOLDER.search(given)):
             yield above
+        return
+    if isinstance(given, list):
+        if any(True for one in given for _ in _literal_secrets(one, kind)):
+            yield above
+        return
+    if not isinstance(given, Mapping):
         return
     known = fields(kind)
     for key, value in given.items():
         yield from _literal_secrets(value, known.get(key, kind if not known else None), (*above, key))
-
-
-def _is_elsewhere(given: str) -> bool:
-    return given.startswith(ELSEWHERE) or PLACEHOLDER.search(given) is not None
 
 
 def _parts(kind: Any) -> Iterator[Any]:

@@ -20,7 +20,9 @@ from shards.suspects import CRASHES_MAX, Suspects
 from shards.template_parts import TemplateError
 
 PASSED_MAX = 1_000  # of a channel with endpoints, looked at in one turn
-CROWDED_MS = 30_000  # until then, what finds no place even to wait for one is on disk
+CROWDED_S = (
+    30.0  # or as long as the endpoint has asked for: until then, what finds no place even to wait for one is on disk
+)
 
 
 class Attempts(Ending):
@@ -136,10 +138,11 @@ class Attempts(Ending):
         endpoint = self._endpoint(entry)
         if endpoint is None or gates.enter(endpoint, (entry[0].seq, entry[1]), now.mono):
             return True
-        if not gates.wait(endpoint, entry):
-            frame, slot, index, *_ = entry
+        frame, slot, index, *_ = entry
+        if not gates.wait(endpoint, entry, ledger.priority_of(frame.slots[slot]), now.mono):
+            wait_s = max(CROWDED_S, gates.until(endpoint) - now.mono)
             frame.active -= 1
-            self._defer(frame, slot, index, "endpoint", now.wall_us // 1000 + CROWDED_MS)
+            self._defer(frame, slot, index, "endpoint", now.wall_us // 1000 + int(wait_s * 1000))
         return False
 
     def _endpoint(self, entry: Entry) -> str | None:
@@ -176,14 +179,28 @@ class Attempts(Ending):
         return None
 
     def suspect(self, crashes: Mapping[Place, int], now: Now) -> None:
-        """At the start: what was under way when the shard died; who was so too often is given up."""
-        self.suspects = Suspects({place: times for place, times in crashes.items() if times < CRASHES_MAX})
+        """At the start: what was under way when the shard died. Who was so too often is given up, and who may have
+        arrived where twice is worse than not at all."""
+        known = dict(crashes)
+        holds = any(map(self.settings.is_held, self.channel_names))
         for (seq, slot), times in crashes.items():
-            entry = self._reload(seq, slot) if times >= CRASHES_MAX else None
-            if entry is not None:
+            entry = self._reload(seq, slot) if holds or times >= CRASHES_MAX else None
+            if entry is None:
+                continue
+            value = entry[0].slots[slot]
+            attempts = ledger.attempts_of(value)
+            if self.settings.is_held(self.channel_names[ledger.channel_of(value)]):
+                text = "the shard died while this was attempted: nobody knows how it ended"
+                self._give_up(entry, "ambiguous", "ambiguous", text, attempts, now)
+            elif times >= CRASHES_MAX:
                 text = f"the shard died {times} times while this was attempted"
-                self._give_up(entry, "poison", "permanent", text, ledger.attempts_of(entry[0].slots[slot]), now)
-                self.changes.acquitted.append((seq, slot))
+                self._give_up(entry, "poison", "permanent", text, attempts, now)
+            else:
+                self._leave(entry[0])
+                continue
+            del known[seq, slot]
+            self.changes.acquitted.append((seq, slot))
+        self.suspects = Suspects(known)
 
     def _pop(self, channel: int, count: int, now: Now) -> list[Run]:
         """At most ``count`` deliveries from the channel's lanes, in the order in which they are due."""

@@ -43,7 +43,7 @@ from shards.wire import (
     pack,
 )
 
-WAITING_MAX = 1_000  # deliveries that wait in memory for one endpoint
+WAITING_MAX = 1_000  # deliveries of one priority that wait in memory for one endpoint
 
 
 class Core(Cancelling):
@@ -79,7 +79,9 @@ class Core(Cancelling):
         real = {numbers[name]: one for name, one in settings.channels.items() if not one.is_simulated}
         for number, channel in real.items():
             if self.channel_names[number] == "webhook" and number not in self.gates:
-                self.gates[number] = Gates(channel.per_endpoint, WAITING_MAX)
+                self.gates[number] = Gates(
+                    channel.per_endpoint, WAITING_MAX, settings.bounds.lane_items, settings.priorities.aging
+                )
         self.routing = Routing(settings.categories, numbers, settings.rules)
         self.limits = Limits(settings.rate_limits, settings.caps, settings.bounds.limiter_keys)
         self.limiters = {numbers[name]: limiter for name, limiter in self.limits.rates.items()}

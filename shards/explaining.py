@@ -146,7 +146,11 @@ class Explainer:
             if finding.result == "move":
                 yield from self._delivery(case, self._core.inapp)
                 return
-        yield Finding("outcome", ledger.OUTCOMES[ledger.PENDING], channel=self._core.channel_names[channel])
+        name, why, pause = self._core.channel_names[channel], None, self._core.paused.get(channel)
+        if pause is not None:
+            why = "channel_paused"
+            yield Finding("channel", "defer", why, pause.document(), channel=name)
+        yield Finding("outcome", ledger.OUTCOMES[ledger.PENDING], why, channel=name)
 
     def _steps(self, case: Case, channel: int) -> Iterator[Finding]:
         name = self._core.channel_names[channel]
@@ -218,8 +222,7 @@ class Explainer:
             table = {"table": f"channels.{name}"}
             yield Finding("channel", "block", why, table, outcome=ledger.OUTCOMES[outcome])
             return
-        pause = core.paused.get(channel)
-        yield Finding("channel", "pass", "channel_paused", pause.document()) if pause else Finding("channel", "pass")
+        yield Finding("channel", "pass")
         if blocks == "contact":
             yield Finding("contact", "block", why, outcome=ledger.OUTCOMES[outcome])
         elif case.user.choices.has_contact(name):

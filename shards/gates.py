@@ -1,17 +1,17 @@
 """How much is under way to each endpoint of a channel: one that hangs holds up its own deliveries, and no others.
 
 An endpoint begins with ``limit`` places. A failure halves them, down to one; a success adds one, so that an endpoint
-in trouble is asked less and less, and is used again as it recovers. What finds no place waits here, in the order in
-which it came, or, beyond ``waiting_max`` per endpoint, elsewhere.
+in trouble is asked less and less, and is used again as it recovers. What finds no place waits here as in a lane, by
+priority and in its order, up to ``waiting_max`` of each endpoint and priority, and ``total_max`` of all.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 
 from shards.changes import Place
 from shards.frames import Entry
+from shards.lanes import NotificationQueue
 
 ENDPOINTS_MAX = 100_000  # remembered: beyond, those that nothing is under way to are forgotten
 
@@ -23,23 +23,21 @@ class _Gate:
         self.limit = limit
         self.within = 0
         self.until = 0.0  # the endpoint asked for patience until then
-        self.waiting: deque[Entry] = deque()
+        self.waiting: NotificationQueue[Entry] | None = None
 
 
 class Gates:
     """Of one channel; times are monotonic seconds."""
 
-    def __init__(self, limit: int, waiting_max: int) -> None:
+    def __init__(self, limit: int, waiting_max: int, total_max: int, aging_s: float) -> None:
+        self.waiting = 0  # deliveries
         self._limit = limit
         self._waiting_max = waiting_max
+        self._total_max = total_max
+        self._aging_s = aging_s
         self._gates: dict[str, _Gate] = {}
         self._within: dict[Place, str] = {}
         self._patient: set[str] = set()  # with deliveries that wait
-
-    @property
-    def waiting(self) -> int:
-        """How many deliveries wait."""
-        return sum(len(self._gates[key].waiting) for key in self._patient)
 
     def enter(self, key: str, place: Place, now: float) -> bool:
         """Take a place for a delivery; False if there is none, or others wait for one."""
@@ -54,14 +52,21 @@ class Gates:
         self._within[place] = key
         return True
 
-    def wait(self, key: str, entry: Entry) -> bool:
+    def wait(self, key: str, entry: Entry, priority: int, now: float) -> bool:
         """Queue a delivery that found no place; False if too many wait already."""
         gate = self._gates[key]
-        if len(gate.waiting) >= self._waiting_max:
+        queue = gate.waiting or NotificationQueue(self._aging_s)
+        if self.waiting >= self._total_max or queue.depth(priority) >= self._waiting_max:
             return False
-        gate.waiting.append(entry)
+        queue.push(entry, priority, now)
+        gate.waiting = queue
+        self.waiting += 1
         self._patient.add(key)
         return True
+
+    def until(self, key: str) -> float:
+        """When the endpoint may be asked again."""
+        return self._gates[key].until
 
     def leave(self, place: Place, now: float, *, failed: bool = False, asked_s: float = 0.0) -> None:
         """An attempt has ended; ``asked_s`` is how long the endpoint asked to be left alone."""
@@ -80,12 +85,15 @@ class Gates:
         for key in list(self._patient):
             gate = self._gates[key]
             while count > 0 and gate.waiting and gate.within < gate.limit and gate.until <= now:
-                entry = gate.waiting.popleft()
+                entry = gate.waiting.pop(now)
+                assert entry is not None  # a queue that is empty is false
+                self.waiting -= 1
                 gate.within += 1
                 self._within[entry[0].seq, entry[1]] = key
                 count -= 1
                 yield entry
             if not gate.waiting:
+                gate.waiting = None
                 self._patient.discard(key)
 
     def next_due(self, now: float) -> float | None:

@@ -50,6 +50,7 @@ class Provider:
         self.name = settings.provider or settings.path
         self.breaker = Breaker()
         self.refused = ""  # why it is not asked any more
+        self._channel = context.channel
         self._timeout_s = context.timeout_s
         self._made: Any = None
         self._secrets: list[str] = []
@@ -59,7 +60,7 @@ class Provider:
             self._secrets = secrets_of(read)
             self._made = kind(read, context)
         except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
-            self.refused = self._words(error)
+            self._refuse(self._words(error))
         self.is_unmade = self._made is None
         self.batch_max = int(getattr(self._made, "batch_max", 0)) if hasattr(self._made, "send_many") else 0
         self.is_of_users = bool(getattr(self._made, "endpoints_of_users", False))
@@ -145,9 +146,14 @@ class Provider:
             self.breaker.fail(now, outcome.error_class == "throttled", outcome.retry_after_s or 0.0)
             return outcome
         if isinstance(outcome, SendError) and outcome.error_class == "misconfigured":
-            self.refused = outcome.message
+            self._refuse(outcome.message)
         self.breaker.succeed(now)  # it answers
         return outcome
+
+    def _refuse(self, why: str) -> None:
+        if not self.refused:
+            log.warning("a provider refuses its credentials", channel=self._channel, provider=self.name, error=why)
+        self.refused = why
 
     def _words(self, error: Exception) -> str:
         return self._hidden(f"{type(error).__name__}: {error}")
@@ -230,7 +236,7 @@ class Providers:
             return UNREACHABLE
         now = self._clock()
         waiting = [provider.breaker.next_at(now) for provider in able if not provider.refused]
-        return Held(min(waiting)) if waiting else SendError("misconfigured", able[0].refused)
+        return Held(min(waiting)) if waiting else SendError("misconfigured", able[-1].refused)
 
     def resume(self) -> None:
         """Ask those again that have refused their credentials."""

@@ -373,10 +373,14 @@ def main() -> None:
         worker = Worker(settings, stop)
         say_ready(suspects=worker.has_suspects)
         worker.run()
+        code = 0
     except JournalError as error:
         fail(str(error), WRONG_CONFIGURATION)
+    except Exception as error:  # noqa: BLE001 - it is said as Python would say it, and ends the process
+        sys.excepthook(type(error), error, error.__traceback__)
+        code = 1
     sys.stderr.flush()
-    os._exit(0)  # Python would wait for threads in which a plug-in hangs
+    os._exit(code)  # Python would wait for threads in which a plug-in hangs
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def check_ca_file(path: str) -> None:
 def encoded(content: Any) -> bytes:
     """As JSON. What came as MessagePack may have more than that can say."""
     try:
-        return orjson.dumps(content, default=msgspec.to_builtins, option=orjson.OPT_NON_STR_KEYS)
+        return orjson.dumps(content, default=msgspec.to_builtins, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_UTC_Z)
     except TypeError as error:
         raise SendError("permanent", f"the payload cannot be written as JSON: {error}") from None
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from shards import base64url
+from shards.channels.base import SendError
 
 try:
     from cryptography.hazmat.primitives import hashes, serialization
@@ -83,8 +84,14 @@ class Renewed:
         self._issued = Issued("", 0.0)
 
     async def get(self, refused: str = "") -> str:
-        """A token that is not ``refused``, which is what the service did with it before its time."""
-        async with self._lock:
-            if self._issued.token == refused or self._clock() >= self._issued.until:
-                self._issued = await self._issue()
-            return self._issued.token
+        """A token that is not ``refused``, which is what the service did with it before its time.
+
+        Raises ``SendError``, also where there is none in time: nothing was sent then, which a cancellation would hide.
+        """
+        try:
+            async with self._lock:
+                if self._issued.token == refused or self._clock() >= self._issued.until:
+                    self._issued = await self._issue()
+                return self._issued.token
+        except asyncio.CancelledError:
+            raise SendError("transient", "no access token in time, so nothing was sent") from None

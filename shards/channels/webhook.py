@@ -19,6 +19,7 @@ import msgspec
 import orjson
 
 from shards.channels.base import Context, Delivery, Recipient, SendError
+from shards.channels.devices import encoded
 from shards.channels.guard import PORTS, Guard
 from shards.contacts import SECRET_PREFIX, WebhookContact, problem_of_secret
 from shards.hidden import Secret
@@ -130,7 +131,7 @@ def body_of(delivery: Delivery, bytes_max: int) -> bytes:
         except orjson.JSONDecodeError as error:
             raise SendError("permanent", f"the template's part webhook.body is not JSON: {error}") from None
     else:
-        body = orjson.dumps(
+        body = encoded(
             {
                 "type": f"notification.{delivery.category}",
                 "timestamp": datetime.fromtimestamp(delivery.created_ms / 1000, UTC),
@@ -145,8 +146,7 @@ def body_of(delivery: Delivery, bytes_max: int) -> bytes:
                     "payload": delivery.payload,
                     "metadata": delivery.metadata,
                 },
-            },
-            option=orjson.OPT_UTC_Z,
+            }
         )
     if len(body) > bytes_max:
         raise SendError("permanent", f"the body has {len(body)} bytes; at most {bytes_max} are allowed by body_bytes")

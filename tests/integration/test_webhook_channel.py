@@ -200,6 +200,13 @@ def test_a_part_that_is_no_json_is_permanent(endpoint: Endpoint, body: str) -> N
     assert endpoint.connections == 0
 
 
+def test_a_payload_of_messagepack_is_written_as_json_has_it_or_permanent(endpoint: Endpoint) -> None:
+    send(delivery(endpoint.url, payload={"picture": b"\0\1", "sizes": {1: 2}}))
+    assert json.loads(endpoint.requests[0].body)["data"]["payload"] == {"picture": "AAE=", "sizes": {"1": 2}}
+    error = error_of(delivery(endpoint.url, payload={"number": 2**70}))
+    assert (error.error_class, "cannot be written as JSON" in error.message) == ("permanent", True)
+
+
 def test_a_long_body_is_permanent_and_not_sent(endpoint: Endpoint) -> None:
     for more in ({"payload": {"a": "x" * 20_000}}, {"parts": {"body": f'"{"x" * 20_000}"'}}):
         error = error_of(delivery(endpoint.url, **more))
@@ -285,7 +292,7 @@ def test_an_address_inside_is_permanent_and_says_how_to_allow_it(endpoint: Endpo
         ({"headers": {"host": "a"}}, "headers: 'host' is set by the channel itself"),
         ({"user_agent": "a\nb"}, "headers: 'user_agent'"),
         ({"allow_private": ["10.0.0.1/8"]}, "allow_private: 10.0.0.1/8 has host bits set; it is to be a list such as"),
-        ({"ports": [0]}, "ports: 0 is none"),
+        ({"ports": [0]}, "ports: 0 is no port"),
         ({"ca_file": "/nowhere"}, "ca_file: /nowhere is no file of certificates"),
         ({"body_bytes": 1}, "body_bytes is 1; it must be between 256 and 16777216"),
         ({"answer_bytes": 10**9}, "answer_bytes is 1000000000"),

@@ -58,7 +58,7 @@ AGING_S = 5.0
 CHANNELS = ("email", "sms", "push")
 
 # Small enough that every list overflows within a few turns.
-TINY: dict[Any, dict[str, int]] = {
+TINY: dict[Any, dict[str, float]] = {
     shards.ending: {"LOGGED_MAX": 2, "SHORT_S": 0.1},
     shards.releasing: {"FRAMES_PER_REFILL": 2, "RELEASED_MAX": 3, "ITEMS_MAX": 2},
     shards.limit_store: {"CHARGES_MAX": 40, "PART_TIMES": 3, "OLD_ROWS": 2},

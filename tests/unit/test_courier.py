@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from select import select
@@ -105,3 +107,28 @@ def test_a_thread_that_is_held_up_keeps_what_it_writes_to(start: Start) -> None:
     wait_until(lambda: all(thread.name != "courier" for thread in threading.enumerate()))
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(courier.fileno())
+
+
+DIES = """
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from shards import worker
+
+class Dies:
+    has_suspects = False
+    def __init__(self, *_): pass
+    def run(self): raise RuntimeError("a bug")
+
+began = threading.Event()
+ThreadPoolExecutor().submit(lambda: began.set() or threading.Event().wait())
+began.wait()
+worker.begin_child = lambda _: (None, b"")
+worker.msgspec.json.decode = lambda *_, **__: None
+worker.Worker = Dies
+worker.main()
+"""
+
+
+def test_a_process_that_dies_does_not_wait_for_plug_ins_that_hang() -> None:
+    found = subprocess.run([sys.executable, "-c", DIES], capture_output=True, timeout=60, check=False)
+    assert (found.returncode, b"a bug" in found.stderr) == (1, True)

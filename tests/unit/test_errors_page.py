@@ -41,7 +41,7 @@ def test_each_class_is_explained() -> None:
         f"After {breaker.OPEN_S:.0f} s it is half-open",
         f"at most {breaker.PATIENCE_MAX_S:.0f} s, and for {breaker.PATIENCE_S:.0f} s where",
         f"more than {health.DISABLED_AFTER_MS // 3_600_000} hours later",
-        f"up to {WAITING_MAX:,} for each endpoint",
+        f"up to {WAITING_MAX:,} of each priority for each endpoint",
         f"`per_endpoint` attempts are under way at once, {ChannelSettings(()).per_endpoint} in each shard",
         f"at least {WEBHOOK_RETRY.throttled_min:.0f} s after",
     ],

@@ -226,6 +226,18 @@ def test_what_finds_no_place_even_to_wait_is_on_disk(world: Make) -> None:
     assert one.conserved
 
 
+def test_a_critical_one_goes_before_all_that_wait_for_its_endpoint(world: Make) -> None:
+    one = world(channels={**CHANNELS, "webhook": real(per_endpoint=8)})
+    hook(one)
+    one.hold = True
+    one.submit(*(said(f"k{n}", "webhook", priority="low") for n in range(1_500)))
+    one.submit(said("urgent", "webhook", priority="critical"))
+    one.hold = False
+    one.run()
+    assert one.sent[8].said.idempotency_key == "urgent", "P: eight are under way when it comes"
+    assert one.conserved
+
+
 def test_long_waits_for_endpoints_that_fail_hold_up_no_others(world: Make) -> None:
     one = world(**LONG, bounds=Bounds(retrying=10))
     for number in range(30):
@@ -295,6 +307,22 @@ def test_what_nobody_knows_the_end_of_can_be_held_for_a_person(world: Make) -> N
     assert one.outcome("k") == "delivered"
 
 
+def test_nor_is_what_was_under_way_when_the_shard_died_sent_again_then(world: Make) -> None:
+    one = world(channels={"email": real(on_ambiguous="hold"), "webhook": real()})
+    one.user(contacts={"email": "ann@example.org", "webhook": {"url": "https://example.org/"}})
+    for channel in one.shard.channels.values():
+        channel.harmless = False
+    one.hold = True
+    one.submit(said("k"), said("other", "webhook"), said("waits", "inapp"))
+    one.hold = False
+    one.restart()
+    assert (one.outcome("k"), one.outcome("other")) == ("dead:ambiguous", "delivered")
+    assert len(one.times()) == 1
+    assert one.conserved
+    one.ask("dead.replay")
+    assert one.outcome("k") == "delivered"
+
+
 def test_a_channel_may_have_a_policy_of_its_own(world: Make) -> None:
     own = RetryPolicy(schedule=(Seconds(7.0), Seconds(11.0)), jitter="none")
     one = world(channels={"email": real(retry=own)})
@@ -324,7 +352,7 @@ def test_refused_credentials_pause_the_channel_and_burn_no_attempt(world: Make) 
     (channel,) = [finding for finding in told if finding["step"] == "channel"]
     assert (channel["result"], channel["detail"]["why"]) == ("defer", "misconfigured")
     told = one.ask("explain", notification={"user_id": "ann", "title": "x", "channels": ["email"]})["decisions"]
-    assert ["pass", "channel_paused"] in [[finding["result"], finding["reason"]] for finding in told]
+    assert ["defer", "channel_paused"] in [[finding["result"], finding["reason"]] for finding in told]
     assert one.outcome("other", "bob") == "delivered"
     pause = one.core.paused[one.core.channel_names.index("email")]
     assert (pause.reason, pause.message) == ("misconfigured", "no")

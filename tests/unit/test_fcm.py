@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from shards.channels import jwt
 from shards.channels.base import Context, SendError, Sent
 from shards.channels.fcm import Settings
 from shards.channels.push import PushChannel
@@ -260,3 +261,20 @@ def test_a_wrong_service_account_is_refused_without_telling_it(server: FcmServer
 def test_a_wrong_url_is_refused(server: FcmServer) -> None:
     with pytest.raises(ValueError, match=r"base_url is 'fcm.googleapis.com'; it is to be like https://"):
         Settings(Secret(fcm.account(server.token_uri)), base_url="fcm.googleapis.com")
+
+
+def test_who_waits_in_vain_for_a_token_has_sent_nothing() -> None:
+    async def never() -> jwt.Issued:
+        return await asyncio.Event().wait()  # type: ignore[return-value]  # it does not come back
+
+    async def wait(token: jwt.Renewed) -> SendError:
+        with pytest.raises(SendError) as caught:
+            async with asyncio.timeout(0.05):
+                await token.get()
+        return caught.value
+
+    async def both() -> tuple[SendError, SendError]:
+        token = jwt.Renewed(never)
+        return await asyncio.gather(wait(token), wait(token))
+
+    assert [error.error_class for error in asyncio.run(both())] == ["transient"] * 2

@@ -9,6 +9,8 @@ from shards.gates import Gates
 from shards.people import Decisions, User
 from shards.preferences import ALLOW_ALL
 
+AGING_S = 30.0
+LOW, NORMAL, CRITICAL = 0, 1, 3
 USER = User("u", 1, ALLOW_ALL, Decisions(lambda *_: None, ALLOW_ALL))  # type: ignore[arg-type]  # no decision is made
 
 
@@ -17,12 +19,12 @@ def entry(seq: int) -> Entry:
 
 
 def filled(limit: int, waiting: int = 0, key: str = "a") -> Gates:
-    gates = Gates(limit, 100)
+    gates = Gates(limit, 100, 100, AGING_S)
     for seq in range(limit):
         assert gates.enter(key, (seq, 0), 0.0)
     for seq in range(limit, limit + waiting):
         assert not gates.enter(key, (seq, 0), 0.0)
-        assert gates.wait(key, entry(seq))
+        assert gates.wait(key, entry(seq), NORMAL, 0.0)
     return gates
 
 
@@ -70,9 +72,24 @@ def test_an_endpoint_that_asks_for_patience_gets_it() -> None:
 
 
 def test_only_so_many_wait_in_memory() -> None:
-    gates = Gates(1, 2)
-    assert gates.enter("a", (0, 0), 0.0)
-    assert [gates.wait("a", entry(seq)) for seq in (1, 2, 3)] == [True, True, False]
+    gates = Gates(1, 2, 4, AGING_S)
+    for key in "ab":
+        assert gates.enter(key, (ord(key), 0), 0.0)
+    assert [gates.wait("a", entry(seq), NORMAL, 0.0) for seq in (1, 2, 3)] == [True, True, False]
+    assert gates.wait("a", entry(4), CRITICAL, 0.0), "it does not wait for those that it goes before"
+    assert [gates.wait("b", entry(seq), NORMAL, 0.0) for seq in (5, 6)] == [True, False], "of all endpoints together"
+    assert gates.waiting == 4
+
+
+def test_they_go_by_priority_and_by_age() -> None:
+    gates = filled(1)
+    for seq, priority, at in ((1, NORMAL, 0.0), (2, CRITICAL, 1.0), (3, LOW, 1.0), (4, CRITICAL, 3 * AGING_S)):
+        assert gates.wait("a", entry(seq), priority, at)
+    order: list[int] = []
+    for now in (1.0, 3 * AGING_S, 3 * AGING_S, 4 * AGING_S):
+        gates.leave((order[-1] if order else 0, 0), now)
+        order += started(gates, now)
+    assert order == [2, 1, 4, 3]
 
 
 def test_what_never_entered_may_leave() -> None:

@@ -568,3 +568,28 @@ def test_rules_are_bounded(written: Path) -> None:
 
 def test_rules_know_their_lines(written: Path) -> None:
     assert [(rule.name, rule.line) for rule in loaded(TWO, written).rules] == [("a", 2), ("b", 6)]  # type: ignore[attr-defined]
+
+
+TWILIO = f'account_sid = "AC{32 * "0"}"\nauth_token = "hunter2"\nfrom_number = "+33612345678"'
+SECRETS_OF_CHAT = '[channels.chat]\nprovider = "apprise"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ('[channels.email]\nhost = "h"\nsender = "a@b.c"\nusername = "a"\npassword = "hunter2"', "email.password"),
+        (f'{SECRETS_OF_CHAT}urls = ["file:/none", "slack://A/B/C"]', "chat.urls"),
+        (f'{SECRETS_OF_CHAT}[channels.chat.categories]\nnews = ["slack://A/B/C"]', "chat.categories.news"),
+        ('[channels.webhook.headers]\nAuthorization = "Bearer hunter2"', "webhook.headers.Authorization"),
+        (f'[[channels.sms.providers]]\nprovider = "twilio"\n{TWILIO}', "sms.providers.0.auth_token"),
+    ],
+)
+def test_a_secret_in_a_file_that_others_can_read_is_refused(tmp_path: Path, text: str, key: str) -> None:
+    path = tmp_path / "dispatcher.toml"
+    path.write_text(text)
+    path.chmod(0o640)
+    with pytest.raises(SettingsError, match=rf"channels\.{key}: a secret stands in a file that others can read"):
+        load(path, {}, {})
+    path.chmod(0o600)
+    path.write_text(text.replace("file:/none", "slack://D/E/F"))
+    load(path, {}, {})
