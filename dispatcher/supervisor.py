@@ -159,9 +159,11 @@ class Supervisor:
 
     def _configuration(self) -> bytes:
         """All that shards go by, and that is the same for each of them."""
-        return self._shard_settings(0, Identity(shards=1, secret=0), incarnation=0)
+        return self._shard_settings(0, Identity(shards=1, secret=0), incarnation=0, reads=0)
 
-    def _shard_settings(self, number: int, identity: Identity, incarnation: int | None = None) -> bytes:
+    def _shard_settings(
+        self, number: int, identity: Identity, incarnation: int | None = None, reads: int | None = None
+    ) -> bytes:
         settings = self.settings
         return msgspec.json.encode(
             ShardSettings(
@@ -172,7 +174,7 @@ class Supervisor:
                 incarnation=time.time_ns() // 1000 if incarnation is None else incarnation,
                 secret=identity.secret,
                 version=identity.version,
-                reads=self._reads,
+                reads=self._reads if reads is None else reads,
                 categories=settings.categories,
                 rate_limits=settings.rate_limits,
                 caps=settings.caps,

@@ -50,7 +50,6 @@ class Provider:
         self.name = settings.provider or settings.path
         self.breaker = Breaker()
         self.refused = ""  # why it is not asked any more
-        self._channel = context.channel
         self._timeout_s = context.timeout_s
         self._made: Any = None
         self._secrets: list[str] = []
@@ -60,7 +59,7 @@ class Provider:
             self._secrets = secrets_of(read)
             self._made = kind(read, context)
         except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
-            self._refuse(self._words(error))
+            self.refused = self._words(error)
         self.is_unmade = self._made is None
         self.batch_max = int(getattr(self._made, "batch_max", 0)) if hasattr(self._made, "send_many") else 0
         self.is_of_users = bool(getattr(self._made, "endpoints_of_users", False))
@@ -146,14 +145,9 @@ class Provider:
             self.breaker.fail(now, outcome.error_class == "throttled", outcome.retry_after_s or 0.0)
             return outcome
         if isinstance(outcome, SendError) and outcome.error_class == "misconfigured":
-            self._refuse(outcome.message)
+            self.refused = outcome.message
         self.breaker.succeed(now)  # it answers
         return outcome
-
-    def _refuse(self, why: str) -> None:
-        if not self.refused:
-            log.warning("a provider refuses its credentials", channel=self._channel, provider=self.name, error=why)
-        self.refused = why
 
     def _words(self, error: Exception) -> str:
         return self._hidden(f"{type(error).__name__}: {error}")
@@ -196,7 +190,16 @@ class Providers:
         context = Context(channel, float(settings.timeout), settings.concurrency, Answers(errors))
         self.all = [Provider(one, context) for one in settings.providers]
         self.batch_max = self.all[0].batch_max
+        self._channel = channel
         self._clock = clock
+        self._told: set[Provider] = set()  # whose refusal the log has
+        self._tell()
+
+    def _tell(self) -> None:
+        for one in self.all:
+            if one.refused and one not in self._told:
+                self._told.add(one)
+                log.warning("a provider cannot be used", channel=self._channel, provider=one.name, error=one.refused)
 
     async def send(self, delivery: Delivery) -> Outcome:
         """Ask one provider after the other, until one has an answer."""
@@ -212,6 +215,7 @@ class Providers:
             if isinstance(outcome, Sent):
                 return outcome
             failed = outcome
+            self._tell()
             hands_over = outcome.error_class in HANDED_OVER and not provider.admits(self._clock())
             if outcome.error_class != "misconfigured" and not hands_over:
                 return outcome
@@ -227,7 +231,9 @@ class Providers:
         except SendError:
             may_all = False
         if may_all:
-            return list(await first.send_many(deliveries, self._clock))
+            outcomes = await first.send_many(deliveries, self._clock)
+            self._tell()
+            return list(outcomes)
         return await asyncio.gather(*(self.send(delivery) for delivery in deliveries))
 
     def _unasked(self, able: Sequence[Provider]) -> Outcome:
@@ -240,6 +246,7 @@ class Providers:
 
     def resume(self) -> None:
         """Ask those again that have refused their credentials."""
+        self._told = {provider for provider in self._told if provider.is_unmade}
         for provider in self.all:
             provider.refused = provider.refused if provider.is_unmade else ""
 
