@@ -65,6 +65,7 @@ class Supervisor:
         self._load = load or (lambda: (settings, source))
         self._source = source
         self._library = templates.Library({}, {})
+        self._reads = 0  # of the configuration, after the first
         self._reloads = 0  # how often it was told to reload,
         self._reloaded = (0, 0)  # and did, for itself and for the router
         self._put: dict[int, dict[str, Any]] = {}  # what was put with the last of them, by number,
@@ -171,6 +172,7 @@ class Supervisor:
                 incarnation=time.time_ns() // 1000 if incarnation is None else incarnation,
                 secret=identity.secret,
                 version=identity.version,
+                reads=self._reads,
                 categories=settings.categories,
                 rate_limits=settings.rate_limits,
                 caps=settings.caps,
@@ -289,6 +291,7 @@ class Supervisor:
         self._put, self._refused = {}, {}
         try:
             if reads:
+                self._reads += 1
                 after, source = self._load()
                 tables = changed_tables(self.settings, after, source)
                 self.settings, self._library = after, templates.load(after, self.directory.path, source)

@@ -20,9 +20,9 @@ from shards.suspects import CRASHES_MAX, Suspects
 from shards.template_parts import TemplateError
 
 PASSED_MAX = 1_000  # of a channel with endpoints, looked at in one turn
-CROWDED_S = (
-    30.0  # or as long as the endpoint has asked for: until then, what finds no place even to wait for one is on disk
-)
+# Until then, what finds no place even to wait for one is on disk: longer where it is much, as each look is a write, and
+# as long as the endpoint has asked for.
+CROWDED_S, CROWDED_EACH_S, CROWDED_MAX_S = 30.0, 0.001, 600.0
 
 
 class Attempts(Ending):
@@ -140,7 +140,9 @@ class Attempts(Ending):
             return True
         frame, slot, index, *_ = entry
         if not gates.wait(endpoint, entry, ledger.priority_of(frame.slots[slot]), now.mono):
-            wait_s = max(CROWDED_S, gates.until(endpoint) - now.mono)
+            others = self.deferrals.counts[ledger.lane_of_word(frame.slots[slot])]
+            crowded_s = min(CROWDED_MAX_S, CROWDED_S + others * CROWDED_EACH_S)
+            wait_s = max(crowded_s, gates.until(endpoint) - now.mono)
             frame.active -= 1
             self._defer(frame, slot, index, "endpoint", now.wall_us // 1000 + int(wait_s * 1000))
         return False

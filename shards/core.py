@@ -73,8 +73,6 @@ class Core(Cancelling):
             self.templates = TemplateEngine(settings.templates, settings.output_bytes)
         self.settings = settings
         numbers = {name: number for number, name in enumerate(self.channel_names)}
-        self.paused = {number: pause for number, pause in self.paused.items() if pause.reason == "operator"}
-        self.holds.clear()
         self.policies = [settings.retry_of(name) for name in self.channel_names]
         real = {numbers[name]: one for name, one in settings.channels.items() if not one.is_simulated}
         for number, channel in real.items():

@@ -177,29 +177,37 @@ class Ending(Releasing):
             self._end(entry, ledger.SUPPRESSED, "bad_address" if dead else "no_contact", now)
 
     def _put_back(self, channel: int, entry: Entry, now: Now) -> None:
-        """A delivery whose attempt does not count goes back to the head of its lane."""
+        """A delivery whose attempt does not count goes back to the head of its lane, or to the other suspects."""
         frame, slot, *_ = entry
-        was_suspect = (frame.seq, slot) in self.suspects
-        self._untried(channel, entry, now)
         priority = ledger.priority_of(frame.slots[slot])
         if ledger.is_withdrawn(frame.slots[slot]) or self._withdraws(entry, now):
+            self._untried(channel, entry, now)
             if ledger.outcome_of(frame.slots[slot]) in ledger.OPEN:
                 self._end(entry, ledger.CANCELLED, "cancelled", now)
             self._leave(frame)
-            return
-        if was_suspect:  # it did not come from there
-            self._changed(frame)
-            self.queues[channel].push(one(entry), priority, now.mono)
+        elif (frame.seq, slot) in self.suspects:
+            self._land(channel, entry, now)
+            self.suspects.again(channel, entry)
         else:
+            self._land(channel, entry, now)
             self.queues[channel].readmit(one(entry), priority)
-        self.queued[ledger.lane_of(channel, priority)] += 1
+            self.queued[ledger.lane_of(channel, priority)] += 1
 
-    def _untried(self, channel: int, entry: Entry, now: Now) -> None:
+    def _land(self, channel: int, entry: Entry, now: Now) -> None:
+        """It is not under way any more."""
         entry[0].flying.discard(entry[1])
         if (gates := self.gates.get(channel)) is not None:
             gates.leave((entry[0].seq, entry[1]), now.mono)
+
+    def _untried(self, channel: int, entry: Entry, now: Now) -> None:
+        self._land(channel, entry, now)
         if self.suspects:
             self._acquit(channel, entry[0], entry[1])
+
+    def resume_refused(self) -> None:
+        """What refused credentials have paused is tried with those that there are now."""
+        self.paused = {channel: pause for channel, pause in self.paused.items() if pause.reason == "operator"}
+        self.holds.clear()
 
     def pause(self, channel: int, pause: Pause) -> None:
         """Start nothing on the channel until ``resume``; what an operator has paused stays so."""

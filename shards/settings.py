@@ -151,6 +151,7 @@ class ShardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     templates_put: tuple[str, ...] = ()  # those of them that clients have put
     output_bytes: int = TemplateSettings().output_bytes
     version: int = 1  # of the configuration
+    reads: int = 0  # how often it was read, since the supervisor's start: secrets in files may differ without another
 
     def retry_of(self, channel: str) -> RetryPolicy:
         settings = self.channels.get(channel)

@@ -185,18 +185,26 @@ class Shard:
         return slot < len(words) and ledger.outcome_of(words[slot]) in ledger.OPEN
 
     def close(self) -> None:
-        """Nothing that is under way now brought anything down."""
+        """Nothing that is under way now brought anything down; but where it may have arrived, that is not forgotten."""
         if self.courier:
             self.courier.close()
-        self.marks.clear()
+        held = {at for at, name in enumerate(self.core.channel_names) if self.settings.is_held(name)}
+        if held:
+            for frame in self.core.frames.values():
+                self.marks.end(frame.seq, [at for at in frame.flying if ledger.channel_of(frame.slots[at]) not in held])
+        else:
+            self.marks.clear()
         self.marks.close()
         self.journal.close()
 
     def reconfigure(self, settings: ShardSettings, moment: Now) -> None:
         """Between two turns: go by other settings. What was spent of a limit stays spent."""
+        was_read = settings.reads != self.settings.reads  # or else only templates were put
         self.settings = self.maintenance.settings = settings
         self.core.configure(settings)
-        if self.courier:
+        if was_read:
+            self.core.resume_refused()
+        if self.courier and was_read:
             self.courier.reopen(_real(settings), settings.errors)
         self.journal.put_config(settings.version, self.core.routing.describe())
         self.limits.keep(self.core.limits, moment)

@@ -49,6 +49,12 @@ class Suspects:
         self._on_trial[channel] = entry[0].seq, entry[1]
         return entry
 
+    def again(self, channel: int, entry: Entry) -> None:
+        """The one on trial was not tried after all: it is to be, as much suspected as before."""
+        if self._on_trial.get(channel) == (entry[0].seq, entry[1]):
+            del self._on_trial[channel]
+        self.wait(channel, entry)
+
     def acquit(self, channel: int, frame: Frame, slot: int) -> bool:
         """The attempt of a delivery has ended; whether it was a suspect."""
         place = frame.seq, slot

@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from shards.answers import ErrorClass
@@ -323,6 +324,19 @@ def test_nor_is_what_was_under_way_when_the_shard_died_sent_again_then(world: Ma
     assert one.outcome("k") == "delivered"
 
 
+def test_nor_what_was_given_up_at_the_end_of_a_stop(world: Make) -> None:
+    one = world(channels={"email": real(on_ambiguous="hold"), "webhook": real()})
+    one.user(contacts={"email": "ann@example.org", "webhook": {"url": "https://example.org/"}})
+    for channel in one.shard.channels.values():
+        channel.harmless = False
+    one.hold = True
+    one.submit(said("k"), said("other", "webhook"))
+    one.hold = False
+    one.close()
+    one.restart()
+    assert (one.outcome("k"), one.outcome("other")) == ("dead:ambiguous", "delivered")
+
+
 def test_a_channel_may_have_a_policy_of_its_own(world: Make) -> None:
     own = RetryPolicy(schedule=(Seconds(7.0), Seconds(11.0)), jitter="none")
     one = world(channels={"email": real(retry=own)})
@@ -377,7 +391,10 @@ def test_a_restart_or_another_configuration_tries_refused_credentials_again(worl
     answers(one, "misconfigured")
     one.submit(said("second"))
     works(one)
-    one.shard.reconfigure(one.settings, one.now)
+    one.shard.reconfigure(one.settings, one.now)  # only templates were put
+    one.run()
+    assert one.outcome("second") == "pending:channel_paused"
+    one.shard.reconfigure(msgspec.structs.replace(one.settings, reads=1), one.now)
     one.run()
     assert one.outcome("second") == "delivered"
 
@@ -389,7 +406,7 @@ def test_what_an_operator_pauses_stays_so(world: Make) -> None:
     one.turn()
     one.submit(said("k"), said("inbox", "inapp"))
     one.restart()
-    one.shard.reconfigure(one.settings, one.now)
+    one.shard.reconfigure(msgspec.structs.replace(one.settings, reads=1), one.now)
     one.advance(DAY)
     assert (one.outcome("k"), one.outcome("inbox")) == ("pending:channel_paused", "delivered")
     assert one.ask("cancel", user_id="ann", idempotency_key="k")["cancelled"] == 1
