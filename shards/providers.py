@@ -51,6 +51,7 @@ class Provider:
         self.breaker = Breaker()
         self.refused = ""  # why it is not asked any more
         self._channel = context.channel
+        self._is_trial = context.trace is not None
         self._timeout_s = context.timeout_s
         self._made: Any = None
         self._secrets: list[str] = []
@@ -151,7 +152,7 @@ class Provider:
         return outcome
 
     def _refuse(self, why: str) -> None:
-        if not self.refused:
+        if not self.refused and not self._is_trial:  # which tells it itself, and has no log
             log.warning("a provider refuses its credentials", channel=self._channel, provider=self.name, error=why)
         self.refused = why
 
