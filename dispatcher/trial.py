@@ -28,7 +28,7 @@ NEXT = {*HANDED_OVER, "misconfigured"}  # after such an end another provider can
 MEANING: Mapping[ErrorClass, tuple[str, str]] = {
     "transient": (
         "it is tried again, as `retry` says, and then a dead letter",
-        "see that the service is up and can be reached from this machine",
+        "do what the message says; if it says little, see that the service is up and can be reached from this machine",
     ),
     "throttled": (
         "it waits as long as the service asks for, and is tried again",
