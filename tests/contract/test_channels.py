@@ -15,6 +15,7 @@ from shards.answers import ERROR_CLASSES
 from shards.channels.base import Delivery, NotificationChannel, SendError
 from tests.support.rigs import Rig, rigs
 from tests.support.service import wait_until
+from tests.support.waiting import until
 
 RIGS = rigs()
 FAILURES = [(rig, error_class) for rig in RIGS for error_class in sorted(rig.classes)]
@@ -213,8 +214,8 @@ def test_closed_it_leaves_no_task_and_no_socket(rig: Rig) -> None:
             await send(channel, delivery(rig))
             await close(channel)
         await close(channel)
-        while asyncio.all_tasks() - {asyncio.current_task()} or _sockets() > before:
-            await asyncio.sleep(0.01)  # until the service has seen the end of its connection as well
+        # until the service has seen the end of its connection as well
+        await until(lambda: _sockets() <= before and asyncio.all_tasks() == {asyncio.current_task()})
 
     run(work)
 

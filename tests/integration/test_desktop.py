@@ -19,6 +19,7 @@ from shards.channels.system import SystemChannel
 from tests.support.deliveries import delivery
 from tests.support.desktop import Desktop
 from tests.support.service import RunningDispatcher, wait_until
+from tests.support.waiting import others
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +178,7 @@ def test_a_bus_that_dies_under_a_call(desktop: Desktop) -> None:
         await channel.send(delivery())
         os.kill(desktop.pid("dunst"), signal.SIGSTOP)
         sending = asyncio.create_task(failure(channel))
-        await asyncio.sleep(0)  # so that it has asked
+        await others()  # so that it has asked
         await asyncio.to_thread(desktop.stop, "dbus-daemon")
         assert (await sending).error_class == "transient"  # it was not yet told to show anything
         desktop.stop("dunst")

@@ -18,6 +18,7 @@ from shards.channels.smtp_server import Server
 from tests.support.deliveries import mail_to
 from tests.support.service import wait_until
 from tests.support.smtp import DRIP, DROP, EXTENSIONS, GARBAGE, HANG, ScriptedServer
+from tests.support.waiting import until
 
 TEST_S = 60.0
 HANGS_S = 2.0  # enough for a busy machine to come to the command that hangs
@@ -269,8 +270,7 @@ def test_an_idle_connection_is_ended(server: ScriptedServer) -> None:
     async def work() -> None:
         async with channel(server, idle=0.001) as one:
             await one.send(mail_to())
-            while "QUIT" not in server.commands:
-                await asyncio.sleep(0.001)
+            await until(lambda: "QUIT" in server.commands)
 
     run(work)
 
@@ -320,8 +320,7 @@ def test_a_send_that_is_given_up_leaves_the_channel_usable(server: ScriptedServe
     async def work() -> None:
         async with channel(server, connections=1) as one:
             sending = asyncio.create_task(one.send(mail_to()))
-            while server.to_come("RCPT"):
-                await asyncio.sleep(0.001)
+            await until(lambda: not server.to_come("RCPT"))
             sending.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await sending

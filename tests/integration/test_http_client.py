@@ -26,6 +26,7 @@ from shards.channels.base import Context, SendError
 from shards.channels.guard import Guard
 from shards.channels.http import Answer, HttpClient, refused
 from tests.support.endpoint import Endpoint, Script, answer, hang, hang_up
+from tests.support.waiting import until
 
 TEST_S = 30.0
 BOUND = 20_000
@@ -142,8 +143,7 @@ def test_endpoints_that_hang_are_not_in_the_way_of_others(endpoint: Endpoint) ->
         client = HttpClient("http", Context(timeout_s=TEST_S))
         with Endpoint(usual=b"") as silent:  # no byte is an answer that never comes
             waiting = [asyncio.create_task(client.request("POST", silent.url)) for _ in range(50)]
-            while len(silent.requests) < 50:
-                await asyncio.sleep(0.01)
+            await until(lambda: len(silent.requests) >= 50)
             assert (await client.request("POST", endpoint.url)).ok
             assert not any(task.done() for task in waiting)
             for task in waiting:

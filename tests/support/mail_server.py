@@ -15,6 +15,8 @@ from typing import Any, Self, cast
 
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
+from tests.support.waiting import others
+
 STARTS_S = 30.0
 
 
@@ -80,7 +82,7 @@ class MailServer:
         for one in self._open:
             if one.transport is not None:
                 cast("asyncio.Transport", one.transport).abort()
-        await asyncio.sleep(0)
+        await others()
 
     def _connected(self) -> SMTP:
         self.connections += 1

@@ -14,6 +14,7 @@ from shards.channels.http2 import Http2Client
 from tests.support.push.server import Answer as Reply
 from tests.support.push.server import Fault, Server
 from tests.support.service import free_endpoints
+from tests.support.waiting import until
 
 
 class Http2Server(Server):
@@ -93,8 +94,7 @@ def test_what_waits_for_room_goes_elsewhere_when_its_connection_dies(server: Htt
 
     async def work(client: Http2Client) -> None:
         hanging, waiting = asyncio.create_task(failed(client)), asyncio.create_task(post(client))
-        while not server.requests:
-            await asyncio.sleep(0.001)
+        await until(lambda: server.requests)
         server.disconnect()
         assert (await hanging).error_class == "ambiguous"
         assert (await waiting).status == 200
@@ -169,8 +169,7 @@ def test_a_cancelled_one_is_taken_back_and_does_not_disturb_the_others(server: H
     async def work(client: Http2Client) -> None:
         server.then(Fault.HANG)
         hanging = asyncio.create_task(post(client))
-        while not server.requests:
-            await asyncio.sleep(0.001)
+        await until(lambda: server.requests)
         assert (await post(client)).status == 200
         hanging.cancel()
         await asyncio.gather(hanging, return_exceptions=True)

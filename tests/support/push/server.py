@@ -21,6 +21,8 @@ import h2.events
 import h2.settings
 import trustme
 
+from tests.support.waiting import until
+
 
 class Request(NamedTuple):
     path: str
@@ -117,8 +119,7 @@ class Server:
     async def _end(self) -> None:
         self._server.close()
         self.disconnect()
-        while self._open:
-            await asyncio.sleep(0)
+        await until(lambda: not self._open)
 
     def disconnect(self) -> None:
         """End what is open."""
