@@ -7,12 +7,10 @@ is made already, over as many connections, with as few round trips. Beside it: t
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Iterator
 from time import perf_counter
 from typing import Any, Literal
 
-from bench.load import Submitter
+from bench import delivered
 from bench.mail_sink import sink
 from bench.report import Figure, medians, options, result, show
 from shards.channels.base import Context
@@ -37,8 +35,6 @@ email = "1000000/second"
 TEXT = "Your order is on its way \N{EM DASH} it will be with you tomorrow.\n\nIt comes by post.\n" * 4
 GROUP = b"MAIL FROM:<no-reply@shop.example>\r\nRCPT TO:<user-1@example.org>\r\nDATA\r\n"
 USERS = 1_000
-BATCH = 500
-POLL_S = 0.02
 DONE_S = 120.0
 
 
@@ -54,7 +50,7 @@ def run(
             sent = iter(range(mails, (rounds + 1) * mails + 1, mails))
             product, alone, floor = medians(
                 rounds,
-                lambda: _through(dispatcher, next(sent), mails),
+                lambda: delivered.rate(dispatcher, next(sent), mails, _notification),
                 lambda: asyncio.run(_alone(port, mails)),
                 lambda: asyncio.run(_bare(port, mails, shards * CONNECTIONS)),
             )
@@ -65,32 +61,15 @@ def run(
     return result("email", rounds, figures, mails=mails, users=USERS, connections=shards * CONNECTIONS)
 
 
-def _through(dispatcher: RunningDispatcher, total: int, count: int) -> float:
-    """Mails per second; ``total`` are delivered at the end."""
-    started = perf_counter()
-    with Submitter(dispatcher.submit) as submitter:
-        submitter.submit(_batches(total - count, count))
-    pause = threading.Event()
-    while (done := dispatcher.request("stats")["outcomes"])["delivered"] < total:
-        if perf_counter() - started > DONE_S:
-            raise TimeoutError(f"not delivered within {DONE_S:g} s: {done}")
-        pause.wait(POLL_S)
-    return count / (perf_counter() - started)
-
-
-def _batches(first: int, count: int) -> Iterator[list[Notification]]:
-    for start in range(first, first + count, BATCH):
-        yield [
-            Notification(
-                user_id=f"user-{number * 7_919 % USERS}",
-                category="transaction",
-                title=f"Order {number} has shipped",
-                body=TEXT,
-                channels=["email"],
-                idempotency_key=str(number),
-            )
-            for number in range(start, min(start + BATCH, first + count))
-        ]
+def _notification(number: int) -> Notification:
+    return Notification(
+        user_id=f"user-{number * 7_919 % USERS}",
+        category="transaction",
+        title=f"Order {number} has shipped",
+        body=TEXT,
+        channels=["email"],
+        idempotency_key=str(number),
+    )
 
 
 async def _alone(port: int, mails: int) -> float:

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import threading
-from collections.abc import Iterator
-from time import perf_counter
 from typing import Any, Literal
 
+from bench import delivered
 from bench.http_clients import CONNECTIONS, ours, rate
-from bench.load import Submitter
 from bench.receiver import receiver
 from bench.report import Figure, medians, options, result, show
 from shards.wire import Notification
@@ -29,9 +26,6 @@ allow_private = ["127.0.0.0/8"]
 ports = []
 """
 USERS = 1_000
-BATCH = 500
-POLL_S = 0.02
-DONE_S = 120.0
 
 
 def run(
@@ -45,40 +39,23 @@ def run(
         sent = iter(range(webhooks, (rounds + 1) * webhooks + 1, webhooks))
         product, floor = medians(
             rounds,
-            lambda: _through(dispatcher, next(sent), webhooks),
+            lambda: delivered.rate(dispatcher, next(sent), webhooks, _notification),
             lambda: asyncio.run(rate(ours, url, webhooks)),
         )
     figure = Figure(f"webhooks, {shards} shards, {durability}", product, floor, "events/s")
     return result("webhooks", rounds, [figure], webhooks=webhooks, users=USERS)
 
 
-def _through(dispatcher: RunningDispatcher, total: int, count: int) -> float:
-    """Webhooks per second; ``total`` are delivered at the end."""
-    started = perf_counter()
-    with Submitter(dispatcher.submit) as submitter:
-        submitter.submit(_batches(total - count, count))
-    pause = threading.Event()
-    while (done := dispatcher.request("stats")["outcomes"])["delivered"] < total:
-        if perf_counter() - started > DONE_S:
-            raise TimeoutError(f"not delivered within {DONE_S:g} s: {done}")
-        pause.wait(POLL_S)
-    return count / (perf_counter() - started)
-
-
-def _batches(first: int, count: int) -> Iterator[list[Notification]]:
-    for start in range(first, first + count, BATCH):
-        yield [
-            Notification(
-                user_id=f"user-{number * 7_919 % USERS}",
-                category="transaction",
-                title="Order shipped",
-                body="It is on its way, and will be with you tomorrow.",
-                payload={"order": number, "carrier": "Post"},
-                channels=["webhook"],
-                idempotency_key=str(number),
-            )
-            for number in range(start, min(start + BATCH, first + count))
-        ]
+def _notification(number: int) -> Notification:
+    return Notification(
+        user_id=f"user-{number * 7_919 % USERS}",
+        category="transaction",
+        title="Order shipped",
+        body="It is on its way, and will be with you tomorrow.",
+        payload={"order": number, "carrier": "Post"},
+        channels=["webhook"],
+        idempotency_key=str(number),
+    )
 
 
 def main() -> None:
