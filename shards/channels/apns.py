@@ -14,6 +14,7 @@ import msgspec
 
 from shards.channels import devices, http, jwt
 from shards.channels.base import Context, Delivery, SendError
+from shards.channels.certificates import check_ca_file
 from shards.channels.http2 import Header, Http2Client
 from shards.hidden import Secret
 
@@ -45,7 +46,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"topic is {self.topic!r}; it is the app's bundle id, such as com.example.app")
         if self.base_url:
             devices.check_url("base_url", self.base_url, "https")
-        devices.check_ca_file(self.ca_file)
+        check_ca_file(self.ca_file)
 
 
 class Refusal(msgspec.Struct):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import ssl
 import time
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -49,15 +48,6 @@ def check_url(name: str, url: str, *schemes: str) -> None:
     parts = urlsplit(url)
     if parts.scheme not in schemes or not parts.hostname or parts.path or parts.query:
         raise ValueError(f"{name} is {url!r}; it is to be like {schemes[0]}://push.example.com, without a path")
-
-
-def check_ca_file(path: str) -> None:
-    """``ValueError`` where a setting is no file of certificates."""
-    if path:
-        try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
-        except OSError as error:
-            raise ValueError(f"ca_file is {path!r}, which has no certificates in PEM: {error}") from None
 
 
 def encoded(content: Any) -> bytes:

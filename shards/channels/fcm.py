@@ -16,6 +16,7 @@ import orjson
 from shards.answers import ErrorClass
 from shards.channels import devices, http, jwt
 from shards.channels.base import Context, Delivery, SendError
+from shards.channels.certificates import check_ca_file
 from shards.hidden import Secret
 
 SCOPE = "https://www.googleapis.com/auth/firebase.messaging"
@@ -54,7 +55,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 "project settings, service accounts, generate new private key)"
             ) from None
         devices.check_url("base_url", self.base_url, "https", "http")
-        devices.check_ca_file(self.ca_file)
+        check_ca_file(self.ca_file)
 
 
 def account(settings: Settings) -> ServiceAccount:

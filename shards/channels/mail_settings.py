@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import ssl
 from typing import Literal
 
 import msgspec
 
 from shards.channels import mail_address, unsubscribe
+from shards.channels.certificates import check_ca_file
 from shards.hidden import Secret
 from shards.units import Seconds
 
@@ -74,11 +74,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
                 'tls is "none" while there is a password, which would cross the network in the clear; '
                 'use "starttls" or "tls"'
             )
-        if self.ca_file:
-            try:
-                ssl.create_default_context(cafile=self.ca_file)
-            except (OSError, ssl.SSLError) as error:
-                raise ValueError(f"ca_file {self.ca_file} cannot be read as certificates in PEM: {error}") from None
+        check_ca_file(self.ca_file)
 
     @property
     def port_used(self) -> int:

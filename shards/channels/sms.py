@@ -16,6 +16,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import msgspec
 
 from shards.channels.base import Context, Delivery, Recipient, Sent
+from shards.channels.certificates import check_ca_file
 from shards.channels.segments import TooLong, said
 from shards.hidden import HIDDEN, Secret
 
@@ -55,6 +56,7 @@ class SmsChannel:
         ca_file: str = ""
 
         def __post_init__(self) -> None:
+            check_ca_file(self.ca_file)
             parts = urlsplit(self.url)
             if parts.scheme not in {"http", "https"} or not parts.hostname:
                 raise ValueError("url is no URL such as https://sms.example.org/send")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hmac
 import re
-import ssl
 import time
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ import msgspec
 import orjson
 
 from shards.channels.base import Context, Delivery, Recipient, SendError
+from shards.channels.certificates import check_ca_file
 from shards.channels.devices import encoded
 from shards.channels.guard import PORTS, Guard
 from shards.contacts import SECRET_PREFIX, WebhookContact, problem_of_secret
@@ -72,11 +72,7 @@ class WebhookChannel:
             for key, size in (("body_bytes", self.body_bytes), ("answer_bytes", self.answer_bytes)):
                 if size not in BYTES:
                     raise ValueError(f"{key} is {size}; it must be between {BYTES[0]} and {BYTES[-1]}")
-            try:
-                if self.ca_file:
-                    ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(self.ca_file)
-            except OSError as error:
-                raise ValueError(f"ca_file: {self.ca_file} is no file of certificates in PEM: {error}") from None
+            check_ca_file(self.ca_file)
 
     def __init__(self, settings: Settings, context: Context) -> None:
         from shards.channels.http import HttpClient, refused

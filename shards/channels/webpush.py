@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from shards import base64url, subscription
 from shards.channels import aes128gcm, devices, http, jwt
 from shards.channels.base import Context, Delivery, SendError
+from shards.channels.certificates import check_ca_file
 from shards.channels.guard import PORTS, Guard
 from shards.hidden import Secret
 
@@ -45,7 +46,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(
                 f"subject is {self.subject!r}; push services ask for a way to reach you, such as mailto:ops@example.org"
             )
-        devices.check_ca_file(self.ca_file)
+        check_ca_file(self.ca_file)
         try:
             Guard(self.allow_private, self.ports)
         except ValueError as error:

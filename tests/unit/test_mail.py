@@ -357,7 +357,7 @@ def test_the_secret_is_not_in_the_link() -> None:
         ({"password": "hush"}, "username is missing"),
         ({"username": "ada", "password": "hush", "tls": "none"}, 'tls is "none" while there is a password'),
         ({"username": "ada", "password": "hush", "tls": "none", "host": "127.0.0.1"}, None),
-        ({"ca_file": "/nowhere/ca.pem"}, "ca_file /nowhere/ca.pem cannot be read"),
+        ({"ca_file": "/nowhere/ca.pem"}, "ca_file is '/nowhere/ca.pem', which has no certificates"),
         ({"headers": {"X-A": "a\r\nBcc: e@x.org"}}, "headers.X-A has a line break"),
         ({"headers": {"X A": "b"}}, "headers has 'X A'"),
         ({"headers": {"bcc": "e@x.org"}}, "headers has 'bcc'"),
