@@ -132,11 +132,11 @@ class Generator(CodeGenerator):
         self.writeline(f"environment.spend({steps})")
         super().blockvisit(body, frame)
 
-    def visit_For(self, node: nodes.For, frame: Frame) -> None:  # noqa: N802
+    def visit_For(self, node: nodes.For, frame: Frame) -> None:  # noqa: N802 - a name of jinja2
         node.iter = nodes.Call(nodes.EnvironmentAttribute("each"), [node.iter], [], None, None, lineno=node.lineno)
         super().visit_For(node, frame)
 
-    def visit_Compare(self, node: nodes.Compare, frame: Frame) -> None:  # noqa: N802
+    def visit_Compare(self, node: nodes.Compare, frame: Frame) -> None:  # noqa: N802 - a name of jinja2
         self.write("(")
         self._checked(self.visit, node.expr, frame)
         for operand in node.ops:
@@ -144,22 +144,22 @@ class Generator(CodeGenerator):
             self._checked(self.visit, operand.expr, frame)
         self.write(")")
 
-    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802
+    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802 - a name of jinja2
         self._checked(super().visit_Concat, node, frame)
 
-    def visit_List(self, node: nodes.List, frame: Frame) -> None:  # noqa: N802
+    def visit_List(self, node: nodes.List, frame: Frame) -> None:  # noqa: N802 - a name of jinja2
         self._checked(super().visit_List, node, frame)
 
-    def visit_Dict(self, node: nodes.Dict, frame: Frame) -> None:  # noqa: N802
+    def visit_Dict(self, node: nodes.Dict, frame: Frame) -> None:  # noqa: N802 - a name of jinja2
         self._checked(super().visit_Dict, node, frame)
 
-    def visit_Tuple(self, node: nodes.Tuple, frame: Frame) -> None:  # noqa: N802
+    def visit_Tuple(self, node: nodes.Tuple, frame: Frame) -> None:  # noqa: N802 - a name of jinja2
         if node.ctx == "load":
             self._checked(super().visit_Tuple, node, frame)
         else:
             super().visit_Tuple(node, frame)
 
-    def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:  # noqa: N802
+    def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:  # noqa: N802 - a name of jinja2
         if isinstance(node.arg, nodes.Slice):
             self._checked(super().visit_Getitem, node, frame)
         else:

@@ -66,7 +66,7 @@ def test_each_webhook_and_mail_arrives_and_only_what_was_under_way_arrives_twice
                         }
                         for number in range(first, first + BATCH)
                     ]
-                    ids += wait_until(lambda batch=batch: submitted(client, batch), 60, "a receipt")  # type: ignore[misc]
+                    ids += wait_until(lambda batch=batch: submitted(client, batch), 60, "a receipt")  # type: ignore[misc]  # bound now
                     if first % (COUNT // KILLS // BATCH * BATCH) == 0:
                         wait_until(killer.kill_one, what="somebody to kill")
 

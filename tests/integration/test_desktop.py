@@ -37,7 +37,7 @@ def desktop(one_desktop: Desktop) -> Desktop:
 
 
 @asynccontextmanager
-async def opened(desktop: Desktop, context: Context = Context("system"), **given: str) -> AsyncIterator[SystemChannel]:  # noqa: B008
+async def opened(desktop: Desktop, context: Context = Context("system"), **given: str) -> AsyncIterator[SystemChannel]:  # noqa: B008 - it is immutable
     channel = SystemChannel(SystemChannel.Settings(**{"bus": desktop.address, **given}), context)
     try:
         yield channel

@@ -101,7 +101,7 @@ class MailServer:
 
     # aiosmtpd finds these by their names
 
-    async def handle_RCPT(  # noqa: N802
+    async def handle_RCPT(  # noqa: N802 - a name of aiosmtpd
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
         if answer := self._answer(address):
@@ -109,7 +109,7 @@ class MailServer:
         envelope.rcpt_tos.append(address)
         return "250 2.1.5 Ok"
 
-    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802 - a name of aiosmtpd
         self.encrypted.append(session.ssl is not None or self._implicit is not None)
         self.envelopes.append(envelope)
         return "250 2.0.0 queued"

@@ -30,7 +30,7 @@ def gateway() -> Iterator[Endpoint]:
         yield endpoint
 
 
-def send(gateway: Endpoint, given: dict[str, Any], context: Context = Context("sms", 5.0), **fields: Any) -> Sent:  # noqa: B008
+def send(gateway: Endpoint, given: dict[str, Any], context: Context = Context("sms", 5.0), **fields: Any) -> Sent:  # noqa: B008 - it is immutable
     async def once() -> Sent:
         channel = SmsChannel(options.read(SmsChannel, {"url": gateway.url, **given}), context)
         try:
