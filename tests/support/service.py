@@ -94,6 +94,7 @@ class RunningDispatcher:
         self._client: SubmitClient | None = None
         table = f'[dispatcher]\ningest = "{self.ingest}"\nsubmit = "{self.submit}"\nstream = "{self.stream}"\n'
         merged, found = re.subn(r"(?m)^\[dispatcher\]\n", table, config, count=1)
+        self.config_file.touch(mode=0o600)  # whatever the umask: it may hold secrets
         self.config_file.write_text(merged if found else table + config)
 
     # --- life --------------------------------------------------------------------------------------------------
