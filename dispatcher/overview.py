@@ -11,7 +11,7 @@ from dispatcher import channel_report
 from dispatcher.screen import Line
 from dispatcher.terminal import fit, plain, width
 
-STATES = {"partly_paused": "partly", "not_configured": "off"}
+STATES = {"partly_paused": "partly", "not_configured": "off", "no_worker": "no worker"}
 NAME_MAX = 12  # columns, so that a table fits into 80
 ALERT_LINES = 3
 
@@ -120,7 +120,7 @@ def _channels(pair: Pair) -> Iterator[Line]:
                 *(_ms(one["latency_ms"][key]) for key in ("p50", "p99")),
             )
         )
-    return _grid(CHANNELS, rows, [row[1] in ("paused", "partly") for row in rows], 2)
+    return _grid(CHANNELS, rows, [row[1] in ("paused", "partly", "no worker") for row in rows], 2)
 
 
 def _processes(pair: Pair) -> Iterator[Line]:
