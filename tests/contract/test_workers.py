@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,7 @@ def test_json_by_a_req_socket(service: RunningDispatcher) -> None:
         def call(**fields: Any) -> dict[str, Any]:
             socket.send_json({"op": "channel.attach", "channel": "pager", "worker": "req", **fields})
             assert socket.poll(int(PATIENCE_S * 1000))
-            return dict(socket.recv_json())
+            return dict(json.loads(socket.recv()))
 
         found = wait_until(lambda: call(limit=1, wait_ms=1_000, seq="a"), PATIENCE_S)
         assert (found["ok"], found["seq"]) == (True, "a")
@@ -302,17 +303,17 @@ def test_while_nobody_is_attached_deliveries_wait(service: RunningDispatcher, wo
     assert found["in_flight"] == 0
     assert wait_until(lambda: channel(service, "idle")["queued"] == 5)
     for id in ids:
-        one = service.request("status", id=id)
-        assert [one["deliveries"][0][key] for key in ("outcome", "reason", "attempts")] == ["pending", "no_worker", 0]
-        (decision,) = [one for one in one["decisions"] if one["step"] == "channel"]
+        told = service.request("status", id=id)
+        assert [told["deliveries"][0][key] for key in ("outcome", "reason", "attempts")] == ["pending", "no_worker", 0]
+        (decision,) = [decision for decision in told["decisions"] if decision["step"] == "channel"]
         assert (decision["result"], decision["reason"], decision["detail"]["why"]) == (
             "defer",
             "no_worker",
             "no_worker",
         )
     document = {"user_id": "x", "title": "t", "channels": ["idle"]}
-    told = service.request("explain", notification=document)["decisions"]
-    assert [one["reason"] for one in told if one["step"] in ("channel", "outcome")][-2:] == ["no_worker", "no_worker"]
+    decisions = service.request("explain", notification=document)["decisions"]
+    assert [decision["reason"] for decision in decisions[-2:]] == ["no_worker", "no_worker"]
 
     one = worker("idle")
     one.settle(one.take(5))
@@ -325,7 +326,7 @@ def test_while_nobody_is_attached_deliveries_wait(service: RunningDispatcher, wo
 
 def test_workers_share_by_what_they_have_room_for(service: RunningDispatcher) -> None:
     with SubmitClient(service.submit, PATIENCE_S) as client:
-        call = {"op": "channel.attach", "channel": "shared", "wait_ms": 30_000}
+        call: dict[str, Any] = {"op": "channel.attach", "channel": "shared", "wait_ms": 30_000}
         ids = [send(service, "shared", f"shared-{at}") for at in range(40)]
         found = client.pipelined(*({**call, "worker": f"w{at}", "limit": 10} for at in range(4)))
         counts = [len(answer["deliveries"]) for answer in found]
@@ -420,7 +421,7 @@ def test_a_worker_that_never_answers_runs_out_of_attempts(
     service: RunningDispatcher, worker: Callable[..., Worker]
 ) -> None:
     id, mute = send(service, "brief", "mute"), worker("brief", "mute")
-    tokens = []
+    tokens: list[str] = []
 
     def dead() -> bool:
         tokens.extend(one["token"] for one in mute.attach(1, 100)["deliveries"])
