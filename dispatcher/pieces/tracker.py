@@ -4,26 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Literal, cast
 
-import msgspec
-
+from dispatcher.api.results import DeliveryStatus, Outcome, Status
 from shards import ledger
 from shards.answers import ErrorClass
 from shards.retry import DueHeap, RetryPolicy
 from shards.sending import RETRIED, SLOWED, reason_of_end
-
-
-class DeliveryStatus(msgspec.Struct, frozen=True):
-    """As the operation ``status`` has it. Times are in milliseconds since 1970."""
-
-    channel: str
-    outcome: str
-    reason: str | None
-    attempts: int
-    last_error: str | None
-    updated_at: int
-    next_attempt_at: int | None
 
 
 class _Tracked:
@@ -57,7 +44,7 @@ class DeliveryTracker:
     ([], [('order-17', 'email')])
     >>> tracker.failed("order-17", "email", now=11.0, message="no answer")
     'dead'
-    >>> [(one.channel, one.outcome, one.reason, one.attempts) for one in tracker.status("order-17")]
+    >>> [(one.channel, one.outcome, one.reason, one.attempts) for one in tracker.status("order-17").deliveries]
     [('inapp', 'delivered', None, 1), ('email', 'dead', 'max_retries', 2)]
     >>> tracker.counts()
     {'delivered': 1, 'dead': 1}
@@ -83,9 +70,9 @@ class DeliveryTracker:
         """How many deliveries have each outcome; all together are all that were planned."""
         return {name: count for name, count in zip(ledger.OUTCOMES, self._counts, strict=True) if count}
 
-    def status(self, id: str) -> list[DeliveryStatus]:
+    def status(self, id: str) -> Status:
         """The deliveries of a notification, in the order of its channels."""
-        return [_status(channel, one) for channel, one in self._tracked[id].items()]
+        return Status(id, [_status(channel, one) for channel, one in self._tracked[id].items()])
 
     def plan(self, id: str, channels: Iterable[str], now: float) -> None:
         """One delivery on each channel, pending."""
@@ -205,7 +192,7 @@ def _status(channel: str, tracked: _Tracked) -> DeliveryStatus:
     word = tracked.word
     return DeliveryStatus(
         channel=channel,
-        outcome=ledger.OUTCOMES[ledger.outcome_of(word)],
+        outcome=cast(Outcome, ledger.OUTCOMES[ledger.outcome_of(word)]),
         reason=ledger.REASONS[ledger.reason_of(word)] or None,
         attempts=ledger.attempts_of(word),
         last_error=tracked.error or None,

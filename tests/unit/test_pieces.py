@@ -81,7 +81,7 @@ def test_what_is_no_use_trying_again_is_dead_at_once(error_class: str, reason: s
     tracker = DeliveryTracker(NO_JITTER)
     tracker.plan("a", ["email"], 0.0)
     assert tracker.failed("a", "email", 1.0, error_class, "550 no such user") == "dead"  # type: ignore[arg-type]
-    (status,) = tracker.status("a")
+    (status,) = tracker.status("a").deliveries
     assert (status.reason, status.attempts, status.last_error) == (reason, 1, "550 no such user")
 
 
@@ -90,7 +90,7 @@ def test_the_service_is_given_the_time_that_it_asks_for() -> None:
     tracker.plan("a", ["email"], 0.0)
     tracker.failed("a", "email", 1.0, "throttled", retry_after_s=60.0)
     assert tracker.next_due() == 61.0
-    assert tracker.status("a")[0].next_attempt_at == 61_000
+    assert tracker.status("a").deliveries[0].next_attempt_at == 61_000
 
 
 def test_what_was_cancelled_while_it_waited_is_not_due() -> None:
@@ -111,7 +111,7 @@ def test_what_has_ended_does_not_change() -> None:
     tracker.end("a", "email", 0.0, "suppressed", "no_contact")
     with pytest.raises(ValueError, match="has ended: suppressed"):
         tracker.failed("a", "email", 1.0, message="late")
-    assert tracker.status("a")[0].last_error is None
+    assert tracker.status("a").deliveries[0].last_error is None
 
 
 def test_an_id_is_tracked_once() -> None:
@@ -131,7 +131,7 @@ def test_the_oldest_of_the_ended_are_forgotten_and_counted() -> None:
         tracker.delivered(id, "inapp", 1.0)
     with pytest.raises(KeyError):
         tracker.status("a")
-    assert tracker.status("b")[0].outcome == "delivered"
+    assert tracker.status("b").deliveries[0].outcome == "delivered"
     assert tracker.counts() == {"delivered": 3}
 
 
@@ -161,7 +161,7 @@ def test_every_delivery_is_counted_once_and_none_is_due_before_its_time(done: li
             elif step in {"fail", "refuse"}:
                 failed = tracker.failed(id, "email", now, "transient" if step == "fail" else "permanent")
                 failed_at[id] = now
-                assert failed == "dead" or tracker.status(id)[0].attempts <= NO_JITTER.max_retries
+                assert failed == "dead" or tracker.status(id).deliveries[0].attempts <= NO_JITTER.max_retries
             elif step == "cancel":
                 tracker.cancel(id, now)
             else:
