@@ -1,6 +1,7 @@
-"""A durable, sharded notification dispatcher: what Python programs import. Everything is loaded when it is first used.
+"""The control plane of the notification dispatcher: what faces people and other programs.
 
-The modules here are the control plane: what faces people and other programs.
+The names below are what Python programs import. They are loaded when they are first used, so that the command line
+starts as fast as without them.
 """
 
 from __future__ import annotations
@@ -28,6 +29,13 @@ if TYPE_CHECKING:
     from dispatcher.api.results import Status as Status
     from dispatcher.curve import ClientKeys as ClientKeys
     from dispatcher.errors import StartError as StartError
+    from dispatcher.pieces import DeliveryTracker as DeliveryTracker
+    from dispatcher.pieces import NotificationQueue as NotificationQueue
+    from dispatcher.pieces import Priority as Priority
+    from dispatcher.pieces import RateLimiter as RateLimiter
+    from dispatcher.pieces import RetryPolicy as RetryPolicy
+    from dispatcher.pieces import TemplateEngine as TemplateEngine
+    from dispatcher.pieces import TemplateError as TemplateError
     from dispatcher.service import NotificationService as NotificationService
     from shards.channels.base import Context as Context
     from shards.channels.base import Delivery as Delivery
@@ -56,6 +64,10 @@ _MODULES = {
     ),
     "dispatcher.curve": ("ClientKeys",),
     "dispatcher.errors": ("StartError",),
+    "dispatcher.pieces": (
+        "DeliveryTracker", "NotificationQueue", "Priority", "RateLimiter", "RetryPolicy", "TemplateEngine",
+        "TemplateError",
+    ),
     "dispatcher.service": ("NotificationService",),
     "shards.channels.base": ("Context", "Delivery", "NotificationChannel", "Recipient", "SendError", "Sent"),
     "shards.channels.email": ("EmailChannel",),
@@ -70,9 +82,10 @@ _PLACES = {name: module for module, names in _MODULES.items() for name in names}
 
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
-        raise AttributeError(f"module 'dispatcher' has no attribute {name!r}")
-    return getattr(importlib.import_module(_PLACES[name]), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_PLACES[name]), name)
+    return value
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_PLACES])
+    return sorted({*globals(), *_PLACES})
