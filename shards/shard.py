@@ -144,7 +144,7 @@ class Shard:
         if channel.is_attached:
             credit = self.core.credits[number] = Credit(moment.wall_us // 1000)
             self.attached[name] = AttachedChannel(
-                name, channel.timeout, credit, self._numbers.__next__, self.core.parcel, self._render
+                name, channel, credit, self._numbers.__next__, self.core.parcel, self._render
             )
             return self.attached[name]
         assert self.courier
@@ -232,7 +232,7 @@ class Shard:
             self.courier = self.pauses.courier = self.courier or self._engage(settings)
             self._open_channels(settings, moment)
         for name, attached in self.attached.items():
-            attached.timeout_s = settings.channels[name].timeout
+            attached.configure(settings.channels[name])
         self.journal.put_config(settings.version, self.core.routing.describe())
         self.limits.keep(self.core.limits, moment)
 
