@@ -176,6 +176,10 @@ class Engine:
 
     # --- the end -----------------------------------------------------------------------------------------------
 
+    @property
+    def is_closing(self) -> bool:
+        return self._refuses
+
     def refuse(self) -> None:
         """Take nothing more from now on. What is under way goes on."""
         with self._lock:
