@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+import weakref
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from os import PathLike
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from dispatcher.api.calls import Calls
 from dispatcher.api.host import host
+from dispatcher.api.inapp import Feed, Subscription
 from dispatcher.api.steps import wait_for
 
 if TYPE_CHECKING:
@@ -53,6 +56,7 @@ class NotificationService:
     ) -> None:
         self._host = host(data_dir, config, shards, durability, submit, stream, keys, timeout, max_pending)
         self._calls = Calls(self._host.engine)
+        self._subscriptions: weakref.WeakSet[Subscription] = weakref.WeakSet()
 
     @property
     def submit_endpoint(self) -> str:
@@ -162,9 +166,6 @@ class NotificationService:
 
     def inbox(self, user_id: str, limit: int | None = None) -> Iterator[InboxItem]:
         """A user's in-app notifications, the oldest first; ``limit`` of them at the most."""
-        return self._inbox(user_id, limit)
-
-    def _inbox(self, user_id: str, limit: int | None) -> Iterator[InboxItem]:
         cursor: Any = 0
         while cursor is not None and limit != 0:
             items, cursor = wait_for(self._calls.inbox_page(user_id, cursor, limit))
@@ -174,6 +175,25 @@ class NotificationService:
     def mark(self, user_id: str, ids: Iterable[str], state: Literal["seen", "read", "archived"]) -> int:
         """Mark items of a user's inbox: how many are unread then. Raises ``NotFoundError`` if one is not there."""
         return int(self.request("inbox.mark", user_id=user_id, ids=list(ids), state=state)["unread"])
+
+    def inapp(self, user_id: str, *, after: int = 0) -> Generator[InboxItem, None, None]:
+        """A user's in-app notifications as they are delivered, each once and in order, for ever.
+
+        ``after`` is the ``cursor`` of the last one that was dealt with. A dispatcher that is away is waited for.
+        """
+        return Feed(self._host.engine, self._host.stream, threading.Event()).of_user(user_id, after)
+
+    def on_inapp(
+        self, callback: Callable[[InboxItem], object], user_id: str | None = None, *, after: int = 0
+    ) -> Subscription:
+        """Call ``callback`` with in-app notifications as they are delivered, in a thread, until ``stop``.
+
+        With ``user_id``: all of this user's with a cursor above ``after``, each once and in order. Without: every
+        user's from now on. An exception in the callback is logged and ends it; ``stop`` raises it.
+        """
+        made = Subscription(self._host.engine, self._host.stream, callback, user_id, after)
+        self._subscriptions.add(made)
+        return made
 
     # --- the dispatcher ----------------------------------------------------------------------------------------
 
@@ -196,6 +216,9 @@ class NotificationService:
 
         Legal more than once. What is not answered by then raises ``UnavailableError``.
         """
+        self._host.engine.refuse()
+        for subscription in list(self._subscriptions):
+            subscription.end()
         self._host.shutdown(timeout)
 
     def __enter__(self) -> Self:

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import tomli_w
 
-from dispatcher.api.host import ABANDONED_S, SUBMIT, connect
 from dispatcher.api.keeper import Keeper
+from dispatcher.api.remote import ABANDONED_S, SUBMIT, connect
 from dispatcher.errors import StartError
 
 if TYPE_CHECKING:
