@@ -1,14 +1,14 @@
 """What the Python API raises.
 
-    DispatcherError           the dispatcher refused, or could not be reached: code, message, field, retry_after_ms
-      RejectedError           this notification is not acceptable; nothing of it was taken
-      NotFoundError           no such notification, user or item
-      AlreadyFinalError       nothing was left to cancel
-      OverloadedError         a queue stayed full for the whole timeout; nothing was taken
-      UnavailableError        no answer in time, so the outcome is not known; also a TimeoutError
-      RequestError            every other refusal
-    ShutdownError             the service was shut down; also a RuntimeError
-    StartError                the embedded dispatcher cannot run (dispatcher.errors)
+DispatcherError           the dispatcher refused, or could not be reached: code, message, field, retry_after_ms
+  RejectedError           this notification is not acceptable; nothing of it was taken
+  NotFoundError           no such notification, user or item
+  AlreadyFinalError       nothing was left to cancel
+  OverloadedError         a queue stayed full for the whole timeout; nothing was taken
+  UnavailableError        no answer in time, so the outcome is not known; also a TimeoutError
+  RequestError            every other refusal
+ShutdownError             the service was shut down; also a RuntimeError
+StartError                the embedded dispatcher cannot run (dispatcher.errors)
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -62,7 +62,9 @@ class BatchReceipt(msgspec.Struct, frozen=True):
         """Raises ``RejectedError`` with the first rejection, and how many there are."""
         if self.rejected:
             first = self.rejected[0]
-            text = f"notification {first.index} of {len(self.ids)}, {len(self.rejected)} rejected: {first.error.message}"
+            text = (
+                f"notification {first.index} of {len(self.ids)}, {len(self.rejected)} rejected: {first.error.message}"
+            )
             raise RejectedError(msgspec.structs.replace(first.error, message=text))
 
 
@@ -147,13 +149,3 @@ class InboxItem(msgspec.Struct, frozen=True):
     idempotency_key: str | None
     accepted_at: int
     state: Literal["new", "seen", "read", "archived"]
-
-
-class Answered(msgspec.Struct):
-    """A receipt as it comes, of one frame; see docs/protocol.md."""
-
-    accepted: int
-    duplicates: int
-    ids: list[str | list[str | None] | None]
-    duplicate: Sequence[Duplicate]
-    rejected: Sequence[Rejection]
