@@ -4,10 +4,11 @@ Prints:
 
     accepted 100, planned 200, pending 0, every delivery accounted for: True
     inapp   delivered 100  dead   0  attempts 100
-    sms     delivered  ..  dead  ..  attempts ...
+    sms     delivered  71  dead  29  attempts 145
     half of them within ... ms
     notification_deliveries_total{channel="inapp",outcome="delivered"} 100
-    ...
+    notification_deliveries_total{channel="sms",outcome="delivered"} 71
+    notification_deliveries_total{channel="sms",outcome="dead"} 29
 """
 
 import tempfile
