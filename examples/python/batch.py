@@ -33,7 +33,6 @@ with tempfile.TemporaryDirectory() as directory, NotificationService(directory, 
     for rejection in receipt.rejected:
         print(f"number {rejection.index}: {rejection.error.code} ({rejection.error.field}): {rejection.error.message}")
 
-    service.wait(receipt.ids[-1])
     while (stats := service.metrics())["pending"]:
         time.sleep(0.05)
     counts = {sum(1 for _ in service.inbox(f"user-{number}")) for number in range(10)}

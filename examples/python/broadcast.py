@@ -22,13 +22,14 @@ with tempfile.TemporaryDirectory() as directory, NotificationService(directory, 
     listed = service.notify_all(title="Lunch is served", recipients=["user-0", "user-1", "user-2"])
     print("to a list:", len(listed.ids), "ids")
 
-    topic = service.notify_all(title="Version 2 is out", topic="releases")
-    broadcast = service.wait(topic.id, timeout=20).broadcast
-    print(f"to the topic: {broadcast['state']}, {broadcast['planned']} planned")
-
-    everybody = service.notify_all(title="Maintenance tonight")  # the topic "*"
-    broadcast = service.wait(everybody.id, timeout=20).broadcast
-    print(f"to everybody: {broadcast['state']}, {broadcast['planned']} planned")
+    for told, topic, title in (
+        ("the topic", "releases", "Version 2 is out"),
+        ("everybody", "*", "Maintenance tonight"),
+    ):
+        receipt = service.notify_all(topic=topic, title=title)
+        broadcast = service.wait(receipt.id, timeout=20).broadcast
+        assert broadcast is not None
+        print(f"to {told}: {broadcast['state']}, {broadcast['planned']} planned")
 
     for user in ("user-0", "user-1", "user-29"):
-        print(f"{user} has:", ", ".join(item.title for item in service.inbox(user)))
+        print(f"{user} has:", ", ".join(str(item.title) for item in service.inbox(user)))

@@ -10,6 +10,7 @@ Prints:
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from dispatcher import Context, Delivery, NotificationService, Recipient
 
@@ -17,7 +18,7 @@ from dispatcher import Context, Delivery, NotificationService, Recipient
 class Logbook:
     name = "logbook"
 
-    def __init__(self, settings: dict, context: Context) -> None:
+    def __init__(self, settings: dict[str, Any], context: Context) -> None:
         self._file = Path(settings["file"])
 
     def supports_recipient(self, recipient: Recipient) -> bool:

@@ -14,6 +14,7 @@ import json
 import tempfile
 import threading
 import urllib.request
+from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import django
@@ -46,11 +47,11 @@ urlpatterns = [path("orders/<int:number>/ship", ship), path("users/<str:user>/in
 
 
 class Quiet(WSGIRequestHandler):
-    def log_message(self, *_):
+    def log_message(self, *_: object) -> None:
         pass
 
 
-def ask(path: str, method: str = "GET"):
+def ask(path: str, method: str = "GET") -> tuple[int, Any]:
     with urllib.request.urlopen(urllib.request.Request(url + path, method=method)) as answer:
         return answer.status, json.load(answer)
 
@@ -61,7 +62,7 @@ url = f"http://127.0.0.1:{server.server_port}"
 
 status, _ = ask("/orders/17/ship?user=ada", "POST")
 print("POST /orders/17/ship:", status)
-titles = []
+titles: list[str] = []
 while not titles:  # it is delivered a moment after its receipt
     _, titles = ask("/users/ada/inbox")
 print("GET /users/ada/inbox:", titles)

@@ -19,6 +19,7 @@ import tempfile
 import threading
 import urllib.request
 from collections.abc import AsyncIterator
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request
@@ -37,7 +38,7 @@ app = FastAPI(lifespan=lifespan)
 
 
 @app.post("/orders/{number}/ship", status_code=202)
-async def ship(number: int, user: str, request: Request) -> dict:
+async def ship(number: int, user: str, request: Request) -> dict[str, Any]:
     key = f"order-{number}"
     receipt = await request.app.state.notifications.notify(
         user_id=user, title=f"Order {number} has shipped", idempotency_key=key
@@ -46,11 +47,11 @@ async def ship(number: int, user: str, request: Request) -> dict:
 
 
 @app.get("/users/{user}/inbox")
-async def inbox(user: str, request: Request) -> list[str]:
+async def inbox(user: str, request: Request) -> list[str | None]:
     return [item.title async for item in request.app.state.notifications.inbox(user)]
 
 
-def ask(path: str, method: str = "GET"):
+def ask(path: str, method: str = "GET") -> tuple[int, Any]:
     with urllib.request.urlopen(urllib.request.Request(url + path, method=method)) as answer:
         return answer.status, json.load(answer)
 
@@ -65,7 +66,7 @@ status, answer = ask("/orders/17/ship?user=ada", "POST")
 print(f"POST /orders/17/ship: {status}, {answer['key']}")
 status, answer = ask("/orders/17/ship?user=ada", "POST")
 print(f"the same again: {status}, {answer['key']}{', duplicate' if answer['duplicate'] else ''}")
-titles = []
+titles: list[str] = []
 while not titles:  # it is delivered a moment after its receipt
     _, titles = ask("/users/ada/inbox")
 print("GET /users/ada/inbox:", titles)

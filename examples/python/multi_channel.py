@@ -16,28 +16,31 @@ import queue
 import socket
 import tempfile
 import threading
+from email.message import EmailMessage
+from typing import Any
 
 from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from dispatcher import NotificationService
 
-mails: queue.Queue = queue.Queue()
-hooks: queue.Queue = queue.Queue()
+mails: queue.Queue[EmailMessage] = queue.Queue()
+hooks: queue.Queue[dict[str, Any]] = queue.Queue()
 
 
 class Mailbox:
-    async def handle_DATA(self, server, session, envelope):  # noqa: N802 -- aiosmtpd's name
-        mails.put((envelope.rcpt_tos, email.message_from_bytes(envelope.content, policy=email.policy.default)))
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802 -- its name
+        mails.put(email.message_from_bytes(envelope.original_content or b"", policy=email.policy.default))
         return "250 taken"
 
 
 class Receiver(http.server.BaseHTTPRequestHandler):
-    def do_POST(self):
+    def do_POST(self) -> None:
         hooks.put(json.loads(self.rfile.read(int(self.headers["content-length"]))))
         self.send_response(204)
         self.end_headers()
 
-    def log_message(self, *_):
+    def log_message(self, *_: object) -> None:
         pass
 
 
@@ -71,8 +74,8 @@ with tempfile.TemporaryDirectory() as directory, NotificationService(directory, 
         user_id="ada", category="orders", title="Order 17 has shipped", body="It comes today.", payload={"order": 17}
     )
 
-    (to, *_), mail = mails.get(timeout=20)
-    print(f"mail to {to}: {mail['subject']}")
+    mail = mails.get(timeout=20)
+    print(f"mail to {mail['to']}: {mail['subject']}")
     data = hooks.get(timeout=20)["data"]
     print(f"webhook: {data['title']}, order {data['payload']['order']}")
     status = service.wait(receipt.id, timeout=20)

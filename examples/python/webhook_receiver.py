@@ -15,6 +15,7 @@ import tempfile
 import threading
 import urllib.error
 import urllib.request
+from typing import Any
 
 import uvicorn
 from standardwebhooks import Webhook, WebhookVerificationError
@@ -26,7 +27,7 @@ from starlette.routing import Route
 from dispatcher import NotificationService
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-received: queue.Queue[dict] = queue.Queue()
+received: queue.Queue[dict[str, Any]] = queue.Queue()
 known: set[str] = set()  # in a database, in real use
 
 
