@@ -5,9 +5,9 @@ Prints:
     to a list: 3 ids
     to the topic: done, 10 planned
     to everybody: done, 30 planned
-    user-0 has: Lunch is served, Version 2 is out, Maintenance tonight
-    user-1 has: Lunch is served, Maintenance tonight
-    user-29 has: Maintenance tonight
+    user-0 has: Lunch is served, Version 2 is out, Maintenance
+    user-1 has: Lunch is served, Maintenance
+    user-29 has: Maintenance
 """
 
 import tempfile
@@ -24,7 +24,7 @@ with tempfile.TemporaryDirectory() as directory, NotificationService(directory, 
 
     for told, topic, title in (
         ("the topic", "releases", "Version 2 is out"),
-        ("everybody", "*", "Maintenance tonight"),
+        ("everybody", "*", "Maintenance"),
     ):
         receipt = service.notify_all(topic=topic, title=title)
         broadcast = service.wait(receipt.id, timeout=20).broadcast
