@@ -18,7 +18,7 @@ CLIENTS = ROOT / "examples" / "clients"
 JARS = [Path("/usr/share/java") / name for name in ("jeromq.jar", "gson.jar")]
 PATIENCE_S = 60.0
 BUILD_S = 300.0
-SANITIZED = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")  # leaks fail a run as well
+SANITIZED = ("-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")  # leaks fail a run as well
 STRICT = ("-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Werror")
 ENVIRONMENT = {"LC_ALL": "C.UTF-8"}
 
