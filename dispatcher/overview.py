@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import datetime
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from dispatcher import channel_report
+from dispatcher.grid import Column, Row, flow, grid
 from dispatcher.screen import Line
-from dispatcher.terminal import fit, plain, width
+from dispatcher.terminal import plain
+from dispatcher.troubles import ALARMING, CHANNEL_STATES, PROCESS_STATES, channel_state, place, shard_state
 
-STATES = {"partly_paused": "partly", "not_configured": "off"}
-NAME_MAX = 12  # columns, so that a table fits into 80
 ALERT_LINES = 3
+ROOM_MIN = 20  # columns; a narrower terminal shows the left of it
 
 CHANNELS = (
-    "channel", "state", "queued", "flight", "retry", "defer", "deliv/s", "fail/s", "dead", "p50", "p99",
+    Column("channel", is_text=True), Column("state", is_text=True), Column("queued", 2), Column("flight", 7),
+    Column("retry", 5), Column("defer", 8), Column("deliv/s", 1), Column("fail/s", 1), Column("dead", 3),
+    Column("p50", 6), Column("p99", 4), Column("max", 14), Column("delivered", 9), Column("suppressed", 10),
+    Column("limited", 11), Column("expired", 12), Column("cancelled", 13),
 )  # fmt: skip
-PROCESSES = ("process", "pending", "idempotency", "CPU %", "RSS MB", "journal MB")
+PROCESSES = (
+    Column("process", is_text=True), Column("state", is_text=True), Column("accept/s", 2), Column("pending", 1),
+    Column("retry", 9), Column("idempotency", 7), Column("CPU %", 3), Column("RSS MB", 4), Column("journal MB", 5),
+    Column("up", 6),
+)  # fmt: skip
+GAUGES = ("queued", "in_flight", "retrying", "deferred")
+OUTCOMES = ("delivered", "suppressed", "rate_limited", "expired", "cancelled")
 
 Stats = dict[str, Any]
 
@@ -61,36 +71,61 @@ def rates(pair: Pair) -> dict[str, Any]:
     return {name: of(name) for name in channel_report.used(pair.now.stats)["channels"]}
 
 
-def lines(pair: Pair, columns: int, problem: str = "") -> list[Line]:
-    """The whole view; ``problem`` is why the sample may be old."""
+def lines(pair: Pair, columns: int, problem: str = "", keys: str = "") -> list[Line]:
+    """The whole view; ``problem`` is why the sample may be old, and ``keys`` what can be typed."""
     stats = pair.now.stats
-    found: list[Line] = [(text, "bold") for text in _head(pair)]
+    room = max(ROOM_MIN, columns)
+    found: list[Line] = [(text, "bold") for text in flow(_title(stats, keys), room)]
     for alert in _alerts(stats, problem):
-        wrapped = textwrap.wrap(plain(alert), max(20, columns), subsequent_indent="  ")
+        wrapped = textwrap.wrap(plain(alert), room, subsequent_indent="  ")
         found += [(text, "alert") for text in wrapped[:ALERT_LINES]]
+    found += [(text, "bold") for text in _totals(pair, room)]
     found.append(("", ""))
-    found += _channels(pair)
+    found += grid(CHANNELS, _channels(pair), room)
     found.append(("", ""))
-    found += _processes(pair)
+    found += grid(PROCESSES, _processes(pair), room)
     return found
 
 
-def _head(pair: Pair) -> Iterator[str]:
-    stats = pair.now.stats
-    up_s = max((shard["uptime_s"] for shard in stats["shards"]), default=0.0)
-    up = datetime.timedelta(seconds=int(up_s))
+def _title(stats: Stats, keys: str) -> list[str]:
     clock = datetime.datetime.now().astimezone().strftime("%H:%M:%S")
-    yield f"{clock}  up {up}  shards {len(stats['shards'])}  pending {stats['pending']:,}  q quits"
-    delivered = stats["outcomes"]["delivered"], pair.rate(lambda one: one["outcomes"]["delivered"])
-    accepted = stats["accepted"], pair.rate(lambda one: one["accepted"])
-    yield "  ".join(
-        (
-            f"accepted {_count(accepted[0])}, {_rate(accepted[1])}/s",
-            f"delivered {_count(delivered[0])}, {_rate(delivered[1])}/s",
-            f"failed {_rate(pair.rate(lambda one: one['failed_attempts']))}/s",
-            f"dead {_count(sum(stats['dead_letters'].values()))}",
+    shards = len(stats["shards"]) + sum(name.startswith("shard") for name in stats["not_responding"])
+    title = [clock, f"up {_span(_longest_s(stats))}", f"shards {shards}", f"pending {stats['pending']:,}"]
+    return [*title, keys] if keys else title
+
+
+def _totals(pair: Pair, room: int) -> Iterator[str]:
+    stats = pair.now.stats
+    outcomes = dict(stats["outcomes"])
+    accepted, delivered, failed = (
+        _rate(pair.rate(count))
+        for count in (
+            lambda one: one["accepted"],
+            lambda one: one["outcomes"]["delivered"],
+            lambda one: one["failed_attempts"],
         )
     )
+    retrying = sum(one["retrying"] for one in stats["channels"].values())
+    yield from flow(
+        [
+            f"accepted {_count(stats['accepted'])}, {accepted}/s",
+            f"delivered {_count(outcomes.pop('delivered'))}, {delivered}/s",
+            f"failed {failed}/s",
+            f"retrying {_count(retrying)}",
+            f"dead {_count(outcomes.pop('dead'))}",
+            *_counts(outcomes),
+        ],
+        room,
+    )
+    if letters := _counts(stats["dead_letters"]):
+        yield from flow(["dead letters:", *letters], room)
+    latency = stats["latency_ms"]
+    if latency["max"] is not None:
+        yield from flow(["latency ms:", *(f"{name} {_ms(latency[name])}" for name in ("p50", "p99", "max"))], room)
+
+
+def _counts(found: dict[str, int]) -> list[str]:
+    return [f"{name} {_count(count)}" for name, count in found.items() if count]
 
 
 def _alerts(stats: Stats, problem: str) -> Iterator[str]:
@@ -106,42 +141,59 @@ def _alerts(stats: Stats, problem: str) -> Iterator[str]:
     yield from channel_report.alerts(stats)
 
 
-def _channels(pair: Pair) -> Iterator[Line]:
-    per_s = rates(pair)
+def _channels(pair: Pair) -> list[Row]:
+    """The worst first."""
     rows = []
-    for name, one in channel_report.used(pair.now.stats)["channels"].items():
-        rows.append(
-            (
-                name,
-                STATES.get(one["state"], one["state"]),
-                *(_count(one[key]) for key in ("queued", "in_flight", "retrying", "deferred")),
-                *(_rate(rate) for rate in per_s[name].values()),
-                _count(one["outcomes"]["dead"]),
-                *(_ms(one["latency_ms"][key]) for key in ("p50", "p99")),
-            )
+    for name, per_s in rates(pair).items():
+        one = pair.now.stats["channels"][name]
+        state = channel_state(one, *per_s.values())
+        latency = one["latency_ms"]
+        cells = (
+            name,
+            state,
+            *(_count(one[key]) for key in GAUGES),
+            *(_rate(rate) for rate in per_s.values()),
+            _count(one["outcomes"]["dead"]),
+            *(_ms(latency[key]) for key in ("p50", "p99", "max")),
+            *(_count(one["outcomes"][outcome]) for outcome in OUTCOMES),
         )
-    return _grid(CHANNELS, rows, [row[1] in ("paused", "partly") for row in rows], 2)
+        rows.append(Row(cells, "alert" if state in ALARMING else ""))
+    return sorted(rows, key=lambda row: place(CHANNEL_STATES, row.cells[1]))
 
 
-def _processes(pair: Pair) -> Iterator[Line]:
+def _processes(pair: Pair) -> list[Row]:
+    """The worst first; who does not answer has a line, and nothing to say."""
     stats = pair.now.stats
-    rows = [
-        (
+    longest_s = _longest_s(stats)
+    rows = [Row((name, "silent", *[""] * (len(PROCESSES) - 2)), "alert") for name in stats["not_responding"]]
+    for shard in stats["shards"]:
+        state = shard_state(shard, longest_s)
+        cells = (
             f"shard {shard['shard']}",
+            state,
+            _rate(_accepted(pair, shard["shard"])),
             f"{shard['pending']:,}",
+            _count(shard["retrying"]),
             f"{shard['idempotency_entries']:,}",
             _cpu(pair, shard["pid"]),
             f"{shard['rss_mb']:.1f}",
             f"{shard['journal_bytes'] / 2**20:,.1f}",
+            _span(shard["uptime_s"]),
         )
-        for shard in stats["shards"]
-    ]
-    rows += [
-        (role, "", "", _cpu(pair, stats[role]["pid"]), f"{stats[role]['rss_mb']:.1f}", "")
-        for role in ("router", "collector")
-        if stats[role]
-    ]
-    return _grid(PROCESSES, rows, [False] * len(rows), 1)
+        rows.append(Row(cells, "" if state == "ok" else "alert"))
+    for role in ("router", "collector"):
+        if stats[role]:
+            used = _cpu(pair, stats[role]["pid"]), f"{stats[role]['rss_mb']:.1f}"
+            rows.append(Row((role, "ok", "", "", "", "", *used, "", "")))
+    return sorted(rows, key=lambda row: place(PROCESS_STATES, row.cells[1]))
+
+
+def _longest_s(stats: Stats) -> float:
+    return max((shard["uptime_s"] for shard in stats["shards"]), default=0.0)
+
+
+def _accepted(pair: Pair, number: int) -> float | None:
+    return pair.rate(lambda stats: sum(one["accepted"] for one in stats["shards"] if one["shard"] == number))
 
 
 def _cpu(pair: Pair, pid: int) -> str:
@@ -155,14 +207,8 @@ def _cpu_s(stats: Stats) -> dict[int, float]:
     return {one["pid"]: one["cpu_s"] for one in processes}
 
 
-def _grid(headers: Sequence[str], rows: Sequence[Sequence[str]], alerts: Sequence[bool], texts: int) -> Iterator[Line]:
-    """A line per row; the first ``texts`` columns are texts, the others numbers."""
-    rows = [[plain(cell) for cell in row] for row in rows]
-    sizes = [max(map(width, column)) for column in zip(headers, *rows, strict=True)]
-    sizes[0] = min(sizes[0], NAME_MAX)
-    for row, is_alert in zip((headers, *rows), (None, *alerts), strict=True):
-        cells = (fit(cell, size, at >= texts) for at, (cell, size) in enumerate(zip(row, sizes, strict=True)))
-        yield " ".join(cells).rstrip(), "bold" if is_alert is None else "alert" if is_alert else ""
+def _span(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=int(seconds)))
 
 
 def _count(number: int) -> str:

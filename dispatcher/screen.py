@@ -19,7 +19,9 @@ Line = tuple[str, Style]
 
 ENTER = "\x1b[?1049h\x1b[?25l"  # the other screen, and no cursor
 LEAVE = "\x1b[?25h\x1b[?1049l"
+FRAME, SHOWN = "\x1b[?2026h", "\x1b[?2026l"  # a terminal that knows them shows nothing of a frame but all of it
 BEGIN: dict[Style, str] = {"": "", "bold": "\x1b[1m", "alert": "\x1b[1;31m"}
+COLOURLESS: dict[Style, str] = BEGIN | {"alert": "\x1b[1;7m"}
 END = "\x1b[0m"
 CLEAR = "\x1b[K"  # the rest of a line; it goes before the text, as behind a full one it takes the last letter
 QUIT = "q"  # also what is read where the terminal is gone
@@ -29,14 +31,18 @@ COLUMNS, ROWS = 80, 24  # of a terminal that does not say
 
 
 def is_there() -> bool:
-    """Whether standard input and output are a terminal."""
-    return sys.stdin.isatty() and sys.stdout.isatty()
+    """Whether standard input and output are a terminal that can move its cursor."""
+    return sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
 
 class Screen:
-    """A context manager. Whatever would end the program raises ``KeyboardInterrupt`` inside."""
+    """A context manager. Whatever would end the program raises ``KeyboardInterrupt`` inside.
+
+    ``NO_COLOR`` (no-color.org) in the environment leaves bold and inverse letters.
+    """
 
     def __enter__(self) -> Self:
+        self._begin = COLOURLESS if os.environ.get("NO_COLOR") else BEGIN
         self._input = sys.stdin.fileno()
         self._output = sys.stdout.fileno()
         self._before = termios.tcgetattr(self._input)
@@ -103,11 +109,11 @@ class Screen:
         if len(lines) > rows:
             shown[-1] = (f"... {len(lines) - rows + 1} lines more; a taller window shows them", "bold")
         drawn = "\n".join(
-            f"{CLEAR}{BEGIN[style]}{text if width(text) <= columns else fit(text, columns)}{END}"
+            f"{CLEAR}{self._begin[style]}{text if width(text) <= columns else fit(text, columns)}{END}"
             for text, style in shown
         )
         below = "\n\x1b[J" if len(shown) < rows else ""
-        self._write(f"\x1b[H{drawn}{below}")
+        self._write(f"{FRAME}\x1b[H{drawn}{below}{SHOWN}")
 
     def _write(self, text: str) -> None:
         sys.stdout.write(text)

@@ -10,20 +10,21 @@ import click
 from dispatcher.commands.service import Service, asks
 
 if TYPE_CHECKING:
-    from dispatcher.overview import Sample
+    from dispatcher.overview import Pair, Sample
     from dispatcher.screen import Screen
 
 EVERY_S = 1.0
 SILENT_S = 2.0  # beyond, the view says that it is old
+KEYS, HELD_KEYS = "p holds  q quits", "HELD: p goes on  q quits"
 
 
 @click.command()
 @click.option("--once", is_flag=True, help="Print what there is to see once. So it is done where there is no terminal.")
 @asks
 def top(service: Service, once: bool) -> None:
-    """Watch channels and processes, every second, until q is typed.
+    """Watch channels and processes, every second, until q is typed; p holds the view, and lets it go on.
 
-    Rates are of the last second; latencies, in milliseconds, since the start.
+    What is in trouble comes first. Rates are of the last second; latencies, in milliseconds, since the start.
     """
     from dispatcher.screen import Screen, is_there
 
@@ -73,6 +74,7 @@ class _Live:
         self._pair = Pair(first)
         self._heard = first.at
         self._problem = ""
+        self._held: tuple[Pair, str] | None = None
 
     def run(self) -> None:
         while True:
@@ -104,18 +106,26 @@ class _Live:
         key = self._screen.key(wait_s)
         if key and key[:1] in "qQ":
             raise _QuitError
-        if key == "" or self._is_silent:
+        if key and key[:1] in "pP":
+            self._held = None if self._held else (self._pair, self._trouble())
+            self._draw()
+        elif key == "" or self._is_silent:
             self._draw()
 
     @property
     def _is_silent(self) -> bool:
         return time.monotonic() - self._heard > SILENT_S
 
+    def _trouble(self) -> str:
+        """Why what is shown may be old."""
+        if not (self._problem or self._is_silent):
+            return ""
+        why = f": {self._problem}" if self._problem else ""
+        return f"NO ANSWER for {time.monotonic() - self._heard:.0f} s, asking again{why}"
+
     def _draw(self) -> None:
         from dispatcher import overview
 
-        problem = ""
-        if self._problem or self._is_silent:
-            why = f": {self._problem}" if self._problem else ""
-            problem = f"NO ANSWER for {time.monotonic() - self._heard:.0f} s, asking again{why}"
-        self._screen.draw(overview.lines(self._pair, self._screen.size[0], problem))
+        pair, problem = self._held or (self._pair, self._trouble())
+        keys = HELD_KEYS if self._held else KEYS
+        self._screen.draw(overview.lines(pair, self._screen.size[0], problem, keys))

@@ -1,4 +1,4 @@
-"""Operators and channels: a plug-in that is paused, refuses its credentials, is corrected, and watched."""
+"""Operators and channels: a plug-in that is paused, refuses its credentials, and is corrected."""
 
 from __future__ import annotations
 
@@ -12,11 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from wcwidth import wcswidth
 
-from dispatcher.screen import ENTER, LEAVE
 from tests.support.service import ROOT, RunningDispatcher, wait_until
-from tests.support.terminal import Terminal
 
 PAGER = '''
 import msgspec
@@ -187,89 +184,3 @@ def test_a_plug_in_is_tried_with_the_configuration_of_the_service(service: Servi
     service.keep("one that is wrong")
     refused = json.loads(service.run(*args, "--json", expect=1))
     assert (refused["error_class"], refused["message"]) == ("misconfigured", "the service refuses ***")
-
-
-# --- top ----------------------------------------------------------------------------------------------------------
-
-
-def test_without_a_terminal_one_frame_is_printed(service: Service) -> None:
-    for args in (["top"], ["top", "--once"]):
-        lines = service.run(*args).splitlines()
-        assert max(map(wcswidth, lines)) <= 80
-        assert lines[3].split()[:3] == ["channel", "state", "queued"]
-        assert any(line.split()[:2] == ["pager", "running"] for line in lines)
-        assert [line.split()[0] for line in lines[-4:]] == ["shard", "shard", "router", "collector"]
-    rates = json.loads(service.run("top", "--json"))["rates"]
-    assert rates["pager"] == {"delivered_per_s": 0.0, "failed_per_s": 0.0}
-
-
-def terminal(service: Service, *args: str, **size: int) -> Terminal:
-    return Terminal("top", *args, environment=service.shell(), **size)
-
-
-def shows(screen: Terminal, text: str, **without: str) -> None:
-    """Returns once a frame has the text."""
-    wait_until(lambda: any(text in line for line in screen.frame()), LONG_S, f"{text!r} on the screen")
-
-
-def test_it_is_drawn_anew_in_the_size_of_its_terminal_until_q(service: Service) -> None:
-    with terminal(service) as screen:
-        shows(screen, "pager")
-        assert screen.attributes() != screen.before
-        assert max(len(line) for line in screen.frame()) in range(60, 81)
-        screen.resize(40, 10)
-        wait_until(lambda: screen.frame() and max(map(len, screen.frame())) <= 40, LONG_S)
-        assert len(screen.frame()) == 10
-        assert "lines more" in screen.frame()[-1]
-        screen.resize(100, 40)
-        shows(screen, "collector")
-        service.request("channel.pause", channel="pager")
-        shows(screen, "PAUSED pager by an operator")
-        screen.type(b"q")
-        assert screen.ended() == 0
-        assert screen.output.startswith(ENTER)
-        assert screen.output.endswith(LEAVE)
-        assert screen.attributes() == screen.before
-
-
-@pytest.mark.parametrize("keys", [b"\x03", b"\x1c"], ids=["ctrl-c", "ctrl-backslash"])
-def test_an_interruption_leaves_the_terminal_as_it_was(service: Service, keys: bytes) -> None:
-    with terminal(service) as screen:
-        shows(screen, "pager")
-        screen.type(b"\x1a")  # nobody is there to continue it, so that it is not stopped
-        wait_until(lambda: f"{LEAVE}{ENTER}" in screen.read(), LONG_S)
-        screen.type(keys)
-        assert screen.ended() == 0
-        assert screen.output.endswith(LEAVE)
-        assert "Traceback" not in screen.output
-        assert screen.attributes() == screen.before
-
-
-def test_a_service_that_is_gone_is_said_and_found_again(service: Service) -> None:
-    with terminal(service, "--timeout", "500ms") as screen:
-        shows(screen, "pager")
-        service.stop()
-        shows(screen, "NO ANSWER for ")
-        assert any(line.startswith("shard 1") for line in screen.frame()), "what was known last stays there"
-        service.start()
-        wait_until(lambda: screen.frame() and "NO ANSWER" not in "".join(screen.frame()), LONG_S)
-        screen.type(b"Q")
-        assert screen.ended() == 0
-
-
-def test_where_nobody_answers_it_says_so_and_takes_no_terminal(service: Service) -> None:
-    nobody = "ipc:///nowhere/at/all"
-    with Terminal("top", "--submit", nobody, "--timeout", "200ms", environment=service.shell()) as screen:
-        assert screen.ended() == 1
-        assert f"error: unavailable: no answer from {nobody} within 0.2 s" in " ".join(screen.output.split())
-        assert ENTER not in screen.output
-        assert screen.attributes() == screen.before
-
-
-def test_a_signal_to_end_leaves_the_terminal_as_it_was(service: Service) -> None:
-    with terminal(service) as screen:
-        shows(screen, "pager")
-        screen.process.terminate()
-        assert screen.ended() == 0
-        assert screen.output.endswith(LEAVE)
-        assert screen.attributes() == screen.before

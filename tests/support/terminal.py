@@ -1,10 +1,9 @@
-"""A program in a terminal of its own: what it draws is read, and keys are typed."""
+"""A program in a terminal of its own: an emulator shows what it draws, and keys are typed."""
 
 from __future__ import annotations
 
 import fcntl
 import os
-import re
 import struct
 import subprocess
 import sys
@@ -12,12 +11,13 @@ import termios
 from types import TracebackType
 from typing import Any, Self
 
+import pyte
+
+from dispatcher.screen import SHOWN
 from tests.support.service import ROOT
 
 # makes standard input the controlling terminal, so that Ctrl-C and a new size are signals, and becomes the program
 TAKE = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
-HOME = "\x1b[H"  # where a frame begins
-CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 END_S = 30
 
 
@@ -26,9 +26,12 @@ class Terminal:
 
     def __init__(self, *args: str, columns: int = 80, rows: int = 24, environment: dict[str, str]) -> None:
         self._args = (sys.executable, "-m", "dispatcher", *args)
-        self._environment = environment
+        self._environment = {"TERM": "xterm-256color"} | environment
         self._ours, self._its = os.openpty()
         os.set_blocking(self._ours, False)
+        self.emulator = pyte.Screen(columns, rows)
+        self._stream = pyte.Stream(self.emulator)
+        self._fed = 0
         self.resize(columns, rows)
         self.output = ""
 
@@ -58,6 +61,7 @@ class Terminal:
         return termios.tcgetattr(self._its)
 
     def resize(self, columns: int, rows: int) -> None:
+        self.emulator.resize(rows, columns)
         fcntl.ioctl(self._its, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def type(self, keys: bytes) -> None:
@@ -71,11 +75,27 @@ class Terminal:
             except BlockingIOError:
                 return self.output
 
+    @property
+    def frames(self) -> int:
+        """How many were drawn so far."""
+        return self.read().count(SHOWN)
+
     def frame(self) -> list[str]:
-        """The lines of the last frame that is complete, without colours."""
-        frames = self.read().split(HOME)
-        lines = [CODES.sub("", line) for line in frames[-2].split("\r\n")] if len(frames) > 2 else []
-        return lines[:-1] if lines[-1:] == [""] else lines
+        """The lines that are seen, all of the same frame; none before the first one."""
+        has_ended = self.process.poll() is not None
+        output = self.read()
+        end = len(output) if has_ended else output.rfind(SHOWN) + len(SHOWN)
+        if end > self._fed and (has_ended or SHOWN in output):
+            self._stream.feed(output[self._fed : end])
+            self._fed = end
+        lines = [line.rstrip() for line in self.emulator.display]
+        while lines and not lines[-1]:
+            lines.pop()
+        return lines
+
+    def letter(self, row: int) -> pyte.screens.Char:
+        """The first one of a line that is seen, with its colours."""
+        return self.emulator.buffer[row][0]
 
     def ended(self) -> int:
         """The exit code, once it has ended."""

@@ -41,17 +41,32 @@ def texts(pair: Pair, columns: int = 80, problem: str = "") -> list[str]:
     return [text for text, _ in lines(pair, columns, problem)]
 
 
-def row(pair: Pair, *first: str) -> list[str]:
-    """The cells of the line that begins so."""
-    return next(line.split() for line in texts(pair) if line.split()[: len(first)] == [*first])
+def row(pair: Pair, *first: str, columns: int = 80) -> dict[str, str]:
+    """The cells of the line that begins so, by their headers."""
+    headers: list[str] = []
+    for line in texts(pair, columns):
+        words = line.replace("shard ", "shard_").replace("CPU %", "CPU").replace(" MB", "_MB").split()
+        if words[:1] in (["channel"], ["process"]):
+            headers = words
+        elif headers and words[: len(first)] == [*first]:
+            return dict(zip(headers, words, strict=True))
+    raise AssertionError(f"no line begins with {first}")
+
+
+def first_cells(pair: Pair) -> list[list[str]]:
+    """The first two cells of each line of both tables, from above."""
+    found = [line.split() for line in texts(pair)]
+    start = next(at for at, words in enumerate(found) if words[:1] == ["channel"])
+    return [words[:2] for words in found[start + 1 :] if words and words[0] != "process"]
 
 
 def test_rates_are_of_the_time_between_two_samples() -> None:
     before = Sample(10.0, stats(shard(0, 5, 1.0, email=channel(100))))
     now = Sample(12.0, stats(shard(0, 5, 2.0, email=channel(1_100, failed_attempts=3))))
     assert rates(Pair(now, before)) == {"email": {"delivered_per_s": 500.0, "failed_per_s": 1.5}}
-    assert row(Pair(now, before), "email")[6:8] == ["500", "1.5"]
-    assert row(Pair(now, before), "shard", "0")[4] == "50"  # percent of a processor
+    cells = row(Pair(now, before), "email")
+    assert (cells["deliv/s"], cells["fail/s"]) == ("500", "1.5")
+    assert row(Pair(now, before), "shard_0")["CPU"] == "50"  # percent of a processor
 
 
 def test_there_is_no_rate_where_different_things_were_counted() -> None:
@@ -64,7 +79,7 @@ def test_there_is_no_rate_where_different_things_were_counted() -> None:
     replaced = copy.deepcopy(whole)
     replaced["shards"][1] |= {"pid": 7, "cpu_s": 0.1}
     pair = Pair(Sample(2.0, replaced), Sample(1.0, whole))
-    assert [row(pair, "shard", str(number))[4] for number in (0, 1)] == ["0", "-"]
+    assert [row(pair, f"shard_{number}")["CPU"] for number in (0, 1)] == ["0", "-"]
 
 
 def test_a_frame_fits_80_columns_whatever_the_numbers() -> None:
@@ -101,7 +116,9 @@ def test_what_is_paused_refused_or_silent_stands_out_with_its_words() -> None:
     assert [text.split()[:2] for text, style in found if style == "alert" and text.startswith("email")] == [
         ["email", "paused"]
     ]
-    assert not any(style == "alert" for text, style in found if text.startswith("sms"))
+    assert [text.split()[:2] for text, style in found if style == "alert" and text.startswith("sms")] == [
+        ["sms", "failing"]
+    ]
 
 
 def test_words_without_end_leave_room_for_the_rest() -> None:
@@ -119,6 +136,59 @@ def test_damage_and_loss_stand_out() -> None:
     said = texts(Pair(Sample(1.0, lost)))
     assert "NOT CONSERVED: planned is not outcomes + pending; stop it, and run:" in " ".join(said)
     assert "DAMAGED, put aside, each with a report: quarantine/1" in said
+
+
+@pytest.mark.parametrize("columns", [20, 30, 40, 60, 80, 120, 200])
+def test_what_matters_least_is_left_out_where_it_is_narrow(columns: int) -> None:
+    pair = Pair(Sample(1.0, stats(shard(0, 5, 1.0, email=channel(7, failed_attempts=3)))))
+    assert max(map(wcswidth, texts(pair, columns, "NO ANSWER for 3 s"))) <= columns
+    cells = row(pair, "email", columns=columns)
+    assert cells["state"] == "running"
+    assert ("deliv/s" in cells, "cancelled" in cells) == (columns >= 30, columns >= 120)
+
+
+def test_the_worst_comes_first() -> None:
+    paused = channel(state={"configured": True, "paused": PAUSE})
+    off = channel(3, state={"configured": False})
+    open_one = {"provider": "twilio", "state": "open"}
+    closed = {"provider": "sms-http", "state": "closed"}
+    degraded = channel(state={"configured": True, "providers": [open_one, closed]})
+    broken = channel(state={"configured": True, "providers": [open_one]})
+    before = stats(shard(1, 5, 1.0, inapp=channel(), chat=channel()))
+    young = shard(1, 6, 0.1, inapp=channel(1), off=off, sms=degraded, push=broken, email=paused, chat=channel())
+    young["channels"]["chat"]["failed_attempts"] = 1
+    now = stats(None, young | {"uptime_s": 5.0}, shard(2, 5, 1.0) | {"uptime_s": 100.0})
+    now["channels"] |= {name: one | {"planned": 1} for name, one in now["channels"].items()}
+    now["channels"] |= {
+        "pager": now["channels"]["inapp"] | {"state": "no_worker"},
+        "fax": now["channels"]["inapp"] | {"state": "on_fire"},  # as a newer dispatcher may say
+    }
+    before["not_responding"] = now["not_responding"]
+    assert first_cells(Pair(Sample(2.0, now), Sample(1.0, before))) == [
+        ["fax", "on_fire"],
+        ["email", "paused"],
+        ["push", "failing"],
+        ["chat", "failing"],  # by its attempts
+        ["pager", "no"],  # worker
+        ["sms", "degraded"],
+        ["off", "off"],
+        ["inapp", "running"],
+        ["shard", "0"],  # does not answer
+        ["shard", "1"],  # has just been started
+        ["shard", "2"],
+        ["router", "ok"],
+        ["collector", "ok"],
+    ]
+
+
+def test_all_outcomes_and_reasons_are_told() -> None:
+    outcomes = ZERO | {"delivered": 5, "dead": 3, "suppressed": 2, "rate_limited": 1}
+    counted = shard(0, 5, 1.0, email=channel(5, outcomes=outcomes, retrying=4)) | {"dead_letters": {"max_retries": 3}}
+    said = " ".join(texts(Pair(Sample(1.0, stats(counted)))))
+    for told in ("delivered 5", "dead 3", "suppressed 2", "rate_limited 1", "retrying 4", "letters:  max_retries 3"):
+        assert told in said
+    assert "expired 0" not in said
+    assert "latency ms:  p50 0.5  p99 0.5  max 0.5" in said
 
 
 # --- channel list -------------------------------------------------------------------------------------------------
