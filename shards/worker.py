@@ -101,13 +101,16 @@ class Worker:
         except (sqlite3.Error, OSError, DamagedError) as error:
             self._note(error)
             return
-        if self.shard.courier:
-            self.poller.register(self.shard.courier.fileno(), zmq.POLLIN)
+        self._hear_courier(self.shard)
         self.shard.stream.follow(self._prefixes)
         self._lagging = True  # its lanes are still on disk
         if self._stalled:
             log.warning("open again")
         self._stalled = ""
+
+    def _hear_courier(self, shard: Shard) -> None:
+        if shard.courier:
+            self.poller.register(shard.courier.fileno(), zmq.POLLIN)
 
     def _note(self, error: Exception) -> None:
         self._damaged = disk.is_damage(error)
@@ -198,6 +201,7 @@ class Worker:
         if self.shard:  # else it will be opened with them
             try:
                 self.shard.reconfigure(settings, now())
+                self._hear_courier(self.shard)
             except (sqlite3.Error, OSError, DamagedError) as error:
                 self._note(error)
                 self._drop()
