@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint chaos fuzz bench clients node venv lock clean
+.PHONY: help demo test lint chaos fuzz bench examples clients node venv lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -32,6 +32,9 @@ fuzz: $(STAMP) ## send nearly right messages to a running service, and account f
 
 bench: $(STAMP) ## run the benchmarks, each beside its floor
 	$(RUN) -m bench.all $(ARGS)
+
+examples: $(STAMP) ## run the programs in examples/python, a line for each
+	$(RUN) -m tests.support.examples
 
 clients: $(STAMP) ## try the example clients in all languages; those that this machine cannot run are listed, with what is missing
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory node; fi
