@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,7 @@ def test_something_holds_it_to_the_truth(snippet: Snippet) -> None:
         assert snippet.language in PICTURES | {"toml", "sh", "console", "json", "jinja", "python"}, (
             "say which test runs it, or why none does: see tests/support/snippets.py"
         )
+        assert snippet.language != "sh" or str(snippet) in CHECKED, "nothing in it is checked: mark it"
         assert snippet.language or not re.search(r"(?m)^dispatcher ", snippet.text), "commands are `sh`"
         assert "$ " not in snippet.text or snippet.language == "console", "commands with their output are `console`"
 
@@ -153,6 +155,8 @@ def calls(line: str) -> Iterator[list[str]]:
 
 
 COMMANDS = list(commands())
+INSTALLED = re.compile(r"pip install .*notification-dispatcher\[(\w+)\]")
+CHECKED = {where for where, _ in COMMANDS} | {str(one) for one in snippets.every() if INSTALLED.match(one.text)}
 
 
 @pytest.mark.parametrize(
@@ -179,6 +183,12 @@ def test_every_command_is_shown() -> None:
         for inner in (command.commands if isinstance(command, click.Group) else [""])
     }
     assert not every - shown
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_an_extra_that_is_to_be_installed_exists(page: Path) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(INSTALLED.findall(page.read_text(encoding="utf-8"))) <= set(extras)
 
 
 # --- links, names of files, and pages that are generated -------------------------------------------------------------
