@@ -11,6 +11,7 @@ import msgspec
 import pytest
 import zmq
 
+from tests.fuzz.documents import encoded, mapped, nested
 from tests.support.service import RunningDispatcher
 
 NotificationDocument = dict[str, Any]
@@ -101,6 +102,41 @@ def test_seq_is_echoed_in_answers_and_errors(service: RunningDispatcher, seq: in
     ]
     for request in requests:
         assert service.client.exchange(request, as_json=as_json)["seq"] == seq
+
+
+UNREADABLE = (
+    ({"notifications": [{"user_id": "u", "title": "t", "payload": nested(900)}]}, 0, "too_deep"),
+    ({"notifications": [{"user_id": "u", "title": "t"}]}, 3, "bad_encoding"),
+)
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+@pytest.mark.parametrize("head", [{"seq": 7}, {"op": "submit", "seq": 7}, {"op": "submit", "seq": -(2**40)}])
+@pytest.mark.parametrize(("rest", "missing", "code"), UNREADABLE)
+def test_a_request_that_begins_with_its_number_is_refused_with_it(
+    service: RunningDispatcher, head: dict[str, Any], rest: dict[str, Any], missing: int, code: str, as_json: bool
+) -> None:
+    message = encoded(mapped({**head, **rest}), as_json)
+    answer = decode(service.client.exchange_bytes(message[: len(message) - missing]))
+    assert (answer["error"]["code"], answer["seq"]) == (code, head["seq"])
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"notifications": [], "seq": 7},
+        {"op": "submit", "seq": "7"},
+        {"op": "submit", "user_id": "u", "seq": 7},
+    ],
+)
+def test_any_other_that_cannot_be_read_is_refused_without_it(
+    service: RunningDispatcher, request_: dict[str, Any], as_json: bool
+) -> None:
+    message = encoded(mapped({**request_, "rest": "cut"}), as_json)
+    answer = decode(service.client.exchange_bytes(message[:-3]))
+    assert answer["error"]["code"] == "bad_encoding"
+    assert "seq" not in answer
 
 
 # --- requests that are refused --------------------------------------------------------------------------------------
