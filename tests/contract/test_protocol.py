@@ -11,6 +11,7 @@ import msgspec
 import pytest
 import zmq
 
+from shards.wire import Notification
 from tests.fuzz.documents import encoded, mapped, nested
 from tests.support.service import RunningDispatcher
 
@@ -415,6 +416,20 @@ def test_every_key_is_accepted(
     request = {"op": "submit", "notifications": [{"user_id": user, **content}]}
     answer = service.client.exchange(request, as_json=as_json)
     assert (answer["accepted"] + answer["duplicates"], answer["rejected"]) == (1, [])
+
+
+def test_null_is_as_no_key(service: RunningDispatcher, user: str) -> None:
+    named = [field.name for field in msgspec.structs.fields(Notification)]
+    optional = [key for key in named if key not in ("user_id", "title", "category", "type")]
+    nothing = dict.fromkeys(optional)
+    request = {"op": "submit", "seq": None, "notifications": [{"user_id": user, "title": "t", **nothing}]}
+    answer = service.client.exchange(request, as_json=True)
+    assert (answer["accepted"], "seq" in answer) == (1, False)
+    answer = service.client.submit(*({"user_id": user, "title": "t", key: None} for key in ("category", "type")))
+    assert [one["error"]["field"] for one in answer["rejected"]] == ["category", "type"]
+    assert service.client.exchange({"op": "inbox.list", "user_id": user, "limit": None, "cursor": None}, as_json=True)[
+        "ok"
+    ]
 
 
 def test_of_duplicate_keys_the_last_wins(service: RunningDispatcher, new_user: Callable[[], str]) -> None:
