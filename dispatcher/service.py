@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import warnings
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from dispatcher.api.calls import Calls
 from dispatcher.api.host import host
 from dispatcher.api.inapp import Feed, Subscription
+from dispatcher.api.registration import Registration, register
 from dispatcher.api.steps import wait_for
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from dispatcher.api.keys import Given
     from dispatcher.api.results import BatchReceipt, DeadLetter, Decision, InboxItem, Receipt, Status
     from dispatcher.curve import ClientKeys
+    from shards.channels.base import NotificationChannel
 
 
 class NotificationService:
@@ -57,6 +60,7 @@ class NotificationService:
         self._host = host(data_dir, config, shards, durability, submit, stream, keys, timeout, max_pending)
         self._calls = Calls(self._host.engine)
         self._subscriptions: weakref.WeakSet[Subscription] = weakref.WeakSet()
+        self._registrations: list[Registration] = []
 
     @property
     def submit_endpoint(self) -> str:
@@ -201,6 +205,18 @@ class NotificationService:
         """Store a template under a name, in place of what there was; docs/templates.md has its parts."""
         self.request("template.put", name=name, parts=dict(parts))
 
+    def register_channel(self, name: str, channel: str | NotificationChannel, **options: Any) -> Registration:
+        """Have a channel of this name, which is a class or an object of yours; see ``NotificationChannel``.
+
+        A class is named like ``"package.module:Class"``: the shards of an embedded dispatcher load it. An object stays
+        in this process: its ``send`` is called here, in an event loop of its own, or in threads if it is a plain
+        function. While no object is attached its deliveries wait. ``options`` are those of a table [channels.NAME],
+        such as ``concurrency`` and ``timeout``. Embedded, both are kept in the data directory.
+        """
+        made = wait_for(register(self._host, name, channel, options))
+        self._registrations.append(made)
+        return made
+
     def metrics(self) -> dict[str, Any]:
         """Counters and the health of every process: what ``stats`` answers."""
         return self.request("stats")
@@ -217,9 +233,12 @@ class NotificationService:
         Legal more than once. What is not answered by then raises ``UnavailableError``.
         """
         self._host.engine.refuse()
+        end = time.monotonic() + timeout
         for subscription in list(self._subscriptions):
             subscription.end()
-        self._host.shutdown(timeout)
+        while self._registrations:
+            self._registrations.pop().detach(max(0.0, end - time.monotonic()))
+        self._host.shutdown(max(0.0, end - time.monotonic()))
 
     def __enter__(self) -> Self:
         return self

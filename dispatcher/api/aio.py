@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+import time
 import warnings
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
@@ -18,12 +19,14 @@ from dispatcher.api.calls import Calls
 from dispatcher.api.futures import settle
 from dispatcher.api.host import Host, host
 from dispatcher.api.inapp import Feed, Subscription
+from dispatcher.api.registration import Registration, register
 from dispatcher.api.steps import Steps, wait_for_async
 
 if TYPE_CHECKING:
     from dispatcher.api.keys import Given
     from dispatcher.api.results import BatchReceipt, DeadLetter, Decision, InboxItem, Receipt, Status
     from dispatcher.curve import ClientKeys
+    from shards.channels.base import NotificationChannel
 
 T = TypeVar("T")
 
@@ -53,6 +56,7 @@ class AsyncNotificationService:
         max_pending: int = 100_000,
     ) -> None:
         self._subscriptions: weakref.WeakSet[AsyncSubscription] = weakref.WeakSet()
+        self._registrations: list[Registration] = []
         self._host: Future[Host] = Future()
         found = self._host
 
@@ -205,6 +209,13 @@ class AsyncNotificationService:
         """See ``NotificationService.register_template``."""
         await self.request("template.put", name=name, parts=dict(parts))
 
+    async def register_channel(self, name: str, channel: str | NotificationChannel, **options: Any) -> Registration:
+        """See ``NotificationService.register_channel``. An object's ``send`` runs in an event loop of its own."""
+        found = await self._started()
+        made = await wait_for_async(register(found, name, channel, options))
+        self._registrations.append(made)
+        return made
+
     async def metrics(self) -> dict[str, Any]:
         """See ``NotificationService.metrics``."""
         return await self.request("stats")
@@ -221,7 +232,13 @@ class AsyncNotificationService:
         found.engine.refuse()
         for subscription in list(self._subscriptions):
             await subscription.end()
-        await asyncio.to_thread(found.shutdown, timeout)
+        await asyncio.to_thread(self._leave, found, timeout)
+
+    def _leave(self, found: Host, timeout_s: float) -> None:
+        end = time.monotonic() + timeout_s
+        while self._registrations:
+            self._registrations.pop().detach(max(0.0, end - time.monotonic()))
+        found.shutdown(max(0.0, end - time.monotonic()))
 
     async def __aenter__(self) -> Self:
         await self._started()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dispatcher.api.remote import Remote
@@ -26,6 +26,15 @@ class Host(Protocol):
     def engine(self) -> Engine: ...
     @property
     def is_shut_down(self) -> bool: ...
+
+    @property
+    def own_channels(self) -> Collection[str] | None:
+        """Those of an embedded dispatcher's configuration, and not registered ones; None of one elsewhere."""
+
+    @property
+    def kept_channels(self) -> dict[str, dict[str, Any]]: ...
+
+    def keep_channels(self, channels: dict[str, dict[str, Any]]) -> None: ...
 
     def shutdown(self, timeout_s: float) -> None: ...
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import zmq
 
@@ -26,6 +26,11 @@ class Remote:
         self.stream = stream or STREAM
         self.engine = connect(submit, timeout_s, max_pending, keys)
         self.is_shut_down = False
+        self.own_channels = None
+        self.kept_channels: dict[str, dict[str, Any]] = {}
+
+    def keep_channels(self, channels: dict[str, dict[str, Any]]) -> None:
+        raise NotImplementedError
 
     def shutdown(self, timeout_s: float) -> None:
         self.is_shut_down = True
