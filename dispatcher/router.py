@@ -271,7 +271,7 @@ class Router:
                 size = sum(map(len, envelope))
                 if len(envelope) < 2 or envelope[-1] or len(envelope) > ENVELOPE_PARTS_MAX or size > ENVELOPE_BYTES_MAX:
                     error = Error("bad_request", "send one empty part before the request, and nothing else")
-                    self._answer([envelope[0], b""], as_json, None, error)
+                    self._answer([envelope[0], b""], as_json, seq_of(body), error)
                 else:
                     self._on_message(envelope, body, as_json, now)
         except zmq.Again:
