@@ -34,14 +34,15 @@ def changed_tables(old: Settings, new: Settings, source: Source) -> list[str]:
     keys = list(_differing(before, after))
     simulated = {name for one in (old, new) for name, channel in one.channels.items() if channel.is_simulated}
     added = after["channels"].keys() - before["channels"].keys()
-    fixed = [key for key in keys if not _may_change(key, simulated, added)]
+    fixed = [key for key in keys if not may_change(key, simulated, added)]
     if fixed:
         remedy = "it cannot change while the dispatcher runs; restart it, or set it back. Nothing was changed"
         raise SettingsError("\n".join(f"{source(key)}: {'.'.join(key)}: {remedy}" for key in fixed))
     return list(dict.fromkeys(key[0] for key in keys))
 
 
-def _may_change(key: tuple[str, ...], simulated: Container[str], added: Container[str]) -> bool:
+def may_change(key: tuple[str, ...], simulated: Container[str], added: Container[str] = ()) -> bool:
+    """Whether a key can change while the service runs; ``simulated`` are the channels that are."""
     if key[0] == "channels":
         if len(key) == 2:
             return key[1] in added

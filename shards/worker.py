@@ -222,6 +222,7 @@ class Worker:
             self._drop()
 
     def _serve(self, shard: Shard) -> None:
+        stopping = self.stop.requested
         ready = {socket for socket, _ in self.poller.poll(self._wait_ms(shard, now()))}
         moment = now()
         core = shard.core
@@ -254,8 +255,8 @@ class Worker:
                 self._hand_over(shard)
             if turn := shard.turn(moment, busy=self._lagging):
                 self._send(self.upstream, turn)
-        else:
-            for attached in shard.attached.values():  # the router has ended before
+        elif stopping and self.control not in ready:  # the router has ended before, and has no more to say
+            for attached in shard.attached.values():
                 attached.give_up()
         outbox = shard.outbox(moment)
         if outbox and self._send(self.collector, outbox):
