@@ -218,7 +218,8 @@ class Router:
                     any(map(len, self.links)) or self.receipts or self.workers.has_work or self.workers.touched
                 ):
                     break
-        self.submit.close(linger=1_000)
+        for socket in (self.submit, *self.controls):  # answers, and results of workers
+            socket.close(linger=1_000)
         self.context.destroy(linger=0)
 
     def _turn(self) -> None:

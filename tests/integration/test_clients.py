@@ -39,6 +39,7 @@ def user(request: pytest.FixtureRequest) -> str:
 
 
 WITH_CURVE = pytest.mark.parametrize("client", [name for name in LANGUAGES if name not in WITHOUT_CURVE], indirect=True)
+REFUSING_BYTES = ("c", "cpp", "ruby")  # elsewhere the arguments of a program are text, with U+FFFD for what is none
 
 
 class Acted:
@@ -281,6 +282,14 @@ def test_wrong_arguments_are_said(client: ExampleClient) -> None:
         assert (ended.code, ended.lines, ended.error[:6]) == (2, [], "usage:"), arguments
     ended = client.run("--submit", "no endpoint", "status", "id")
     assert (ended.code, ended.lines, ended.error[:6]) == (2, [], "error:")
+
+
+@pytest.mark.parametrize("client", [name for name in LANGUAGES if name in REFUSING_BYTES], indirect=True)
+def test_what_is_not_utf8_is_not_sent(client: ExampleClient, service: RunningDispatcher, user: str) -> None:
+    for arguments in (["submit", user, "key", "cut \udcc3", "other", "good"], ["send", user, "good", "cut \udcc3"]):
+        ended = client.run(*client.at(service), *arguments)
+        assert (ended.code, ended.lines, ended.error[:6], len(ended.error.splitlines())) == (2, [], "error:", 1)
+    assert inbox(service, user) == []
 
 
 # --- the stream --------------------------------------------------------------------------------------------------
