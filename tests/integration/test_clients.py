@@ -252,9 +252,10 @@ def test_status_is_asked_by_id_and_by_key(client: ExampleClient, service: Runnin
 
 
 def test_fire_and_forget_arrives(client: ExampleClient, service: RunningDispatcher, user: str) -> None:
-    assert client.done(*client.at(service), "send", user, TITLE, "two") == ["sent 2"]
+    long = "x" * 100_000  # more than one write of a socket
+    assert client.done(*client.at(service), "send", user, TITLE, long) == ["sent 2"]
     seen = client.done(*client.at(service), *AT_ONCE, "--count", "2", "follow", user)
-    assert read(seen) == [(1, TITLE), (2, "two")]
+    assert read(seen) == [(1, TITLE), (2, long)]
 
 
 @pytest.mark.parametrize("arguments", [("status", "id"), ("follow", "user"), ("submit", "user", "key", "Hello")])
