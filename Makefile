@@ -73,5 +73,5 @@ lock: ## write requirements.txt anew from pyproject.toml (needs uv)
 
 clean: ## remove what was installed and generated
 	rm -rf $(VENV) build dist site .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	rm -rf examples/clients/node/node_modules examples/clients/node/client.js
+	rm -rf examples/clients/node/node_modules examples/clients/node/client.js examples/clients/java/*.class
 	find . -name __pycache__ -not -path './$(VENV)/*' -not -path '*/node_modules/*' -exec rm -rf {} +
