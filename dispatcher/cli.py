@@ -82,7 +82,10 @@ def main() -> None:
 @click.option(
     "--durability", type=click.Choice(["power", "process"]), help="What a receipt survives.  [default: power]"
 )
-def serve(shards: int | None, config: Path | None, data_dir: str | None, durability: str | None) -> None:
+@click.option("--parent", type=int, hidden=True, help="The process that it is not to outlive.")
+def serve(
+    shards: int | None, config: Path | None, data_dir: str | None, durability: str | None, parent: int | None
+) -> None:
     """Run the service.
 
     It runs until SIGTERM or Ctrl-C; then it drains, and exits with 0. A second signal kills it at once.
@@ -91,7 +94,10 @@ def serve(shards: int | None, config: Path | None, data_dir: str | None, durabil
     from dispatcher.settings import SettingsError, environment, load_with_sources
     from dispatcher.supervisor import Supervisor
     from shards import logs
+    from shards.process import die_with
 
+    if parent is not None:
+        die_with(parent)
     given = {"shards": shards, "data_dir": data_dir, "durability": durability}
     command_line = {"dispatcher": {key: value for key, value in given.items() if value is not None}}
 

@@ -11,9 +11,8 @@ from shards.dead_letters import ERROR_TEXT_MAX
 from shards.frames import Entry, Frame, one
 from shards.health import contacts_on
 from shards.releasing import Releasing
-from shards.sending import RETRIED, Failure
+from shards.sending import RETRIED, SLOWED, Failure, reason_of_end
 
-SLOWED = frozenset({"throttled", "ambiguous"})  # the service asks for patience, or says nothing at all
 NO_NOTE: Note = (None, "", "")
 SHORT_S = 30.0  # a retry that is due sooner waits in memory
 LOGGED_MAX = 16  # a run of more deliveries has its frame's ledger written, which is then cheaper
@@ -117,7 +116,7 @@ class Ending(Releasing):
                     self.disown(channel, entry, advice.bad if advice else (), message, now)
                 elif error_class in RETRIED and gates is not None:
                     self._exhausted(channel, entry, message, now)
-                reason = (advice and advice.reason) or _reason_of(error_class, held)
+                reason = (advice and advice.reason) or ("ambiguous" if held else reason_of_end(error_class))
                 self._give_up(entry, reason, error_class, message, attempts, now)
         for entry, message in sorted(refused, key=_age):
             self._refuse(channel, entry, message, now)
@@ -239,10 +238,3 @@ def _age(ended: tuple[Entry, object]) -> tuple[int, int]:
     """The newest first: each goes before the others, back to the head of its lane."""
     frame, slot, *_ = ended[0]
     return -frame.seq, -slot
-
-
-def _reason_of(error_class: str, held: bool) -> str:
-    """Why a delivery is a dead letter."""
-    if held:
-        return "ambiguous"
-    return "max_retries" if error_class in RETRIED else error_class

@@ -3,6 +3,25 @@
 A waiting item rises one lane per ``aging_s``, so that a stream of urgent work delays the rest and never starves
 it. Lanes are plain deques; how long the head of a lane has waited is known from marks, one per ``aging_s / 32`` at
 most, so that age costs nothing per item.
+
+>>> queue = NotificationQueue[str](aging_s=30.0)
+>>> queue.push("newsletter", Priority.LOW, now=0.0)
+>>> queue.push_many(["order 1", "order 2"], Priority.NORMAL, now=0.0)
+>>> queue.push("login", Priority.CRITICAL, now=0.0)
+>>> len(queue), queue.depth(Priority.NORMAL)
+(4, 2)
+>>> queue.pop(now=1.0)
+'login'
+>>> queue.pop_many(2, now=1.0)
+['order 1', 'order 2']
+
+After a minute what was low counts as high, and is the older one:
+
+>>> queue.push("alarm", Priority.HIGH, now=61.0)
+>>> queue.pop_many(10, now=61.0)
+['newsletter', 'alarm']
+>>> queue.pop(now=61.0) is None
+True
 """
 
 from __future__ import annotations
@@ -12,7 +31,9 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Generic, TypeVar
 
-LANES = 4
+from shards.wire import Priority
+
+LANES = len(Priority)
 MARKS_PER_STEP = 32
 
 T = TypeVar("T")
@@ -35,10 +56,11 @@ class _Lane(Generic[T]):
 
 
 class NotificationQueue(Generic[T]):
-    """A queue of items with priority 0 (low) to 3 (critical).
+    """A queue of items, each with a ``Priority``: 0 (low) to 3 (critical), as integers.
 
-    ``now`` is in seconds on any clock that never goes back. Nothing here blocks or raises: ``pop`` of an empty
-    queue answers None.
+    ``aging_s`` is how long an item waits until it counts as one priority higher. ``now`` is in seconds on any clock
+    that never goes back, such as ``time.monotonic``. Nothing here blocks: ``pop`` of an empty queue answers None.
+    It is as long as what is pushed, so who fills it bounds it. One thread at a time may use it.
     """
 
     __slots__ = ("_aging_s", "_append", "_descending", "_grain_s", "_lanes", "_next_mark", "_next_rise")
@@ -66,14 +88,17 @@ class NotificationQueue(Generic[T]):
         return sum(len(lane.items) for lane in self._lanes)
 
     def depth(self, priority: int) -> int:
+        """How many items of this priority wait, those that have risen as well."""
         return len(self._lanes[priority].items)
 
     def push(self, item: T, priority: int, now: float) -> None:
+        """To the end of its lane."""
         if now >= self._next_mark:
             self._mark(now)
         self._append[priority](item)
 
     def push_many(self, items: Iterable[T], priority: int, now: float) -> None:
+        """To the end of their lane, in their order."""
         if now >= self._next_mark:
             self._mark(now)
         self._lanes[priority].items.extend(items)
@@ -90,6 +115,7 @@ class NotificationQueue(Generic[T]):
         self._next_rise = -math.inf  # it may be due to rise: the next pop finds it
 
     def pop(self, now: float) -> T | None:
+        """The item that is due first; None if there is none."""
         if now < self._next_rise:
             for items, lane in self._descending:
                 if items:

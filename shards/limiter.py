@@ -1,6 +1,12 @@
 """Rate limits per user: GCRA, one number per key (ITU-T I.371, annex A).
 
 In any window of t seconds at most ``burst + rate * t`` pass. The clock is the caller's.
+
+>>> limiter = Limiter(RateLimit("2/minute"), keys_max=1_000)
+>>> [limiter.allow(42, now=0.0) for _ in range(3)]
+[True, True, False]
+>>> limiter.next_at(42, now=0.0), limiter.allow(42, now=30.0)
+(30.0, True)
 """
 
 from __future__ import annotations

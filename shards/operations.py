@@ -55,7 +55,7 @@ class Operations:
     def answer(self, request: Request, now: Now) -> dict[str, Any]:
         match request.op:
             case "status":
-                return self._status(request)
+                return self._status(request, now)
             case "explain":
                 return self._explain(request, now)
             case "cancel":
@@ -91,7 +91,7 @@ class Operations:
 
     # --- status ------------------------------------------------------------------------------------------------
 
-    def _status(self, request: Request) -> dict[str, Any]:
+    def _status(self, request: Request, now: Now) -> dict[str, Any]:
         if request.id is not None and is_broadcast(request.id):
             return {"broadcast": self._broadcast(request.id)}
         seq, index = self._place(request)
@@ -99,7 +99,7 @@ class Operations:
         if row is None or index >= len(row.widths) or not row.widths[index]:
             raise RequestError("not_found", "no such notification; it may be older than retention", "id")
         user_id, notification = self._item(seq, index)
-        deliveries = self._deliveries(row, index, user_id)
+        deliveries = self._deliveries(row, index, user_id, now)
         routed = Routed(*self._journal.routed_by(seq, index))
         return {
             "id": self._core.ids.make(hash_user(user_id), seq, index),
@@ -109,11 +109,14 @@ class Operations:
             ],
         }
 
-    def _deliveries(self, row: StoredFrame, index: int, user_id: str) -> list[Delivery]:
+    def _deliveries(self, row: StoredFrame, index: int, user_id: str, now: Now) -> list[Delivery]:
         frame = self._core.frames.get(row.seq)
         slots = ledger.words(row.slots) if frame is None else frame.slots
         notes = decode_notes(row.notes) if frame is None else frame.notes
-        updated_ms = (frame and frame.updated_ms) or self._journal.updated_ms(row.seq)
+        if frame is not None and frame.touched:  # what has changed in this turn is committed before the answer leaves
+            updated_ms = now.wall_us // 1000
+        else:
+            updated_ms = (frame and frame.updated_ms) or self._journal.updated_ms(row.seq)
         first = sum(row.widths[:index])
         return [
             Delivery(

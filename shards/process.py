@@ -79,7 +79,7 @@ def settings_file(process: str) -> Path:
 
 def begin_child(role: str) -> tuple[Stop, bytes]:
     """Tie this process to its parent, set up its log, and read its settings."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    _tie_to_parent()
     stop = Stop()
     signal.signal(signal.SIGTERM, stop.request)
     signal.signal(signal.SIGHUP, stop.request_reload)
@@ -95,6 +95,17 @@ def begin_child(role: str) -> tuple[Stop, bytes]:
     stop.process = origin.process
     _set_up_log(origin)
     return stop, settings
+
+
+def _tie_to_parent() -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def die_with(parent: int) -> None:
+    """Be killed when this process, which has started us, ends."""
+    _tie_to_parent()
+    if os.getppid() != parent:
+        raise SystemExit(1)  # it ended before
 
 
 def _set_up_log(origin: Origin) -> None:

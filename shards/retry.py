@@ -2,20 +2,40 @@
 
 Full jitter draws the wait uniformly between 0 and the computed delay, which spreads a burst of failures best
 ("Exponential Backoff and Jitter", AWS Architecture Blog, 2015).
+
+>>> policy = RetryPolicy(max_retries=3, base=1.0, factor=2.0, jitter="none")
+>>> [policy.ceiling_s(attempts) for attempts in (1, 2, 3)]
+[1.0, 2.0, 4.0]
+>>> policy.exhausted(3), policy.exhausted(4)
+(False, True)
+
+The jitter is drawn by a generator of the caller, so that a test knows what comes:
+
+>>> RetryPolicy(jitter="full").delay_s(3, random=lambda: 0.5)
+2.0
+
+What a service asks for is honoured, up to a day:
+
+>>> policy.delay_s(1, random=lambda: 0.5, throttled=True, asked_s=120.0)
+120.0
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
-from typing import Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 import msgspec
 
 from shards.units import Seconds
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    Duration = float  # any number of seconds will do in a program; a file's "5m" is read as ``Seconds``
+else:
+    Duration = Seconds
 
+T = TypeVar("T")
 
 RETRIES_MAX = 250  # attempts have 8 bits in the ledger
 RETRY_AFTER_MAX_S = 86_400.0
@@ -25,17 +45,18 @@ FIFTH = 0.2
 class RetryPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``max_retries`` counts the attempts after the first. Without jitter the waits are base * factor**k, capped.
 
-    ``schedule`` names the waits one by one instead, and so how many there are. ``throttled_min`` is the shortest wait
-    after an answer that asks for patience, and after none at all.
+    ``base`` and ``max`` are in seconds. ``jitter`` is "full" (between 0 and the wait), "fifth" (a fifth more or less)
+    or "none". ``schedule`` names the waits one by one instead, and so how many there are. ``throttled_min`` is the
+    shortest wait after an answer that asks for patience, and after none at all. ``ValueError``: out of range.
     """
 
     max_retries: int = 5
-    base: Seconds = Seconds(1.0)
+    base: Duration = Seconds(1.0)
     factor: float = 2.0
-    max: Seconds = Seconds(300.0)
+    max: Duration = Seconds(300.0)
     jitter: Literal["full", "fifth", "none"] = "full"
-    schedule: tuple[Seconds, ...] = ()
-    throttled_min: Seconds = Seconds(0.0)
+    schedule: tuple[Duration, ...] = ()
+    throttled_min: Duration = Seconds(0.0)
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_retries <= RETRIES_MAX:
@@ -86,7 +107,14 @@ WEBHOOK_RETRY = RetryPolicy(  # Standard Webhooks: eight attempts over some 28 h
 
 
 class DueHeap(Generic[T]):
-    """Items by due time, in seconds; those due at the same time leave in the order in which they came."""
+    """Items by due time, in seconds; those due at the same time leave in the order in which they came.
+
+    >>> heap = DueHeap[str]()
+    >>> heap.push(12.0, "second")
+    >>> heap.push(11.0, "first")
+    >>> heap.next_due(), heap.pop_due(10.9), heap.pop_due(12.0)
+    (11.0, [], ['first', 'second'])
+    """
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, T]] = []
@@ -100,6 +128,7 @@ class DueHeap(Generic[T]):
         heapq.heappush(self._heap, (due, self._order, item))
 
     def pop_due(self, now: float) -> list[T]:
+        """Take out all that is due; nothing before its time."""
         heap = self._heap
         out = []
         while heap and heap[0][0] <= now:

@@ -9,6 +9,7 @@ from shards.answers import ErrorClass
 from shards.frames import Entry, Frame, Run
 
 RETRIED: frozenset[ErrorClass] = frozenset({"transient", "throttled", "ambiguous", "misconfigured"})
+SLOWED = frozenset({"throttled", "ambiguous"})  # the service asks for patience, or says nothing at all
 
 
 class Advice(NamedTuple):
@@ -25,6 +26,11 @@ class Advice(NamedTuple):
 # An attempt that failed: the class decides what follows, the message is for a person. (A named tuple takes five times
 # as long to make.)
 Failure = tuple[Entry, ErrorClass, str, "Advice | None"]
+
+
+def reason_of_end(error_class: str) -> str:
+    """Why a delivery that failed like this, and is not tried again, is a dead letter."""
+    return "max_retries" if error_class in RETRIED else error_class
 
 
 class Results(NamedTuple):

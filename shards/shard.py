@@ -19,7 +19,6 @@ from shards.channels.base import Recipient, SendError
 from shards.channels.simulated import SimulatedChannel
 from shards.core import Core
 from shards.counters import ChannelCounters
-from shards.ending import SLOWED
 from shards.frames import Run
 from shards.hold import Hold
 from shards.inbox import Inbox
@@ -31,7 +30,7 @@ from shards.marks import Marks
 from shards.operations import Operations
 from shards.pauses import Pauses
 from shards.schema import DamagedError
-from shards.sending import Results, Sender
+from shards.sending import SLOWED, Results, Sender
 from shards.settings import ChannelSettings, ShardSettings
 from shards.stream import Stream
 from shards.templates import TemplateError

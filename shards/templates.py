@@ -1,4 +1,31 @@
-"""The templates of an installation; see ``template_parts`` for what one is, ``rendering`` for how it is rendered."""
+"""The templates of an installation; see ``template_parts`` for what one is, ``rendering`` for how it is rendered.
+
+>>> engine = TemplateEngine({
+...     "order-shipped": {
+...         "title": "Order {{ order }} has been shipped",
+...         "text": "Hello {{ name }}, it comes {{ day }}.",
+...         "fr/title": "Commande {{ order }} expédiée",
+...         "email.html": '{% extends "layouts/mail.html" %}{% block main %}Hello <b>{{ name }}</b>{% endblock %}',
+...     },
+...     "layouts": {"mail.html": "<body>{% block main %}{% endblock %}</body>"},
+... })
+>>> order = {"order": 17, "name": "Ada & Co", "day": "today"}
+>>> engine.render("order-shipped", "sms", None, order)
+{'text': 'Hello Ada & Co, it comes today.'}
+>>> engine.render("order-shipped", "push", "fr-CA", order)["title"]
+'Commande 17 expédiée'
+>>> engine.render("order-shipped", "email", None, order)["html"]
+'<body>Hello <b>Ada &amp; Co</b></body>'
+
+What goes wrong says where:
+
+>>> engine.render("order-shipped", "sms", None, {"name": "Ada"})
+Traceback (most recent call last):
+shards.template_parts.TemplateError: template 'order-shipped', text, line 1: 'day' is undefined
+>>> for problem in TemplateEngine({"welcome": {"text": "Hello", "title": "Dear {{ name"}}).problems():
+...     print(problem)
+template 'welcome', title, line 1: unexpected end of template, expected 'end of print statement'.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +69,12 @@ def _has_words(said: Notification) -> bool:
 
 
 class TemplateEngine:
-    """The templates of an installation, compiled when they are first used. Any thread may use it."""
+    """The templates of an installation, compiled when they are first used. Any thread may use it.
+
+    ``templates`` has the parts of each by its name; that named ``layouts`` has what parts extend and include. A part
+    that renders to more than ``output_bytes`` is an error. What is wrong with them is what ``problems`` says: nothing
+    is checked here.
+    """
 
     def __init__(
         self, templates: Mapping[str, Mapping[str, str]] | None = None, output_bytes: int = OUTPUT_BYTES
@@ -64,6 +96,8 @@ class TemplateEngine:
 
     def render(self, name: str, channel: str, locale: str | None, variables: Mapping[str, Any]) -> dict[str, str]:
         """The channel's parts, by their names without the channel; none of those that the template does not have.
+
+        ``locale`` is the reader's language, such as ``fr-CA``; the nearest that there is will do.
 
         Raises ``TemplateError``: there is none of this name, or it cannot be rendered with these variables.
         """

@@ -7,6 +7,7 @@ one (``Data``, ``Ping``, ``Report``, ...), which only the processes of one insta
 
 from __future__ import annotations
 
+import enum
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -16,7 +17,17 @@ from msgspec import Meta, Raw, Struct
 
 # --- vocabulary ------------------------------------------------------------------------------------------------
 
-PRIORITIES = ("low", "normal", "high", "critical")  # the index is the number on the wire
+
+class Priority(enum.IntEnum):
+    """The number is that on the wire."""
+
+    LOW = 0
+    NORMAL = 1
+    HIGH = 2
+    CRITICAL = 3
+
+
+PRIORITIES = tuple(priority.name.lower() for priority in Priority)
 PRIORITY_NUMBERS: dict[str | int, int] = {name: number for number, name in enumerate(PRIORITIES)} | {
     number: number for number in range(len(PRIORITIES))
 }

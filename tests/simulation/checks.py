@@ -11,9 +11,9 @@ from typing import Any
 from shards import ledger, releasing
 from shards.changes import Now, decode_notes
 from shards.core import Core
-from shards.ending import SLOWED
 from shards.frames import Entry, Run
 from shards.inbox import PLACE_SHIFT, Inbox
+from shards.sending import SLOWED
 from shards.shard import Shard
 from shards.wire import Notification
 from shards.worker import Worker

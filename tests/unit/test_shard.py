@@ -124,3 +124,17 @@ def test_a_damaged_page_of_marks_names_no_suspects(open_shard: Open, seq: int, s
     marks.start(seq, [slot], alone=False)
     marks.close()
     assert not open_shard(SETTINGS, at(1)).found_suspects
+
+
+def test_what_changes_in_this_turn_was_updated_now(open_shard: Open) -> None:
+    """The answer leaves after the commit, so its time is the commit's."""
+    shard = open_shard(SETTINGS, at(0))
+    later = {"send_at": at(100).wall_us // 1000, "expires_at": at(1).wall_us // 1000}
+    send(shard, 1, at(0), {"user_id": "ann", "title": "t", "channels": ["email"], "idempotency_key": "k", **later})
+    turn(shard, at(0))
+    turn(shard, at(0))
+    shard.core.release(at(2))
+    shard.core.refill(at(2))
+    shard.start(at(2))
+    (delivery,) = shard.operations.answer(Request("status", user_id="ann", idempotency_key="k"), at(2))["deliveries"]
+    assert (delivery["outcome"], delivery["updated_at"]) == ("expired", at(2).wall_us // 1000)

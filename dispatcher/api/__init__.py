@@ -1,0 +1,1 @@
+"""The Python API: what ``dispatcher.NotificationService`` and its asyncio twin are made of."""

@@ -1,0 +1,122 @@
+"""From the answer to a frame to receipts: of each notification in it, or of a batch that has many frames.
+
+A key that was made for a notification only serves to send it again. So where a frame was sent more than once, a
+duplicate with such a key is the notification itself, and was accepted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from dispatcher.api.errors import DispatcherError, RejectedError
+from dispatcher.api.results import BatchReceipt, Duplicate, Receipt, Rejection
+from shards.wire import Error
+
+if TYPE_CHECKING:
+    from dispatcher.api.exchange import Single
+
+Ids = str | list[str | None] | None
+
+
+class Answered(msgspec.Struct):
+    """A receipt as it comes, of one frame."""
+
+    accepted: int
+    duplicates: int
+    ids: list[Ids]
+    duplicate: list[Duplicate]
+    rejected: list[Rejection]
+
+
+read_receipt = msgspec.msgpack.Decoder(Answered).decode
+
+
+def handed_out(
+    singles: Sequence[Single], message: bytes | None, error: DispatcherError | None, was_repeated: bool
+) -> None:
+    """Tell each notification of a frame what became of it."""
+    if message is None:
+        for single in singles:
+            single.sink(None, error)
+        return
+    answered = read_receipt(message)
+    if not answered.duplicate and not answered.rejected:
+        for single, ids in zip(singles, answered.ids, strict=True):
+            single.sink(Receipt(ids, [ids]) if type(ids) is str else _receipt(ids, False, False, []), None)
+        return
+    mismatches: dict[int, bool] = {}
+    for one in answered.duplicate:
+        mismatches[one.index] = mismatches.get(one.index, False) or one.mismatch
+    rejections: dict[int, list[Rejection]] = {}
+    for other in answered.rejected:
+        rejections.setdefault(other.index, []).append(other)
+    for at, (single, ids) in enumerate(zip(singles, answered.ids, strict=True)):
+        is_known = at in mismatches and not (single.is_made and was_repeated)
+        rejected = rejections.get(at, [])
+        if rejected and not (isinstance(ids, list) and any(ids)):
+            single.sink(None, RejectedError(rejected[0].error))
+        else:
+            single.sink(_receipt(ids, is_known, is_known and mismatches[at], rejected), None)
+
+
+def _receipt(ids: Ids, duplicate: bool, mismatch: bool, rejected: list[Rejection]) -> Receipt:
+    listed = ids if isinstance(ids, list) else [ids]
+    missing = [at for at, id in enumerate(listed) if id is None]
+    places = [Rejection(at, one.error) for at, one in zip(missing, rejected, strict=False)]
+    return Receipt(next(id for id in listed if id is not None), listed, duplicate, mismatch, places)
+
+
+def flattened(receipt: BatchReceipt) -> Receipt:
+    """Of a notification that was sent in parts, each with some of its recipients."""
+    ids = [id for part in receipt.ids for id in (part if isinstance(part, list) else [part])]
+    mismatch = any(one.mismatch for one in receipt.duplicate)
+    return _receipt(ids, bool(receipt.duplicates), mismatch, receipt.rejected)
+
+
+class Gathering:
+    """Makes one receipt of the answers to a batch's frames, in any order."""
+
+    def __init__(self) -> None:
+        self._accepted = 0
+        self._duplicates = 0
+        self._ids: list[Ids] = []
+        self._duplicate: list[Duplicate] = []
+        self._rejected: list[Rejection] = []
+
+    def expect(self, count: int) -> int:
+        """More notifications come: the place of the first one."""
+        first = len(self._ids)
+        self._ids += [None] * count
+        return first
+
+    def take(self, first: int, answered: Answered, made: Collection[int], was_repeated: bool) -> None:
+        """Of a frame whose notifications begin at ``first``; ``made``: the places of those with a key made for them."""
+        self._ids[first : first + len(answered.ids)] = answered.ids
+        self._accepted += answered.accepted
+        for one in answered.duplicate:
+            if was_repeated and first + one.index in made:
+                self._accepted += 1
+            else:
+                self._duplicates += 1
+                self._duplicate.append(Duplicate(first + one.index, one.mismatch))
+        for other in answered.rejected:
+            self.reject(first + other.index, other.error)
+
+    def reject(self, index: int, error: Error) -> None:
+        self._rejected.append(Rejection(index, error))
+
+    def receipt(self) -> BatchReceipt:
+        return BatchReceipt(
+            self._accepted,
+            self._duplicates,
+            self._ids,
+            sorted(self._duplicate, key=_index),
+            sorted(self._rejected, key=_index),
+        )
+
+
+def _index(one: Duplicate | Rejection) -> int:
+    return one.index
