@@ -17,7 +17,7 @@ from tests.support.terminal import Terminal
 from tools.terminal_picture import picture
 
 IMAGES = ROOT / "docs" / "images"
-COLUMNS, ROWS = 100, 60
+COLUMNS, ROWS = 112, 60
 WORKING_S = 600.0
 PAUSE_S = 0.1  # between two batches
 CONFIG = """
@@ -29,11 +29,11 @@ base = "1s"
 [channels.email]
 provider = "simulated"
 failure_rate = 0.02
-latency = "40ms"
+latency = "20ms"
 [channels.push]
 provider = "simulated"
 failure_rate = 0.8
-latency = "20ms"
+latency = "5ms"
 [channels.sms]
 provider = "simulated"
 """
@@ -65,9 +65,11 @@ def draw_top() -> None:
 
 
 def _is_telling(lines: list[str]) -> bool:
-    """Both channels are seen in trouble, and there are dead letters."""
-    states = {words[0]: words[1] for words in map(str.split, lines) if len(words) > 2}
-    return states.get("push") == "failing" and states.get("sms") == "paused" and "dead letters:" in " ".join(lines)
+    """Both channels are seen in trouble, and it has been so for a while."""
+    words = [line.split() for line in lines]
+    states = {row[0]: row[1] for row in words if len(row) > 2}
+    has_run = any(row[1:3] == ["up", "0:00:20"] for row in words)
+    return states.get("push") == "failing" and states.get("sms") == "paused" and has_run
 
 
 def _produce(submit: str, ended: threading.Event) -> None:
