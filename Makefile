@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint chaos fuzz bench clients node venv lock clean
+.PHONY: help demo test lint chaos fuzz bench pictures clients node venv lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -32,6 +32,9 @@ fuzz: $(STAMP) ## send nearly right messages to a running service, and account f
 
 bench: $(STAMP) ## run the benchmarks, each beside its floor
 	$(RUN) -m bench.all $(ARGS)
+
+pictures: $(STAMP) ## draw the terminals of README.md anew, from the real programs; on a quiet machine
+	$(RUN) -m tools.pictures $(ARGS)
 
 clients: $(STAMP) ## try the example clients in other languages that this machine can run
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory node; fi

@@ -9,8 +9,8 @@ enqueue is acknowledged: by Redis with its append-only file, written before the 
 kill) or synced (`always`, which survives a power cut), and by the dispatcher with `process` or `power`, which promise
 the same. Each queue is used as its documentation says, for throughput, in bench/queues. All take turns in each round.
 
-The dispatcher is given its notifications in three ways: in batches, one per request with eight of them under way, and
-one after the other, each of which waits for its receipt. Latencies are of another phase: from enqueue to done, at 50
+The dispatcher is given its notifications by ``NotificationService`` in three ways: ``batch_notify``, ``submit``, which
+does not wait for its receipt, and ``notify``, which does. Latencies are of another phase: from enqueue to done, at 50
 tasks per second.
 """
 
@@ -33,17 +33,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
-from bench.load import Submitter
 from bench.queues import sink
 from bench.report import Figure, disk_directory, options, quantile, result, short, show
+from dispatcher import NotificationService
 from dispatcher.workload import BODIES, TITLES, user_id
-from shards.wire import Notification
 from tests.support.service import DIES_WITH_US, ROOT, RunningDispatcher, free_endpoints
 
-BATCH = 500
 QUEUES = "huey,dramatiq,celery"
 KEPT: dict[str, Literal["process", "power"]] = {"everysec": "process", "always": "power"}  # the same promise
-OURS = {f"batches of {BATCH}": (BATCH, True), "8 under way": (1, True), "one by one": (1, False)}
+OURS = ("batch_notify", "submit", "notify")
 USERS = 10_000
 WARM_UP = 200
 STEADY_PER_S = 50
@@ -76,7 +74,7 @@ def run(
     queues: str = QUEUES,
     fsyncs: str = ",".join(KEPT),
 ) -> dict[str, Any]:
-    """``tasks`` for each of the others, and ``ours`` in batches, which would be done too soon."""
+    """``tasks`` for each of the others, and ``ours`` where it would be done too soon with so few."""
     runs: dict[tuple[str, str, str], list[Run]] = {}
     with _redis(queues.split(",")) as (redis, prepare):
         for _, fsync in itertools.product(range(rounds), fsyncs.split(",")):
@@ -86,10 +84,10 @@ def run(
                 with _queue(queue, redis, tasks + steady) as (module, work):
                     found = runs.setdefault((module.VERSION, f"Redis, {fsync}", module.ACKNOWLEDGED), [])
                     found.append(_measured(work, tasks, steady))
-            for told, (batch, is_pipelined) in OURS.items():
-                count = ours if batch > 1 else tasks
-                with _dispatcher(durability, count + steady, batch, is_pipelined) as work:
-                    found = runs.setdefault((f"dispatcher, {told}", durability, "after it has run"), [])
+            for call in OURS:
+                count = tasks if call == "notify" else ours
+                with _dispatcher(durability, count + steady, call) as work:
+                    found = runs.setdefault((f"dispatcher, {call}", durability, "after it has run"), [])
                     found.append(_measured(work, count, steady))
     rows = [_row(*label, found) for label, found in runs.items()]
     return result("others", rounds, _figures(rows), rows=rows, tasks=tasks, ours=ours)
@@ -171,19 +169,24 @@ def _sink(count: int) -> Iterator[tuple[Path, dict[str, str]]]:
 
 
 @contextlib.contextmanager
-def _dispatcher(durability: Literal["power", "process"], count: int, batch: int, is_pipelined: bool) -> Iterator[Work]:
+def _dispatcher(durability: Literal["power", "process"], count: int, call: str) -> Iterator[Work]:
     with _sink(count) as (directory, environment):
         dispatcher = RunningDispatcher(CONFIG, shards=2, durability=durability)
         dispatcher.environment = environment
-        with dispatcher, Submitter(dispatcher.submit) as submitter:
+        with dispatcher, NotificationService(submit=dispatcher.submit, stream=dispatcher.stream) as service:
 
             def enqueue(documents: list[dict[str, Any]]) -> None:
-                notifications = [Notification(**document, channels=["sink"]) for document in documents]
-                batches = [notifications[first : first + batch] for first in range(0, len(notifications), batch)]
-                for some in [batches] if is_pipelined else ([one] for one in batches):
-                    submitter.submit(some)
+                match call:
+                    case "batch_notify":
+                        service.batch_notify(documents).raise_for_rejected()
+                    case "submit":
+                        for receipt in [service.submit(document) for document in documents]:
+                            receipt.result()
+                    case _:
+                        for document in documents:
+                            service.notify(document)
 
-            yield Work(enqueue, directory)
+            yield Work(lambda documents: enqueue([{**one, "channels": ["sink"]} for one in documents]), directory)
 
 
 @contextlib.contextmanager

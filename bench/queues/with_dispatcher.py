@@ -1,6 +1,11 @@
-"""The dispatcher: the same function, as a channel that the shards call for each delivery."""
+"""The dispatcher: the same function, called for each delivery by a channel that is given several at once.
+
+docs/plugins.md: ``send_many``.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import msgspec
 
@@ -9,6 +14,8 @@ from shards.channels.base import Context, Delivery, Recipient, Sent
 
 
 class SinkChannel:
+    batch_max = 100
+
     class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """None."""
 
@@ -17,6 +24,9 @@ class SinkChannel:
 
     def supports_recipient(self, _recipient: Recipient) -> bool:
         return True
+
+    async def send_many(self, deliveries: Sequence[Delivery]) -> list[Sent]:
+        return [await self.send(delivery) for delivery in deliveries]
 
     async def send(self, delivery: Delivery) -> Sent:
         deliver({"payload": delivery.payload})
