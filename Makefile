@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint chaos fuzz bench pictures clients node venv lock clean
+.PHONY: help demo test lint chaos fuzz bench examples pictures clients node venv lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -33,14 +33,17 @@ fuzz: $(STAMP) ## send nearly right messages to a running service, and account f
 bench: $(STAMP) ## run the benchmarks, each beside its floor
 	$(RUN) -m bench.all $(ARGS)
 
+examples: $(STAMP) ## run the programs in examples/python, a line for each
+	$(RUN) -m tests.support.examples
+
 pictures: $(STAMP) ## draw the terminals of README.md anew, from the real programs; on a quiet machine
 	$(RUN) -m tools.pictures $(ARGS)
 
-clients: $(STAMP) ## try the example clients in other languages that this machine can run
+clients: $(STAMP) ## try the example clients in all languages; those that this machine cannot run are listed, with what is missing
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory node; fi
-	$(RUN) -m pytest tests/integration/test_clients.py $(ARGS)
+	CLIENTS=all $(RUN) -m pytest tests/integration/test_clients.py $(ARGS)
 
-node: ## install what the client in JavaScript needs
+node: ## install what the client in TypeScript needs
 	cd examples/clients/node && npm install --no-audit --no-fund --no-package-lock --loglevel=error
 
 venv: $(STAMP)
@@ -66,5 +69,5 @@ lock: ## write requirements.txt anew from pyproject.toml (needs uv)
 
 clean: ## remove what was installed and generated
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	rm -rf examples/clients/node/node_modules
+	rm -rf examples/clients/node/node_modules examples/clients/node/client.js
 	find . -name __pycache__ -not -path './$(VENV)/*' -not -path '*/node_modules/*' -exec rm -rf {} +

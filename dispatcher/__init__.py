@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dispatcher.api.aio import AsyncNotificationService as AsyncNotificationService
     from dispatcher.api.errors import AlreadyFinalError as AlreadyFinalError
     from dispatcher.api.errors import DispatcherError as DispatcherError
     from dispatcher.api.errors import NotFoundError as NotFoundError
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
+    "dispatcher.api.aio": ("AsyncNotificationService",),
     "dispatcher.api.errors": (
         "AlreadyFinalError", "DispatcherError", "NotFoundError", "OverloadedError", "RejectedError", "RequestError",
         "ShutdownError", "UnavailableError",

@@ -17,10 +17,11 @@ from shards import options, units
 from shards.channels import registry
 from shards.hidden import ELSEWHERE, HIDDEN, Secret
 from shards.rules import Category
-from shards.settings import SIMULATED, ChannelSettings, ProviderSettings
+from shards.settings import ATTACHED, SIMULATED, ChannelSettings, ProviderSettings
 
 OWN = ("provider", "class")
 COMMON = tuple(name for name in fields(ChannelSettings) if name != "providers")
+ALONE = {SIMULATED: "it is for tests", ATTACHED: "its workers share what is for it"}
 
 PLACEHOLDER = re.compile(r"\{\w+\}")  # as in "Bearer {key}": the secret itself is elsewhere
 
@@ -65,8 +66,9 @@ def gather(document: dict[str, Any], is_open_file: Callable[[Keys], bool]) -> It
             yield from wrong
             if provider is not None:
                 providers.append(provider)
-        if len(providers) > 1 and any(provider["provider"] == SIMULATED for provider in providers):
-            yield (*at, "providers"), "simulated stands alone: it is for tests"
+        if len(providers) > 1:
+            for provider in {one["provider"] for one in providers} & ALONE.keys():
+                yield (*at, "providers"), f"{provider} stands alone: {ALONE[provider]}"
         channels[name] = {**common, "providers": providers}
 
 

@@ -54,6 +54,8 @@ def listed(answer: dict[str, Any]) -> str:
 def alerts(answer: dict[str, Any]) -> Iterator[str]:
     """A line for each channel or provider that sends nothing, with the remedy."""
     for name, one in answer["channels"].items():
+        if one["state"] == "no_worker" and one["queued"]:
+            yield f"NO WORKER {name}: what is for it waits; start a program that attaches to it"
         if pause := one["paused"]:
             yield _pause(name, one["state"], pause)
         for number, provider in enumerate(one["providers"], 1):

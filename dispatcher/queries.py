@@ -44,7 +44,7 @@ class Queries:
         shards: int,
         waiting_max: int,
         send: Callable[[Target, Query], bool],
-        answer: Callable[[list[bytes], bool, int | str | None, dict[str, Any] | Error], None],
+        answer: Callable[[list[bytes], bool, int | str | None, dict[str, Any] | Error], object],
     ) -> None:
         self._shards = shards
         self._waiting_max = waiting_max

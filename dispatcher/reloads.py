@@ -37,6 +37,7 @@ class Reloaded(msgspec.Struct, frozen=True):
     error: Error | None = None
     put: dict[int, dict[str, Any]] = {}
     refused: dict[int, Error] = {}
+    channels: dict[str, float | None] = {}  # as ``RouterSettings`` has them
 
 
 def puts_file(number: int) -> Path:
@@ -61,7 +62,7 @@ class Reloads:
         first: int,
         waiting_max: int,
         ask: Callable[[str], None],
-        answer: Callable[[list[bytes], bool, int | str | None, dict[str, Any] | Error], None],
+        answer: Callable[[list[bytes], bool, int | str | None, dict[str, Any] | Error], object],
     ) -> None:
         """``first`` is above the numbers of any router before, which the supervisor may still be answering."""
         self._last = first

@@ -11,12 +11,13 @@ import msgspec
 
 from shards.nearest import unknown
 from shards.validation import bad_text, check_document, located, spoiled_field
-from shards.wire import OPERATIONS, Request, RequestError, Submit, is_json, pack
+from shards.wire import OPERATIONS, Request, RequestError, Submit, WorkerCall, is_json, pack
 
 PLACES_MAX = 2**62  # what a cursor counts fits SQLite's integers
 SEQ_BYTES_MAX = 255  # it is kept while a request waits, and sent back
 IDS_MAX = 1_000  # of one request
 LEVELS_MAX = 100  # of a notification that is asked about; what it may have is checked with the rest of it
+WORKER_OPS = ("channel.attach", "channel.detach")
 MESSAGE_SHOWN = 300  # characters; a decoder's words may quote the value
 
 
@@ -32,8 +33,8 @@ _numbered_msgpack = msgspec.msgpack.Decoder(Numbered)
 _numbered_json = msgspec.json.Decoder(Numbered)
 
 
-def decode_request(body: bytes, as_json: bool) -> Submit | Request:
-    """A submit with its list undecoded, or any other operation."""
+def decode_request(body: bytes, as_json: bool) -> Submit | Request | WorkerCall:
+    """A submit with its list undecoded, a worker's call with its results unchecked, or any other operation."""
     try:
         request = (_submit_json if as_json else _submit_msgpack).decode(body)
     except (msgspec.ValidationError, UnicodeDecodeError):
@@ -46,7 +47,7 @@ def decode_request(body: bytes, as_json: bool) -> Submit | Request:
     return request
 
 
-def _operation(body: bytes, as_json: bool) -> Request:
+def _operation(body: bytes, as_json: bool) -> Request | WorkerCall:
     """A request for any operation but a well-formed submit; the error names the key and what is known."""
     codec: Any = msgspec.json if as_json else msgspec.msgpack
     try:
@@ -76,6 +77,8 @@ def _operation(body: bytes, as_json: bool) -> Request:
             raise RequestError("bad_request", f"{op} needs {key}", key)
     if op in ("status", "cancel") and "id" not in given and not {"user_id", "idempotency_key"} <= given:
         raise RequestError("bad_request", f"{op} needs id, or user_id and idempotency_key", "id")
+    if op in WORKER_OPS:
+        return _worker_call({key: document[key] for key in given})
     if op == "submit":  # whatever else is wrong with one: its list is looked at elsewhere
         del document["notifications"]
     try:
@@ -95,6 +98,15 @@ def _operation(body: bytes, as_json: bool) -> Request:
         _check_levels("notification", request.notification)
     _check_integers(request)
     return request
+
+
+def _worker_call(document: dict[str, Any]) -> WorkerCall:
+    try:
+        call = msgspec.convert(document, WorkerCall)
+    except msgspec.ValidationError as error:
+        raise _bad_value(error) from None
+    _check_seq(call.seq)
+    return call
 
 
 def _bad_value(error: msgspec.ValidationError) -> RequestError:

@@ -28,6 +28,7 @@ from dispatcher.repair import repair
 from dispatcher.requests import as_list, decode_request, seq_of
 from dispatcher.settings import MESSAGE_BYTES_HARD_MAX, is_local
 from dispatcher.splitter import Frame, Gatherer, Limits, Part, Split, split
+from dispatcher.workers import Workers
 from shards import logs
 from shards.process import WRONG_CONFIGURATION, Stop, begin_child, fail, say, say_ready
 from shards.wire import (
@@ -38,6 +39,7 @@ from shards.wire import (
     Ask,
     Error,
     FromShard,
+    Offer,
     Publish,
     Query,
     Reply,
@@ -49,6 +51,8 @@ from shards.wire import (
     Subscriptions,
     Turn,
     Verdict,
+    Work,
+    WorkerCall,
     encode_answer,
     is_json,
     pack,
@@ -97,6 +101,7 @@ class RouterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     window_frames: int
     window_bytes: int
     requests: int
+    channels: dict[str, float | None]  # all, with the timeout of those that are attached
     curve_secret: str = ""  # without it the public sockets are open
     allow: str = ""
 
@@ -130,9 +135,12 @@ class Router:
         self._reading_ingest = True
         self._next_ping = 0.0
         self._prefixes: set[bytes] = set()
+        self._incarnations = [0] * settings.shards
         self._open_sockets()
         self.queries = Queries(settings.shards, settings.requests, self._send_query, self._answer)
         self.reloads = Reloads(settings.epoch, settings.requests, say, self._answer)
+        self.workers = Workers(settings.epoch, settings.shards, self._send_work, self._answer)
+        self.workers.configure(settings.channels)
 
     def _open_sockets(self) -> None:
         settings = self.settings
@@ -143,6 +151,7 @@ class Router:
             self._await_links()
         self.ingest = self._bind("ingest", zmq.PULL, settings.ingest, PUBLIC_HWM, self.gate)
         self.submit = self._bind("submit", zmq.ROUTER, settings.submit, PUBLIC_HWM, self.gate)
+        self.submit.set(zmq.ROUTER_MANDATORY, 1)  # a worker that is gone is to be found gone, before it is given work
         self.stream = self._bind("stream", zmq.XPUB, settings.stream, PUBLIC_HWM, self.gate)
         self.controls = [self._connect(f"ipc://run/control-{shard}", CONTROL_HWM) for shard in range(settings.shards)]
         self.collector = self._connect("ipc://run/collector", CONTROL_HWM)
@@ -200,10 +209,14 @@ class Router:
             if self.stop.requested:
                 if deadline is None:
                     deadline = time.monotonic() + self.settings.drain_s
-                    self.poller.unregister(self.submit)
+                    self.workers.close()
+                    if not self.workers.has_work:
+                        self.poller.unregister(self.submit)
                     if self._reading_ingest:
                         self.poller.unregister(self.ingest)
-                if time.monotonic() > deadline or not (any(map(len, self.links)) or self.receipts):
+                if time.monotonic() > deadline or not (
+                    any(map(len, self.links)) or self.receipts or self.workers.has_work or self.workers.touched
+                ):
                     break
         self.submit.close(linger=1_000)
         self.context.destroy(linger=0)
@@ -212,7 +225,9 @@ class Router:
         ready = dict(self.poller.poll(POLL_MS))
         now = time.monotonic()
         if told := self.stop.other_settings():
-            self.reloads.done(msgspec.json.decode(told, type=Reloaded))
+            reloaded = msgspec.json.decode(told, type=Reloaded)
+            self.workers.configure(reloaded.channels)
+            self.reloads.done(reloaded)
         if self.gate and self.gate.socket in ready:
             self.gate.answer()
         if self.reports in ready:
@@ -221,11 +236,13 @@ class Router:
             self._drain(self.stream, REPORTS_PER_TURN, self._on_subscription)
             for shard in range(self.settings.shards):
                 self._send_subscriptions(shard)
-        if self.submit in ready and not self.stop.requested:
+        if self.submit in ready:
             self._read_submits(now)
         if self.ingest in ready and not self.stop.requested:
             self._read_ingest()
         self._flush()
+        if self.workers.touched:
+            self.workers.step(now)
         for shard, socket in enumerate(self.data):
             if socket in ready:
                 self._unblock(shard)
@@ -276,7 +293,11 @@ class Router:
         if len(body) > self.settings.message_bytes:
             raise RequestError("too_large", f"{len(body)} bytes; at most {self.settings.message_bytes} per message")
         request = decode_request(body, as_json)
-        if isinstance(request, Submit):
+        if isinstance(request, WorkerCall):
+            self.workers.call(envelope, as_json, request, now)
+        elif self.stop.requested:  # and read only because workers may have results
+            raise RequestError("unavailable", "the dispatcher is being stopped; nothing was taken, send again later")
+        elif isinstance(request, Submit):
             self._on_submit(envelope, request, as_json, now)
         else:
             self._on_operation(envelope, request, as_json, now)
@@ -359,15 +380,23 @@ class Router:
             return False
         return True
 
+    def _send_work(self, shard: int, work: Work) -> bool:
+        try:
+            self.controls[shard].send(pack(work), zmq.DONTWAIT)
+        except zmq.Again:
+            return False
+        return True
+
     def _answer(
         self, envelope: list[bytes], as_json: bool, seq: int | str | None, result: dict[str, Any] | Error
-    ) -> None:
+    ) -> bool:
+        """Whether it was sent: else the client is gone, or reads nothing."""
         answer: dict[str, Any] = {"ok": False, "error": result} if isinstance(result, Error) else {"ok": True, **result}
         if seq is not None:
             answer["seq"] = seq
-        self._send_answer(envelope, as_json, answer)
+        return self._send_answer(envelope, as_json, answer)
 
-    def _send_answer(self, envelope: list[bytes], as_json: bool, answer: dict[str, Any]) -> None:
+    def _send_answer(self, envelope: list[bytes], as_json: bool, answer: dict[str, Any]) -> bool:
         try:
             body = encode_answer(answer, as_json)
         except TypeError as problem:  # orjson's; a bug, but not one that is to bring everybody's router down
@@ -378,7 +407,8 @@ class Router:
         try:
             self.submit.send_multipart([*envelope, body], zmq.DONTWAIT)
         except zmq.ZMQError:
-            pass  # the client is gone or reads nothing: the work is done, and it may ask again
+            return False  # the work is done, and it may ask again
+        return True
 
     # --- ingest ------------------------------------------------------------------------------------------------
 
@@ -494,6 +524,8 @@ class Router:
             self._stalled[found.shard] = found.reason, time.monotonic() + STALL_HOLDS_S
         elif isinstance(found, Turn):
             self._expand(found)
+        elif isinstance(found, Offer):
+            self.workers.offer(found)
         elif isinstance(found, Publish):
             for topic, document in found.documents:
                 self.stream.send_multipart([topic, document], zmq.DONTWAIT)
@@ -523,6 +555,9 @@ class Router:
         if resend:
             self._reconnect(report.shard)
             self._send_subscriptions(report.shard)
+            if report.incarnation != self._incarnations[report.shard]:
+                self._incarnations[report.shard] = report.incarnation
+                self.workers.forget(report.shard)
 
     def _release(self, link: Link[list[Part]], released: Released[list[Part]], verdict: Verdict | None) -> None:
         first = 0
@@ -559,6 +594,7 @@ class Router:
             for n in [n for n, one in waiting.items() if not any(map(_waits, one.owner))]:
                 del waiting[n]
         self.queries.expire(now)
+        self.workers.tick(now)
         self.reloads.expire(now)
         self.reserve.check()
 

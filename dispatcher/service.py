@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+import weakref
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from os import PathLike
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from dispatcher.api.calls import Calls
 from dispatcher.api.host import host
+from dispatcher.api.inapp import Feed, Subscription
+from dispatcher.api.registration import Registration, register
 from dispatcher.api.steps import wait_for
 
 if TYPE_CHECKING:
@@ -18,6 +23,7 @@ if TYPE_CHECKING:
     from dispatcher.api.keys import Given
     from dispatcher.api.results import BatchReceipt, DeadLetter, Decision, InboxItem, Receipt, Status
     from dispatcher.curve import ClientKeys
+    from shards.channels.base import NotificationChannel
 
 
 class NotificationService:
@@ -53,6 +59,8 @@ class NotificationService:
     ) -> None:
         self._host = host(data_dir, config, shards, durability, submit, stream, keys, timeout, max_pending)
         self._calls = Calls(self._host.engine)
+        self._subscriptions: weakref.WeakSet[Subscription] = weakref.WeakSet()
+        self._registrations: list[Registration] = []
 
     @property
     def submit_endpoint(self) -> str:
@@ -162,9 +170,6 @@ class NotificationService:
 
     def inbox(self, user_id: str, limit: int | None = None) -> Iterator[InboxItem]:
         """A user's in-app notifications, the oldest first; ``limit`` of them at the most."""
-        return self._inbox(user_id, limit)
-
-    def _inbox(self, user_id: str, limit: int | None) -> Iterator[InboxItem]:
         cursor: Any = 0
         while cursor is not None and limit != 0:
             items, cursor = wait_for(self._calls.inbox_page(user_id, cursor, limit))
@@ -175,11 +180,42 @@ class NotificationService:
         """Mark items of a user's inbox: how many are unread then. Raises ``NotFoundError`` if one is not there."""
         return int(self.request("inbox.mark", user_id=user_id, ids=list(ids), state=state)["unread"])
 
+    def inapp(self, user_id: str, *, after: int = 0) -> Generator[InboxItem, None, None]:
+        """A user's in-app notifications as they are delivered, each once and in order, for ever.
+
+        ``after`` is the ``cursor`` of the last one that was dealt with. A dispatcher that is away is waited for.
+        """
+        return Feed(self._host.engine, self._host.stream, threading.Event()).of_user(user_id, after)
+
+    def on_inapp(
+        self, callback: Callable[[InboxItem], object], user_id: str | None = None, *, after: int = 0
+    ) -> Subscription:
+        """Call ``callback`` with in-app notifications as they are delivered, in a thread, until ``stop``.
+
+        With ``user_id``: all of this user's with a cursor above ``after``, each once and in order. Without: every
+        user's from now on. An exception in the callback is logged and ends it; ``stop`` raises it.
+        """
+        made = Subscription(self._host.engine, self._host.stream, callback, user_id, after)
+        self._subscriptions.add(made)
+        return made
+
     # --- the dispatcher ----------------------------------------------------------------------------------------
 
     def register_template(self, name: str, parts: Mapping[str, str]) -> None:
         """Store a template under a name, in place of what there was; docs/templates.md has its parts."""
         self.request("template.put", name=name, parts=dict(parts))
+
+    def register_channel(self, name: str, channel: str | NotificationChannel, **options: Any) -> Registration:
+        """Have a channel of this name, which is a class or an object of yours; see ``NotificationChannel``.
+
+        A class is named like ``"package.module:Class"``: the shards of an embedded dispatcher load it. An object stays
+        in this process: its ``send`` is called here, in an event loop of its own, or in threads if it is a plain
+        function. While no object is attached its deliveries wait. ``options`` are those of a table [channels.NAME],
+        such as ``concurrency`` and ``timeout``. Embedded, both are kept in the data directory.
+        """
+        made = wait_for(register(self._host, name, channel, options))
+        self._registrations.append(made)
+        return made
 
     def metrics(self) -> dict[str, Any]:
         """Counters and the health of every process: what ``stats`` answers."""
@@ -196,7 +232,13 @@ class NotificationService:
 
         Legal more than once. What is not answered by then raises ``UnavailableError``.
         """
-        self._host.shutdown(timeout)
+        self._host.engine.refuse()
+        end = time.monotonic() + timeout
+        for subscription in list(self._subscriptions):
+            subscription.end()
+        while self._registrations:
+            self._registrations.pop().detach(max(0.0, end - time.monotonic()))
+        self._host.shutdown(max(0.0, end - time.monotonic()))
 
     def __enter__(self) -> Self:
         return self

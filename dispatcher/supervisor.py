@@ -214,10 +214,15 @@ class Supervisor:
                 window_frames=limits.window_frames,
                 window_bytes=limits.window_bytes,
                 requests=limits.requests,
+                channels=self._timeouts(),
                 curve_secret=secret,
                 allow=str(Path(allow).absolute()) if allow else "",
             )
         )
+
+    def _timeouts(self) -> dict[str, float | None]:
+        """What the router is to know of the channels."""
+        return {name: float(one.timeout) if one.is_attached else None for name, one in self.settings.channels.items()}
 
     @staticmethod
     def _absolute(endpoint: str) -> str:
@@ -334,7 +339,7 @@ class Supervisor:
     def _tell_router(self, error: Error | None) -> None:
         """The router and the collector go by no more of it than the log's level."""
         collector, *_, router = self._children
-        told = Reloaded(self._reloaded[1], self._identity.version, error, self._put, self._refused)
+        told = Reloaded(self._reloaded[1], self._identity.version, error, self._put, self._refused, self._timeouts())
         try:
             if error is None and collector.ready and collector.running:
                 collector.change()

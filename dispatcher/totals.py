@@ -81,13 +81,16 @@ def _channel(parts: list[dict[str, Any]]) -> dict[str, Any]:
 def _state(parts: list[dict[str, Any]]) -> dict[str, Any]:
     """Whether a channel sends: each shard finds out by itself that credentials are refused."""
     paused = [part["paused"] for part in parts if "paused" in part]
+    workers = max((part["workers"] for part in parts if "workers" in part), default=None)
     if not all(part["configured"] for part in parts):
         state = "not_configured"
     else:
-        state = "paused" if len(paused) == len(parts) else "partly_paused" if paused else "running"
+        running = "running" if workers != 0 else "no_worker"
+        state = "paused" if len(paused) == len(parts) else "partly_paused" if paused else running
     return {
         "state": state,
         "paused": paused[0] if paused else None,
+        "workers": workers,
         "providers": [
             _provider(shards) for shards in zip(*(part.get("providers", ()) for part in parts), strict=False)
         ],

@@ -157,7 +157,9 @@ class Attempts(Ending):
             self.settings.channels[self.channel_names[channel]].concurrency,
             self.in_flight[channel],
         )
-        return min(concurrency, self.settings.bounds.retrying - len(self.retrying[channel])) - in_flight
+        room = min(concurrency, self.settings.bounds.retrying - len(self.retrying[channel])) - in_flight
+        credit = self.credits.get(channel)
+        return room if credit is None else min(room, credit.left)
 
     def try_suspect(self, channel: int, now: Now) -> Run | None:
         """A delivery that may have brought the shard down, and is to be tried alone."""

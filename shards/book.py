@@ -16,6 +16,7 @@ from shards.broadcasts import Broadcasts, Room, Stored
 from shards.changes import Changes, Now, Pause, decode_notes
 from shards.contents import Contents
 from shards.counters import Counters, Latencies
+from shards.credit import Credit
 from shards.dead_letters import DeadLetters
 from shards.dedupe import IdempotencySet
 from shards.deferrals import Deferrals, Dues, Timer
@@ -136,6 +137,7 @@ class Book:
         self.retrying: list[DueHeap[Entry | tuple[int, int]]] = [DueHeap() for _ in channel_names]
         self.in_flight = [0] * len(channel_names)
         self.paused: dict[int, Pause] = {}
+        self.credits: dict[int, Credit] = {}  # of attached channels
         self.holds: dict[int, float] = {}  # channel -> when one of its providers may be asked again
         self.gates: dict[int, Gates] = {}  # of channels whose users have endpoints of their own
         self.health = ContactHealth(journal)
@@ -179,6 +181,11 @@ class Book:
             self._visited.append(frame)
             self._find_digests(frame)
         return frame
+
+    def pause_of(self, channel: int) -> Pause | None:
+        """Why a channel sends nothing, if it does not."""
+        credit = self.credits.get(channel)
+        return self.paused.get(channel) or (credit.pause() if credit else None)
 
     def let_go(self) -> None:
         """At the end of a turn: forget frames of which nothing is in memory and nothing is to be written.

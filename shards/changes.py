@@ -32,9 +32,14 @@ class Dead(NamedTuple):
 class Pause(NamedTuple):
     """Why a channel sends nothing, and since when."""
 
-    reason: Literal["operator", "misconfigured"]
+    reason: Literal["operator", "misconfigured", "no_worker"]
     since_ms: int
     message: str = ""
+
+    @property
+    def why(self) -> str:
+        """The reason of a delivery that waits for its end."""
+        return self.reason if self.reason == "no_worker" else "channel_paused"
 
     def document(self) -> dict[str, Any]:
         return {"why": self.reason, "message": self.message, **instant("since", self.since_ms)}

@@ -19,10 +19,9 @@ from shards import logs
 from shards.answers import ErrorClass
 from shards.channels.base import Delivery, SendError, Sent
 from shards.frames import Entry, Frame
-from shards.health import contacts_on
 from shards.parcel import Parcel, Renderer, unpack
 from shards.providers import Held, Outcome, Providers, Unreachable
-from shards.sending import Advice, Failure, Results
+from shards.sending import Failure, Results, advice_of
 from shards.settings import ChannelSettings
 
 log = logs.logger()
@@ -221,7 +220,9 @@ class AsyncSender:
                     if outcome.bad:
                         bad.append((entry, outcome.bad))
                 case SendError():
-                    failed.append((entry, outcome.error_class, outcome.message, _advice(outcome, self.name, parcel)))
+                    failed.append(
+                        (entry, outcome.error_class, outcome.message, advice_of(outcome, self.name, parcel.recipient))
+                    )
                 case Held():
                     held.append((entry, outcome.until))
                 case Unreachable():
@@ -230,12 +231,3 @@ class AsyncSender:
 
     def next_due(self) -> float | None:
         return 0.0 if self._courier.has_ended(self.name) else None
-
-
-def _advice(error: SendError, channel: str, parcel: Parcel) -> Advice | None:
-    bad = error.bad
-    if error.error_class == "bad_address" and not bad:  # the contacts that were tried: the user may have others by now
-        bad = contacts_on(channel, parcel.recipient.contacts)
-    if not error.retry_after_s and not bad and not error.reason:
-        return None
-    return Advice(error.retry_after_s or 0.0, bad, error.reason)

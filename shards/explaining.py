@@ -146,9 +146,9 @@ class Explainer:
             if finding.result == "move":
                 yield from self._delivery(case, self._core.inapp)
                 return
-        name, why, pause = self._core.channel_names[channel], None, self._core.paused.get(channel)
+        name, why, pause = self._core.channel_names[channel], None, self._core.pause_of(channel)
         if pause is not None:
-            why = "channel_paused"
+            why = pause.why
             yield Finding("channel", "defer", why, pause.document(), channel=name)
         yield Finding("outcome", ledger.OUTCOMES[ledger.PENDING], why, channel=name)
 

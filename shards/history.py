@@ -35,7 +35,7 @@ class Delivery(NamedTuple):
     def reason(self) -> str | None:
         """None of one that is pending: its reason says what was decided before."""
         if self.pause is not None:
-            return "channel_paused"
+            return self.pause.why
         if ledger.outcome_of(self.word) == ledger.PENDING:
             return None
         return ledger.REASONS[ledger.reason_of(self.word)] or None

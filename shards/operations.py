@@ -135,7 +135,7 @@ class Operations:
         """What an open delivery waits for that would be sent otherwise."""
         if ledger.outcome_of(word) not in {ledger.PENDING, ledger.RETRYING}:
             return None
-        return self._core.paused.get(ledger.channel_of(word))
+        return self._core.pause_of(ledger.channel_of(word))
 
     def _sent_as(self, user_id: str, place: int, word: int) -> str | None:
         """The id of the delivery by which a closed digest is sent that has this item."""

@@ -63,5 +63,6 @@ class Pauses:
             "configured": core.people.is_configured(number),
             **({"paused": pause._asdict()} if pause else {}),
             **({"providers": courier.describe(name)} if courier and name in courier.channels else {}),
+            **({"workers": core.credits[number].workers} if number in core.credits else {}),
             **({"waiting_for_endpoints": gates.waiting} if gates is not None else {}),
         }

@@ -6,7 +6,9 @@ from collections.abc import MutableSequence, Sequence
 from typing import NamedTuple, Protocol
 
 from shards.answers import ErrorClass
+from shards.channels.base import Recipient, SendError
 from shards.frames import Entry, Frame, Run
+from shards.health import contacts_on
 
 RETRIED: frozenset[ErrorClass] = frozenset({"transient", "throttled", "ambiguous", "misconfigured"})
 SLOWED = frozenset({"throttled", "ambiguous"})  # the service asks for patience, or says nothing at all
@@ -21,6 +23,15 @@ class Advice(NamedTuple):
     retry_after_s: float = 0.0
     bad: tuple[str, ...] = ()
     reason: str = ""
+
+
+def advice_of(error: SendError, channel: str, recipient: Recipient) -> Advice | None:
+    bad = error.bad
+    if error.error_class == "bad_address" and not bad:  # the contacts that were tried: the user may have others by now
+        bad = contacts_on(channel, recipient.contacts)
+    if not error.retry_after_s and not bad and not error.reason:
+        return None
+    return Advice(error.retry_after_s or 0.0, bad, error.reason)
 
 
 # An attempt that failed: the class decides what follows, the message is for a person. (A named tuple takes five times

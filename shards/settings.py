@@ -17,6 +17,7 @@ from shards.units import Seconds, parse_rate
 from shards.wire import CHANNELS
 
 SIMULATED = "simulated"  # the provider that reaches nobody
+ATTACHED = "attached"  # the one that is programs of the user's
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 OUTPUT_BYTES_MAX = 16 * 2**20
@@ -63,6 +64,10 @@ class ChannelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def is_simulated(self) -> bool:
         return all(one.provider == SIMULATED for one in self.providers)
+
+    @property
+    def is_attached(self) -> bool:
+        return all(one.provider == ATTACHED for one in self.providers)
 
 
 class Priorities(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -5,6 +5,7 @@ Nothing here survives an error of the disk: the owner drops the whole object and
 
 from __future__ import annotations
 
+import itertools
 import random
 import sqlite3
 from collections.abc import Container, Mapping
@@ -15,10 +16,12 @@ import msgspec
 
 from shards import ledger, logs, options, quarantine
 from shards.changes import Now, Place, decode_notes
+from shards.channels.attached import AttachedChannel
 from shards.channels.base import Recipient, SendError
 from shards.channels.simulated import SimulatedChannel
 from shards.core import Core
 from shards.counters import ChannelCounters
+from shards.credit import Credit
 from shards.frames import Run
 from shards.hold import Hold
 from shards.inbox import Inbox
@@ -34,7 +37,7 @@ from shards.sending import SLOWED, Results, Sender
 from shards.settings import ChannelSettings, ShardSettings
 from shards.stream import Stream
 from shards.templates import TemplateError
-from shards.wire import Ask, Data, Metrics, Notification, Outbox, OutboxItem, Ping, Turn, Verdict
+from shards.wire import Ask, Data, Metrics, Notification, Outbox, OutboxItem, Ping, Turn, Verdict, Work
 
 if TYPE_CHECKING:
     from shards.courier import Courier
@@ -103,6 +106,11 @@ class Shard:
                 for name, channel in settings.channels.items()
                 if channel.is_simulated
             }
+            self.attached: dict[str, AttachedChannel] = {}
+            self._numbers = itertools.count(int(moment.mono * 1e6))  # above those of whoever had this journal before
+            for name, channel in settings.channels.items():
+                if channel.is_attached:
+                    self._attach(name, channel, moment)
             if self.courier:
                 for name in _real(settings):
                     sender = self.courier.sender(name, self.core.parcel)
@@ -131,6 +139,14 @@ class Shard:
         from shards.courier import Courier
 
         return Courier(real, settings.errors, self._render)
+
+    def _attach(self, name: str, settings: ChannelSettings, moment: Now) -> None:
+        """A channel that workers make the deliveries of, by way of the router."""
+        number = self.journal.channel_names.index(name)
+        credit = self.core.credits[number] = Credit(moment.wall_us // 1000)
+        self.channels[number] = self.attached[name] = AttachedChannel(
+            name, settings.timeout, credit, self._numbers.__next__, self.core.parcel, self._render
+        )
 
     def _render(self, said: Notification, channel: str, recipient: Recipient, priority: str) -> Mapping[str, str]:
         try:
@@ -205,6 +221,8 @@ class Shard:
             self.core.resume_refused()
         if self.courier and was_read:
             self.courier.reopen(_real(settings), settings.errors)
+        for name, attached in self.attached.items():
+            attached.timeout_s = settings.channels[name].timeout
         self.journal.put_config(settings.version, self.core.routing.describe())
         self.limits.keep(self.core.limits, moment)
 
@@ -381,6 +399,11 @@ class Shard:
             self.journal.begin()
             self.journal.trim_outbox(n)
 
+    def hear(self, message: Work, moment: Now) -> None:
+        """What the router says of an attached channel's workers."""
+        if message.channel in self.attached:
+            self.attached[message.channel].hear(message, moment.mono, moment.wall_us // 1000)
+
     def is_drained(self) -> bool:
         """Whether nothing is under way, and the collector has everything."""
         return not any(self.core.in_flight) and not self.journal.outbox(0, 1)
@@ -432,4 +455,9 @@ class Shard:
 
 
 def _real(settings: ShardSettings) -> dict[str, ChannelSettings]:
-    return {name: channel for name, channel in settings.channels.items() if not channel.is_simulated}
+    """Those whose class is at work in this process."""
+    return {
+        name: channel
+        for name, channel in settings.channels.items()
+        if not (channel.is_simulated or channel.is_attached)
+    }

@@ -15,6 +15,8 @@ import orjson
 import xxhash
 from msgspec import Meta, Raw, Struct
 
+from shards.answers import ErrorClass
+
 # --- vocabulary ------------------------------------------------------------------------------------------------
 
 
@@ -172,6 +174,32 @@ class Request(Struct, forbid_unknown_fields=True, omit_defaults=True):
     notification: dict[str, Any] | None = None
 
 
+class WorkerCall(Struct, forbid_unknown_fields=True):
+    """``channel.attach`` or ``channel.detach``. Each of the ``results`` is checked by itself, as a ``WorkResult``."""
+
+    op: Literal["channel.attach", "channel.detach"]
+    channel: str
+    worker: str
+    seq: int | str | None = None
+    limit: Annotated[int, Meta(ge=0, le=1000)] = 1
+    wait_ms: Annotated[int, Meta(ge=0, le=30_000)] = 10_000
+    results: list[Any] = []
+
+
+class WorkResult(Struct, forbid_unknown_fields=True, frozen=True):
+    """What a worker says of a delivery; it was taken where there is no ``error_class``.
+
+    ``no_contact`` and ``returned`` say that nothing was attempted.
+    """
+
+    token: str
+    detail: str = ""
+    bad: Annotated[list[str], Meta(max_length=100)] = []
+    error_class: ErrorClass | Literal["no_contact", "returned"] | None = None
+    message: str = ""
+    retry_after_ms: Annotated[int, Meta(ge=0)] | None = None
+
+
 _DEAD_FILTERS = ("channel", "category", "reason", "error_class", "since", "user_id", "id")
 
 # op -> (what it must have, what it may have); the router checks this before anything is asked of a shard.
@@ -193,6 +221,8 @@ OPERATIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "backup.end": (("id",), ()),
     "channel.pause": (("channel",), ()),
     "channel.resume": (("channel",), ()),
+    "channel.attach": (("channel", "worker"), ("limit", "wait_ms", "results")),
+    "channel.detach": (("channel", "worker"), ()),
     "template.list": ((), ()),
     "template.put": (("name", "parts"), ()),
     "config.reload": ((), ()),
@@ -330,6 +360,45 @@ class Subscriptions(Struct, array_like=True, tag="U", gc=False):
     prefixes: list[bytes]
 
 
+class Offer(Struct, array_like=True, tag="W", gc=False):
+    """Deliveries of an attached channel, as ``(number, delivery)``, for the router to give to a worker."""
+
+    shard: int
+    channel: str
+    deliveries: list[tuple[int, Raw]]
+
+
+class Want(Struct, array_like=True, tag="L", gc=False):
+    """How many deliveries of a channel may lie at the router of this epoch for its ``workers`` to take."""
+
+    epoch: int
+    channel: str
+    count: int
+    workers: int
+
+
+class Taken(Struct, array_like=True, tag="K", gc=False):
+    """A worker is given these in a moment."""
+
+    channel: str
+    worker: str
+    numbers: list[int]
+
+
+class Settled(Struct, array_like=True, tag="E", gc=False):
+    """What became of deliveries that were offered."""
+
+    channel: str
+    results: list[tuple[int, WorkResult]]
+
+
+class Gone(Struct, array_like=True, tag="G", gc=False):
+    """There will be no more results from this worker."""
+
+    channel: str
+    worker: str
+
+
 class DeadLetter(Struct, array_like=True, gc=False):
     """A delivery that ended for good, with all that an operator needs to judge it."""
 
@@ -372,8 +441,9 @@ class Outbox(Struct, array_like=True, tag="O", gc=False):
     items: list[OutboxItem]
 
 
-FromShard = Report | Reply | Publish | Stalled | Turn
-ToShardControl = Query | OutboxAck | Subscriptions
+Work = Want | Taken | Settled | Gone
+FromShard = Report | Reply | Publish | Stalled | Turn | Offer
+ToShardControl = Query | OutboxAck | Subscriptions | Work
 ToCollector = Outbox | Query
 
 pack = msgspec.msgpack.Encoder().encode

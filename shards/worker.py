@@ -30,6 +30,8 @@ from shards.wire import (
     Ask,
     Data,
     Error,
+    Offer,
+    OutboxAck,
     Ping,
     Publish,
     Query,
@@ -244,12 +246,23 @@ class Worker:
             self._lagging = self._lagging or core.crowded
             if core.changes:
                 self._lagging = True  # something expired: store it
+            if shard.attached:
+                self._hand_over(shard)
             if turn := shard.turn(moment, busy=self._lagging):
                 self._send(self.upstream, turn)
+        else:
+            for attached in shard.attached.values():  # the router has ended before
+                attached.give_up()
         outbox = shard.outbox(moment)
         if outbox and self._send(self.collector, outbox):
             shard.outbox_sent(outbox, moment)
         self._drained = self.stop.requested and shard.is_drained()
+
+    def _hand_over(self, shard: Shard) -> None:
+        """To the workers of attached channels; what the router does not take now waits for the next turn."""
+        for name, channel in shard.attached.items():
+            while (found := channel.offer()) and self._send(self.upstream, Offer(self.settings.shard, name, found)):
+                channel.offered(len(found))
 
     def _wait_ms(self, shard: Shard, moment: Now) -> int:
         if self._lagging:
@@ -293,8 +306,10 @@ class Worker:
             elif isinstance(message, Subscriptions):
                 self._prefixes = message.prefixes
                 shard.stream.follow(self._prefixes)
-            else:
+            elif isinstance(message, OutboxAck):
                 shard.trim_outbox(message.generation, message.n)
+            else:
+                shard.hear(message, moment)
         return replies
 
     def _controls(self) -> Iterator[ToShardControl]:

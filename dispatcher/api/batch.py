@@ -9,7 +9,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dispatcher.api.errors import DispatcherError, RejectedError, RequestError
-from dispatcher.api.exchange import FRAME_BYTES, FRAME_ITEMS, UNDER_WAY, Call
+from dispatcher.api.exchange import UNDER_WAY
+from dispatcher.api.frames import FRAME_BYTES, FRAME_ITEMS, Call
 from dispatcher.api.futures import running
 from dispatcher.api.keys import UNSENDABLE, Given, encoded, keyed, unsendable
 from dispatcher.api.receiving import Gathering, read_receipt

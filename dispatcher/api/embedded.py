@@ -14,15 +14,15 @@ import shutil
 import tempfile
 import time
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import tomli_w
 
-from dispatcher.api.host import ABANDONED_S, SUBMIT, connect
 from dispatcher.api.keeper import Keeper
+from dispatcher.api.remote import ABANDONED_S, SUBMIT, connect
 from dispatcher.errors import StartError
 
 if TYPE_CHECKING:
@@ -76,8 +76,13 @@ class Embedded:
     # --- the configuration -------------------------------------------------------------------------------------
 
     @property
-    def channels(self) -> dict[str, dict[str, Any]]:
-        """Those that were registered while it ran, by name."""
+    def own_channels(self) -> Collection[str]:
+        """Those of the configuration that was given."""
+        return frozenset(_read(self._config).get("channels", {}))
+
+    @property
+    def kept_channels(self) -> dict[str, dict[str, Any]]:
+        """Those that were registered, by name: the tables of their configuration."""
         try:
             found: dict[str, dict[str, Any]] = msgspec.json.decode(self._channels_file.read_bytes())
         except FileNotFoundError:
@@ -85,7 +90,7 @@ class Embedded:
         return found
 
     def keep_channels(self, channels: dict[str, dict[str, Any]]) -> None:
-        """For this run and later ones; ``config.reload`` has the dispatcher go by it."""
+        """For later runs as well; ``config.reload`` has the dispatcher go by them."""
         _write_private(self._channels_file, msgspec.json.encode(channels))
         self._write_config()
 
@@ -95,7 +100,7 @@ class Embedded:
         for name in PUBLIC:
             service.setdefault(name, f"ipc://{self._sockets / name}")
         document.setdefault("templates", {}).setdefault("allow_template_put", True)
-        document["channels"] = {**self.channels, **document.get("channels", {})}
+        document["channels"] = {**self.kept_channels, **document.get("channels", {})}
         _write_private(self._file, tomli_w.dumps(document).encode())
 
     # --- the end -----------------------------------------------------------------------------------------------

@@ -23,7 +23,8 @@ import zmq
 from dispatcher.api import answers, errors
 from dispatcher.api.connection import Connection
 from dispatcher.api.errors import DispatcherError, ShutdownError
-from dispatcher.api.exchange import Call, Exchange, Single, Sink, frame
+from dispatcher.api.exchange import Exchange
+from dispatcher.api.frames import Call, Single, Sink, frame
 from dispatcher.api.futures import running, settle
 from shards.wire import Error, pack
 
@@ -174,6 +175,10 @@ class Engine:
             future.set_result(None)
 
     # --- the end -----------------------------------------------------------------------------------------------
+
+    @property
+    def is_closing(self) -> bool:
+        return self._refuses
 
     def refuse(self) -> None:
         """Take nothing more from now on. What is under way goes on."""

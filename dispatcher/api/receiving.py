@@ -7,16 +7,13 @@ duplicate with such a key is the notification itself, and was accepted.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from dispatcher.api.errors import DispatcherError, RejectedError
+from dispatcher.api.frames import Single
 from dispatcher.api.results import BatchReceipt, Duplicate, Receipt, Rejection
 from shards.wire import Error
-
-if TYPE_CHECKING:
-    from dispatcher.api.exchange import Single
 
 Ids = str | list[str | None] | None
 

@@ -11,11 +11,12 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from shards.nearest import unknown
-from shards.settings import SIMULATED
+from shards.settings import ATTACHED, SIMULATED
 
 GROUP = "notification_dispatcher.channels"
 PROVIDERS = {
     SIMULATED: "shards.channels.simulated:SimulatedChannel",
+    ATTACHED: "shards.channels.attached:AttachedChannel",
     "smtp": "shards.channels.email:EmailChannel",
     "webhook": "shards.channels.webhook:WebhookChannel",
     "twilio": "shards.channels.twilio:TwilioChannel",

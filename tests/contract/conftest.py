@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.service import RunningDispatcher
 
-# email and system work, webhook always fails, push and sms are not configured; billing names one of those
+# email and system work, webhook always fails, pager has no worker, push and sms are not configured: billing names one
 CONFIG = """
 [retry]
 max_retries = 0
@@ -24,6 +24,8 @@ provider = "simulated"
 failure_rate = 1.0
 [channels.system]
 provider = "simulated"
+[channels.pager]
+provider = "attached"
 [rate_limits]
 system = "2/hour"
 """

@@ -32,6 +32,8 @@ VALID: dict[str, dict[str, Any]] = {
     "template.put": {"name": "t", "parts": {"text": "x"}},
     "channel.pause": {"channel": "email"},
     "channel.resume": {"channel": "email"},
+    "channel.attach": {"channel": "pager", "worker": "w"},
+    "channel.detach": {"channel": "pager", "worker": "w"},
     "config.reload": {},
     "backup.begin": {"id": "x"},
     "backup.end": {"id": "x"},
@@ -41,7 +43,9 @@ VALID: dict[str, dict[str, Any]] = {
 NO_TEXT: tuple[Any, ...] = (5, 1.5, True, [], {}, msgpack_only(b"\xc4\x01x"), msgpack_only(b"\xd4\x05\x01"))
 WRONG: dict[str, tuple[Any, ...]] = {
     "seq": (1.5, True, [], {}, 2**64, "x" * 256, "\ud800", float("nan")),
-    "limit": (0, -1, 1_001, 1.5, "5", True, [], 2**63),
+    "limit": (-1, 1_001, 1.5, "5", True, [], 2**63),
+    "wait_ms": (-1, 30_001, 1.5, "5", True, [], 2**63),
+    "results": ("x", 5, {}, True),
     "cursor": (-1, 1.5, "", "x", True, [], 2**62, "9" * 5_000),
     "since": (-1, 1.5, "", "soon", True, [], 2**53),
     "ids": ("x", 5, {}, [5], [None]),
@@ -51,7 +55,8 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "parts": (5, "x", [], True, {"text": 5}, {"text": None}, {"text": {}}),
     "notifications": (),
     **dict.fromkeys(
-        ("id", "user_id", "idempotency_key", "channel", "category", "reason", "error_class", "name", "topic"), NO_TEXT
+        ("id", "user_id", "idempotency_key", "channel", "category", "reason", "error_class", "name", "topic", "worker"),
+        NO_TEXT,
     ),
 }
 
@@ -82,6 +87,13 @@ def wrong_requests() -> Iterator[tuple[dict[str, Any], str, str]]:
         yield {"op": "submit", "notifications": no_list}, "bad_request", "notifications"
     yield {"op": "inbox.mark", "user_id": "u", "ids": ["x"] * 1_001, "state": "read"}, "too_many", "ids"
     yield {"op": "user.put", "user_id": "u", "user": {"locale": "x" * 70_000}}, "too_large", "user"
+    yield {"op": "inbox.list", "user_id": "u", "limit": 0}, "bad_value", "limit"
+    for op in ("channel.attach", "channel.detach"):
+        for name in ("", "x" * 65):
+            yield {"op": op, "channel": "pager", "worker": name}, "bad_value", "worker"
+        yield {"op": op, "channel": "pagr", "worker": "w"}, "unknown_channel", "channel"
+        yield {"op": op, "channel": "email", "worker": "w"}, "bad_request", "channel"
+    yield {"op": "channel.attach", "channel": "pager", "worker": "w", "results": [{}] * 1_001}, "too_many", "results"
     for name in ("", "x" * 100_000, "\0"):
         yield {"op": "template.put", "name": name, "parts": {"text": "x"}}, "bad_value", "name"
         yield {"op": "template.put", "name": "t", "parts": {name: "x"}}, "bad_value", f"parts.{name}"[:200]

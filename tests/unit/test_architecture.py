@@ -31,6 +31,7 @@ PURE = (
     "contents",
     "core",
     "counters",
+    "credit",
     "dead_letters",
     "deciding",
     "dedupe",
