@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint chaos fuzz bench examples pictures clients node venv lock clean
+.PHONY: help demo test lint chaos fuzz bench examples pictures clients node docs reference venv lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -46,6 +46,12 @@ clients: $(STAMP) ## try the example clients in all languages; those that this m
 node: ## install what the client in TypeScript needs
 	cd examples/clients/node && npm install --no-audit --no-fund --no-package-lock --loglevel=error
 
+docs: $(STAMP) ## build the documentation into site/; a link that leads nowhere is an error
+	$(RUN) -m zensical build --strict --clean
+
+reference: $(STAMP) ## write the pages of docs/ that are generated from the settings and the commands
+	$(RUN) -m tools.reference
+
 venv: $(STAMP)
 
 $(STAMP): requirements.txt pyproject.toml
@@ -68,6 +74,6 @@ lock: ## write requirements.txt anew from pyproject.toml (needs uv)
 	mv requirements.txt.new requirements.txt
 
 clean: ## remove what was installed and generated
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist site .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	rm -rf examples/clients/node/node_modules examples/clients/node/client.js
 	find . -name __pycache__ -not -path './$(VENV)/*' -not -path '*/node_modules/*' -exec rm -rf {} +

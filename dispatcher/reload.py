@@ -32,14 +32,15 @@ def changed_tables(old: Settings, new: Settings, source: Source) -> list[str]:
     before, after = (msgspec.to_builtins(settings, enc_hook=encode_hook) for settings in (old, new))
     keys = list(_differing(before, after))
     simulated = {name for one in (old, new) for name, channel in one.channels.items() if channel.is_simulated}
-    fixed = [key for key in keys if not _may_change(key, simulated)]
+    fixed = [key for key in keys if not may_change(key, simulated)]
     if fixed:
         remedy = "it cannot change while the dispatcher runs; restart it, or set it back. Nothing was changed"
         raise SettingsError("\n".join(f"{source(key)}: {'.'.join(key)}: {remedy}" for key in fixed))
     return list(dict.fromkeys(key[0] for key in keys))
 
 
-def _may_change(key: tuple[str, ...], simulated: Container[str]) -> bool:
+def may_change(key: tuple[str, ...], simulated: Container[str]) -> bool:
+    """Whether a key can change while the service runs; ``simulated`` are the channels that are."""
     if key[0] == "channels":
         return len(key) > 2 and key[2] in OF_CHANNELS and not (key[2] == "providers" and key[1] in simulated)
     return any(key[: len(may)] == may for may in RELOADABLE)
