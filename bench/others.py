@@ -45,7 +45,7 @@ OURS = ("batch_notify", "submit", "notify")
 USERS = 10_000
 WARM_UP = 200
 STEADY_PER_S = 50
-START_S, DONE_S, STOP_S = 60.0, 120.0, 15.0
+START_S, DONE_S, STOP_S = 60.0, 300.0, 15.0
 POLL_S = 0.01
 LOG_SHOWN = 8_000  # bytes
 CONFIG = '[channels.sink]\nclass = "bench.queues.with_dispatcher:SinkChannel"\nconcurrency = 1000\n'
