@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -10,7 +12,7 @@ from typing import Any, Self
 import pytest
 import zmq
 
-from tests.support.example_clients import BUILDERS, LANGUAGES, PATIENCE_S, WITHOUT_CURVE, ExampleClient
+from tests.support.example_clients import BUILDERS, CLIENTS, LANGUAGES, PATIENCE_S, WITHOUT_CURVE, ExampleClient
 from tests.support.keys import SERVER, KeyRing
 from tests.support.service import RunningDispatcher, free_endpoints
 
@@ -37,6 +39,7 @@ def user(request: pytest.FixtureRequest) -> str:
 
 
 WITH_CURVE = pytest.mark.parametrize("client", [name for name in LANGUAGES if name not in WITHOUT_CURVE], indirect=True)
+REFUSING_BYTES = ("c", "cpp", "ruby")  # elsewhere the arguments of a program are text, with U+FFFD for what is none
 
 
 class Acted:
@@ -110,6 +113,10 @@ def told(items: list[dict[str, Any]]) -> list[tuple[int, str]]:
 def read(lines: list[str]) -> list[tuple[int, str]]:
     """Of the lines of ``follow``."""
     return [(int(cursor), json.loads(title)) for cursor, _, title in (line.partition(" ") for line in lines)]
+
+
+def without_ids(line: str) -> str:
+    return re.sub(r"\b[0-9a-f]{8}-[0-9a-f]{16}-[0-9a-f]+-[0-9a-f]+\b", "ID", line)
 
 
 # --- receipts ----------------------------------------------------------------------------------------------------
@@ -219,6 +226,17 @@ def test_a_receipt_that_a_kill_took_is_asked_for_again(
     assert told(inbox(service, user)) == [(1, "Hello")]
 
 
+def test_the_session_of_the_guide(client: ExampleClient, service: RunningDispatcher, user: str) -> None:
+    session = re.search(r"```console\n\$ (.*?)```", (CLIENTS / "README.md").read_text(), re.DOTALL)
+    assert session
+    for step in session[1].replace("ada", user).split("\n$ "):
+        command, *expected = step.splitlines()
+        ended = client.run(*client.at(service), *shlex.split(command)[1:])
+        shown = [*ended.lines, *ended.error.splitlines()]
+        assert list(map(without_ids, shown)) == list(map(without_ids, expected))
+        service.settled_stats()
+
+
 # --- the other commands ------------------------------------------------------------------------------------------
 
 
@@ -263,6 +281,14 @@ def test_wrong_arguments_are_said(client: ExampleClient) -> None:
         assert (ended.code, ended.lines, ended.error[:6]) == (2, [], "usage:"), arguments
     ended = client.run("--submit", "no endpoint", "status", "id")
     assert (ended.code, ended.lines, ended.error[:6]) == (2, [], "error:")
+
+
+@pytest.mark.parametrize("client", [name for name in LANGUAGES if name in REFUSING_BYTES], indirect=True)
+def test_what_is_not_utf8_is_not_sent(client: ExampleClient, service: RunningDispatcher, user: str) -> None:
+    for arguments in (["submit", user, "key", "cut \udcc3", "other", "good"], ["send", user, "good", "cut \udcc3"]):
+        ended = client.run(*client.at(service), *arguments)
+        assert (ended.code, ended.lines, ended.error[:6], len(ended.error.splitlines())) == (2, [], "error:", 1)
+    assert inbox(service, user) == []
 
 
 # --- the stream --------------------------------------------------------------------------------------------------

@@ -17,6 +17,8 @@
 enum { DONE = 0, REFUSED = 1, USAGE = 2, LATER = 3 }; /* exit codes */
 enum { PAGE = 500, PAUSE_MS = 100, ERROR_SIZE = 1000 };
 
+static const char NOT_UTF8[] = "what is not UTF-8 cannot be sent";
+
 struct client {
     const char *submit, *ingest, *stream;
     const char *timeout, *silence; /* seconds, as given */
@@ -163,7 +165,7 @@ static json_t *ask(struct client *client, json_t *request, int *code)
 
     *code = USAGE;
     if (!request)
-        fail(USAGE, "what is not UTF-8 cannot be sent", NULL);
+        fail(USAGE, NOT_UTF8, NULL);
     else if (!client->requests)
         client->requests = connected(client, ZMQ_DEALER, client->submit, NULL, 0);
     if (request && client->requests) {
@@ -196,13 +198,25 @@ static json_t *ask(struct client *client, json_t *request, int *code)
 
 /* --- commands ----------------------------------------------------------------------------------------------- */
 
+/* One notification for each title, with the key before it if they are `keyed`; NULL if something is not UTF-8. */
+static json_t *notifications_to(const char *user, int argc, char **argv, bool keyed)
+{
+    json_t *notifications = json_array();
+    for (int at = keyed; at < argc; at += 1 + keyed) {
+        json_t *one = json_pack("{s:s, s:s*, s:s}", "user_id", user, "idempotency_key", keyed ? argv[at - 1] : NULL,
+                                "title", argv[at]);
+        if (json_array_append_new(notifications, one) != 0) {
+            json_decref(notifications);
+            return NULL;
+        }
+    }
+    return notifications;
+}
+
 static int submit(struct client *client, int argc, char **argv) /* USER KEY TITLE [KEY TITLE]... */
 {
     int code, count = (argc - 1) / 2;
-    json_t *notifications = json_array();
-    for (int at = 0; at < count; at++)
-        json_array_append_new(notifications, json_pack("{s:s, s:s, s:s}", "user_id", argv[0], "idempotency_key",
-                                                       argv[2 * at + 1], "title", argv[2 * at + 2]));
+    json_t *notifications = notifications_to(argv[0], argc - 1, argv + 1, true);
     json_t *receipt = ask(client, json_pack("{s:s, s:o}", "op", "submit", "notifications", notifications), &code);
     if (!receipt)
         return code;
@@ -236,9 +250,9 @@ static int submit(struct client *client, int argc, char **argv) /* USER KEY TITL
 
 static int send_off(struct client *client, int argc, char **argv) /* USER TITLE... */
 {
-    json_t *notifications = json_array();
-    for (int at = 1; at < argc; at++)
-        json_array_append_new(notifications, json_pack("{s:s, s:s}", "user_id", argv[0], "title", argv[at]));
+    json_t *notifications = notifications_to(argv[0], argc - 1, argv + 1, false);
+    if (!notifications)
+        return fail(USAGE, NOT_UTF8, NULL);
     void *socket = connected(client, ZMQ_PUSH, client->ingest, NULL, 0);
     int code = socket ? DONE : USAGE;
     if (socket && !send_document(socket, notifications)) {
@@ -266,10 +280,9 @@ static int status(struct client *client, int argc, char **argv) /* ID | USER KEY
         return code;
     printf("id %s\n", json_string_value(json_object_get(answer, "id")));
     json_array_foreach(json_object_get(answer, "deliveries"), at, delivery) {
-        const char *channel = "?", *outcome = "?", *reason = NULL;
+        const char *channel = "?", *outcome = "?", *reason = json_string_value(json_object_get(delivery, "reason"));
         int attempts = 0;
-        json_unpack(delivery, "{s:s, s:s, s:i, s?s}", "channel", &channel, "outcome", &outcome, "attempts", &attempts,
-                    "reason", &reason);
+        json_unpack(delivery, "{s:s, s:s, s:i}", "channel", &channel, "outcome", &outcome, "attempts", &attempts);
         printf("%s %s %d %s\n", channel, outcome, attempts, reason ? reason : "-");
     }
     json_decref(answer);
@@ -285,7 +298,7 @@ static void show(struct client *client, const json_t *item)
 {
     char *title = json_dumps(json_object_get(item, "title"), JSON_ENCODE_ANY);
     client->after = (long)json_integer_value(json_object_get(item, "cursor"));
-    printf("%ld %s\n", client->after, title);
+    printf("%ld %s\n", client->after, title ? title : "null");
     free(title);
     if (client->count > 0)
         client->count--;

@@ -248,7 +248,7 @@ def main(arguments)
 rescue Failure => e
   warn "error: #{e.message}"
   e.exit_code
-rescue SystemCallError, ArgumentError => e
+rescue SystemCallError, ArgumentError, JSON::GeneratorError => e # no such file, no number, no UTF-8
   warn "error: #{e.message}"
   USAGE
 end
