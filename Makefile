@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint chaos fuzz bench clients node venv lock clean
+.PHONY: help demo test lint chaos fuzz bench examples clients node docs reference venv lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -22,6 +22,7 @@ lint: $(STAMP) ## check style, format and types
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+	$(RUN) -m mypy --disable-error-code=import-untyped examples/python
 
 chaos: $(STAMP) ## simulate thousands of seeds of faults, then kill processes at random under load
 	$(RUN) -m tests.simulation.simulator --seeds 3000
@@ -33,12 +34,21 @@ fuzz: $(STAMP) ## send nearly right messages to a running service, and account f
 bench: $(STAMP) ## run the benchmarks, each beside its floor
 	$(RUN) -m bench.all $(ARGS)
 
-clients: $(STAMP) ## try the example clients in other languages that this machine can run
-	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory node; fi
-	$(RUN) -m pytest tests/integration/test_clients.py $(ARGS)
+examples: $(STAMP) ## run the programs in examples/python, a line for each
+	$(RUN) -m tests.support.examples
 
-node: ## install what the client in JavaScript needs
+clients: $(STAMP) ## try the example clients in all languages; those that this machine cannot run are listed, with what is missing
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory node; fi
+	CLIENTS=all $(RUN) -m pytest tests/integration/test_clients.py $(ARGS)
+
+node: ## install what the client in TypeScript needs
 	cd examples/clients/node && npm install --no-audit --no-fund --no-package-lock --loglevel=error
+
+docs: $(STAMP) ## build the documentation into site/; a link that leads nowhere is an error
+	$(RUN) -m zensical build --strict --clean
+
+reference: $(STAMP) ## write the pages of docs/ that are generated from the settings and the commands
+	$(RUN) -m tools.reference
 
 venv: $(STAMP)
 
@@ -62,6 +72,6 @@ lock: ## write requirements.txt anew from pyproject.toml (needs uv)
 	mv requirements.txt.new requirements.txt
 
 clean: ## remove what was installed and generated
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	rm -rf examples/clients/node/node_modules
+	rm -rf $(VENV) build dist site .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf examples/clients/node/node_modules examples/clients/node/client.js
 	find . -name __pycache__ -not -path './$(VENV)/*' -not -path '*/node_modules/*' -exec rm -rf {} +

@@ -5,6 +5,7 @@ Only ``RequestError`` comes out, whatever the bytes are.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -31,6 +32,13 @@ _submit_msgpack = msgspec.msgpack.Decoder(Submit)
 _submit_json = msgspec.json.Decoder(Submit)
 _numbered_msgpack = msgspec.msgpack.Decoder(Numbered)
 _numbered_json = msgspec.json.Decoder(Numbered)
+# how a request begins, in either encoding: perhaps its op, then a number as its seq
+_LEADING = re.compile(
+    rb'\s*+\{\s*+(?:"op"\s*+:\s*+"[a-z.]*+"\s*+,\s*+)?"seq"\s*+:\s*+(-?\d{1,20})\s*+[,}]'
+    rb"|(?:[\x80-\x8f]|\xde..|\xdf.{4})(?:\xa2op[\xa0-\xbf][a-z.]*+)?\xa3seq"
+    rb"([\x00-\x7f\xe0-\xff]|[\xcc\xd0].|[\xcd\xd1]..|[\xce\xd2].{4}|[\xcf\xd3].{8})",
+    re.DOTALL,
+)
 
 
 def decode_request(body: bytes, as_json: bool) -> Submit | Request | WorkerCall:
@@ -147,11 +155,27 @@ def _is_place(cursor: str | int) -> bool:
 
 
 def seq_of(body: bytes) -> int | str | None:
-    """The request's ``seq``, if so much of it can be read."""
+    """The ``seq`` of a request that is refused. Where it cannot be read as a whole, it has to begin with that."""
+    decoder = _numbered_json if is_json(body) else _numbered_msgpack
     try:
-        seq = (_numbered_json if is_json(body) else _numbered_msgpack).decode(body).seq
+        seq = decoder.decode(body).seq
         _check_seq(seq)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, RequestError):
+    except (msgspec.ValidationError, RequestError):
+        return None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _leading_seq(body)
+    return seq
+
+
+def _leading_seq(body: bytes) -> int | None:
+    found = _LEADING.match(body)
+    if found is None:
+        return None
+    codec: Any = msgspec.json if is_json(body) else msgspec.msgpack
+    try:
+        seq: int = codec.decode(found[1] or found[2], type=int)
+        _check_seq(seq)
+    except (msgspec.MsgspecError, RequestError):
         return None
     return seq
 

@@ -218,7 +218,8 @@ class Router:
                     any(map(len, self.links)) or self.receipts or self.workers.has_work or self.workers.touched
                 ):
                     break
-        self.submit.close(linger=1_000)
+        for socket in (self.submit, *self.controls):  # answers, and results of workers
+            socket.close(linger=1_000)
         self.context.destroy(linger=0)
 
     def _turn(self) -> None:
@@ -270,7 +271,7 @@ class Router:
                 size = sum(map(len, envelope))
                 if len(envelope) < 2 or envelope[-1] or len(envelope) > ENVELOPE_PARTS_MAX or size > ENVELOPE_BYTES_MAX:
                     error = Error("bad_request", "send one empty part before the request, and nothing else")
-                    self._answer([envelope[0], b""], as_json, None, error)
+                    self._answer([envelope[0], b""], as_json, seq_of(body), error)
                 else:
                     self._on_message(envelope, body, as_json, now)
         except zmq.Again:

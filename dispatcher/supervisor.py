@@ -345,6 +345,8 @@ class Supervisor:
                 collector.change()
             if router.ready and router.running:  # otherwise nobody waits there
                 router.change(msgspec.json.encode(told))
+            elif error is None:
+                router.kill("it was started with the configuration before")
         except OSError as problem:
             log.error("cannot tell of the reload", error=str(problem))
 

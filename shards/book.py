@@ -123,19 +123,15 @@ class Book:
         self.idempotency = IdempotencySet(settings.secret)
         self.inapp = channel_names.index(INAPP)
         self.templates = TemplateEngine()
-        self.paces = {
-            channel_names.index(name): Pace(channel.rate, channel.burst, settings.shard, settings.shards)
-            for name, channel in settings.channels.items()
-            if channel.rate
-        }
+        self.paces: dict[int, Pace] = {}
         self.digests = Digests(settings.digests, journal)
         self.deferrals = Deferrals(journal.first_dues(), journal.deferred())
         self.windows = Dues(journal.first_windows())
         self.contents = Contents(journal.content)
-        self.queues = [NotificationQueue[Run](settings.priorities.aging) for _ in channel_names]
-        self.queued = [0] * (len(channel_names) * LANES)  # deliveries in each lane
-        self.retrying: list[DueHeap[Entry | tuple[int, int]]] = [DueHeap() for _ in channel_names]
-        self.in_flight = [0] * len(channel_names)
+        self.queues: list[NotificationQueue[Run]] = []
+        self.queued: list[int] = []  # deliveries in each lane
+        self.retrying: list[DueHeap[Entry | tuple[int, int]]] = []
+        self.in_flight: list[int] = []
         self.paused: dict[int, Pause] = {}
         self.credits: dict[int, Credit] = {}  # of attached channels
         self.holds: dict[int, float] = {}  # channel -> when one of its providers may be asked again
@@ -147,7 +143,7 @@ class Book:
         self.frames: dict[int, Frame] = {}  # those with deliveries in memory, and those that this turn looks at
         self._visited: list[Frame] = []  # read from disk in this turn
         self.suspects = Suspects({})
-        self.latencies = [Latencies() for _ in channel_names]
+        self.latencies: list[Latencies] = []
         self.changes = Changes()
         self.dead_letters = DeadLetters(self.ids, channel_names, counters.dead_letters, lambda: self.changes)
         self.last = 0  # the last frame that was received
@@ -181,6 +177,19 @@ class Book:
             self._visited.append(frame)
             self._find_digests(frame)
         return frame
+
+    def _make_room(self, settings: ShardSettings) -> None:
+        """For channels that are new."""
+        for _ in self.channel_names[len(self.queues) :]:
+            self.queues.append(NotificationQueue(settings.priorities.aging))
+            self.queued += [0] * LANES
+            self.retrying.append(DueHeap())
+            self.in_flight.append(0)
+            self.latencies.append(Latencies())
+        for name, channel in settings.channels.items():
+            number = self.channel_names.index(name)
+            if channel.rate and number not in self.paces:
+                self.paces[number] = Pace(channel.rate, channel.burst, settings.shard, settings.shards)
 
     def pause_of(self, channel: int) -> Pause | None:
         """Why a channel sends nothing, if it does not."""

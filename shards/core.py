@@ -65,10 +65,12 @@ class Core(Cancelling):
         self.configure(settings)
 
     def configure(self, settings: ShardSettings) -> None:
-        """Go by these settings from now on. Bounds and channels are as before; what is queued or under way stays so.
+        """Go by these settings from now on. Bounds, and the channels that there were, are as before; what is queued or
+        under way stays so.
 
         What was spent of the limits is for the owner to carry over.
         """
+        self._make_room(settings)
         if not self.templates.is_of(settings.templates, settings.output_bytes):  # else what is compiled is kept
             self.templates = TemplateEngine(settings.templates, settings.output_bytes)
         self.settings = settings

@@ -35,6 +35,8 @@ CRASHED = 70  # the process's exit code where the thread itself fails
 class Courier:
     """``channels`` are the real ones; ``render`` gives a template's parts."""
 
+    channels: frozenset[str]
+
     def __init__(
         self,
         channels: Mapping[str, ChannelSettings],
@@ -42,10 +44,9 @@ class Courier:
         render: Renderer,
     ) -> None:
         self.render = render
-        self.channels = frozenset(channels)
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._ended: dict[str, deque[tuple[Parcel, Outcome]]] = {name: deque() for name in channels}  # the thread's own
-        self._told: dict[str, deque[tuple[Parcel, Outcome]]] = {name: deque() for name in channels}
+        self._ended: dict[str, deque[tuple[Parcel, Outcome]]] = {}  # the thread's own
+        self._told: dict[str, deque[tuple[Parcel, Outcome]]] = {}
         self._loop = asyncio.new_event_loop()
         self._providers: dict[str, Providers] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -53,7 +54,7 @@ class Courier:
         self._told_at = 0.0
         self._thread = threading.Thread(target=self._run, name="courier", daemon=True)
         self._thread.start()
-        self._call(self._open(channels, errors))
+        self.reopen(channels, errors)
 
     # --- the shard's side ----------------------------------------------------------------------------------------
 
@@ -83,8 +84,9 @@ class Courier:
         return [told.popleft() for _ in range(len(told))]
 
     def reopen(self, channels: Mapping[str, ChannelSettings], errors: Mapping[str, Mapping[str, ErrorClass]]) -> None:
-        """Go by other settings of the same channels, from the next attempt on."""
+        """Go by other settings, and more channels, from the next attempt on."""
         self._call(self._open(channels, errors))
+        self.channels = frozenset(channels)
 
     def resume(self, channel: str) -> None:
         self._loop.call_soon_threadsafe(self._providers[channel].resume)
@@ -119,6 +121,9 @@ class Courier:
         self, channels: Mapping[str, ChannelSettings], errors: Mapping[str, Mapping[str, ErrorClass]]
     ) -> None:
         before = self._providers
+        for name in channels:
+            self._told.setdefault(name, deque())
+            self._ended.setdefault(name, deque())
         self._providers = {
             name: Providers(name, settings, errors, time.monotonic) for name, settings in channels.items()
         }

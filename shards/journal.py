@@ -21,7 +21,7 @@ from shards.counters import Counters
 from shards.dead_table import DeadTable
 from shards.frames import Frame
 from shards.health_table import HealthTable
-from shards.ledger import LANE_BITS, OPEN, outcome_of, words
+from shards.ledger import LANE_BITS, NUMBERS, OPEN, outcome_of, words
 from shards.marks import Mark
 from shards.preferences import UserDocument
 from shards.schema import DamagedError, JournalError, checksum
@@ -144,10 +144,20 @@ class SqliteJournal(WaitingTables, DeadTable, HealthTable):
         """A channel keeps its number for the life of the journal, as the ledger's words hold it."""
         numbered: list[str] = msgspec.msgpack.decode(schema.meta(self.database, "channels"), type=list[str])
         fresh = [name for name in names if name not in numbered]
+        if len(numbered) + len(fresh) > NUMBERS:
+            raise JournalError(
+                f"{self.path} has had {len(numbered)} channels, and {len(fresh)} are new; there are {NUMBERS} numbers "
+                "for all that there ever were: use the names of channels that are no more"
+            )
         if fresh:
             numbered += fresh
             schema.set_meta(self.database, "channels", pack(numbered))
         return numbered
+
+    def add_channels(self, names: Iterable[str]) -> None:
+        """Number those that are new, within the transaction."""
+        self.begin()
+        self.channel_names += self._number_channels(names)[len(self.channel_names) :]
 
     def close(self) -> None:
         """Let go of the file; what was not committed is undone."""

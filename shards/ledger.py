@@ -68,6 +68,7 @@ KEEP = 0xFF | 3 << PRIORITY_SHIFT | 0xFF << ATTEMPTS_SHIFT  # all but outcome an
 ONE_ATTEMPT = 1 << ATTEMPTS_SHIFT
 DELIVERED_AT_ATTEMPT = (DELIVERED << OUTCOME_SHIFT) + ONE_ATTEMPT
 
+NUMBERS = 0xFF + 1  # of channels
 LANE_BITS = 60  # what fits a positive SQLite integer; above 15 channels bits are shared, which only costs a look
 
 

@@ -28,15 +28,26 @@ class Marks:
     """Room for ``count`` deliveries at once. Raises ``OSError`` where the file cannot be made."""
 
     def __init__(self, path: Path, count: int) -> None:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._path = path
+        self._page = self._map(count)
+        self._free = list(range(0, len(self._whole()), _MARK.size))
+        self._at: dict[Place, int] = {}
+
+    def _map(self, count: int) -> mmap.mmap:
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             size = max(count * _MARK.size, mmap.PAGESIZE, os.fstat(descriptor).st_size)
             os.posix_fallocate(descriptor, 0, size)
-            self._page = mmap.mmap(descriptor, size)
+            return mmap.mmap(descriptor, size)
         finally:
             os.close(descriptor)
-        self._free = list(range(0, size - size % _MARK.size, _MARK.size))
-        self._at: dict[Place, int] = {}
+
+    def grow(self, count: int) -> None:
+        """Room for so many; what is marked stays so."""
+        before, old = self._page, len(self._whole())
+        self._page = self._map(count)
+        before.close()
+        self._free += range(old, len(self._whole()), _MARK.size)
 
     def found(self) -> list[Mark]:
         """What the process before this one left."""

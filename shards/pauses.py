@@ -20,7 +20,7 @@ class Pauses:
     def __init__(self, core: Core, journal: SqliteJournal, courier: Courier | None) -> None:
         self._core = core
         self._journal = journal
-        self._courier = courier
+        self.courier = courier
         for name, since_ms in journal.state.paused.items():
             if name in core.channel_names:
                 core.paused[core.channel_names.index(name)] = Pause("operator", since_ms)
@@ -36,8 +36,8 @@ class Pauses:
     def resume(self, channel: str) -> dict[str, Any]:
         """Raises ``RequestError``."""
         self._core.resume(self._number_of(channel))
-        if self._courier and channel in self._courier.channels:
-            self._courier.resume(channel)
+        if self.courier and channel in self.courier.channels:
+            self.courier.resume(channel)
         self._keep()
         return {"state": "running"}
 
@@ -57,7 +57,7 @@ class Pauses:
 
     def describe(self, number: int) -> dict[str, Any]:
         """Whether a channel is configured, or paused and why, and how its providers are."""
-        core, courier = self._core, self._courier
+        core, courier = self._core, self.courier
         name, pause, gates = core.channel_names[number], core.paused.get(number), core.gates.get(number)
         return {
             "configured": core.people.is_configured(number),

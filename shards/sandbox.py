@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import BuiltinMethodType, FunctionType, MethodType
 from typing import Any
 
-from jinja2 import StrictUndefined, TemplateRuntimeError, nodes, pass_context
+from jinja2 import StrictUndefined, TemplateRuntimeError, Undefined, nodes, pass_context
 from jinja2.compiler import CodeGenerator, Frame, operators
 from jinja2.exceptions import SecurityError
 from jinja2.filters import FILTERS
@@ -78,6 +78,8 @@ def written(value: Any) -> Any:
         return checked(value)
     if isinstance(value, StrictUndefined):
         return str(value)  # which raises what is undefined
+    if isinstance(value, Undefined):
+        return ""  # of `{{ a if b }}`, without else
     raise TemplateRuntimeError(f"a {kind.__name__} cannot be written; is it to be called, or looped over?")
 
 

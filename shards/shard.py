@@ -85,11 +85,10 @@ class Shard:
             self.quarantined = quarantine.cases(settings.shard, settings.shards)
             for case in self.quarantined:
                 log.warning("a damaged journal and a report: delete it when it is dealt with", directory=case)
-            self.marks = Marks(path.with_suffix(".marks"), sum(one.concurrency for one in settings.channels.values()))
+            self.marks = Marks(path.with_suffix(".marks"), _concurrency(settings))
             self.state: State = journal.state
             counters = self.state.counters
-            while len(counters.channels) < len(journal.channel_names):
-                counters.channels.append(ChannelCounters())
+            self._make_counters()
             self.inbox = Inbox(journal.path, journal.database)
             self.core = Core(settings, journal.channel_names, journal, counters, random.random)
             self.limits = LimitStore(journal.path, journal.database, self.core.limits)
@@ -98,23 +97,11 @@ class Shard:
             self.operations = Operations(self.core, journal, self.inbox)
             self.stream = Stream(self.core, self.inbox, self.operations, settings.bounds.users)
             self.intake = Intake(self.state.last, (self.state.epoch, self.state.gen), self.state.base)
-            self.courier = self._engage(settings)
-            self.channels: dict[int, Sender] = {
-                journal.channel_names.index(name): SimulatedChannel(
-                    name, options.read(SimulatedChannel, channel.providers[0].options)
-                )
-                for name, channel in settings.channels.items()
-                if channel.is_simulated
-            }
+            self.channels: dict[int, Sender] = {}
             self.attached: dict[str, AttachedChannel] = {}
             self._numbers = itertools.count(int(moment.mono * 1e6))  # above those of whoever had this journal before
-            for name, channel in settings.channels.items():
-                if channel.is_attached:
-                    self._attach(name, channel, moment)
-            if self.courier:
-                for name in _real(settings):
-                    sender = self.courier.sender(name, self.core.parcel)
-                    self.channels[journal.channel_names.index(name)] = sender
+            self.courier = self._engage(settings)
+            self._open_channels(settings, moment)
             self.pauses = Pauses(self.core, journal, self.courier)
             self.hold = Hold(journal)
             self.maintenance = Maintenance(settings, journal, self.core)
@@ -131,6 +118,10 @@ class Shard:
             journal.close()
             raise
 
+    def _make_counters(self) -> None:
+        counters = self.state.counters.channels
+        counters += [ChannelCounters() for _ in self.journal.channel_names[len(counters) :]]
+
     def _engage(self, settings: ShardSettings) -> Courier | None:
         """The thread of the real channels, if there are any."""
         real = _real(settings)
@@ -140,13 +131,24 @@ class Shard:
 
         return Courier(real, settings.errors, self._render)
 
-    def _attach(self, name: str, settings: ChannelSettings, moment: Now) -> None:
-        """A channel that workers make the deliveries of, by way of the router."""
-        number = self.journal.channel_names.index(name)
-        credit = self.core.credits[number] = Credit(moment.wall_us // 1000)
-        self.channels[number] = self.attached[name] = AttachedChannel(
-            name, settings.timeout, credit, self._numbers.__next__, self.core.parcel, self._render
-        )
+    def _open_channels(self, settings: ShardSettings, moment: Now) -> None:
+        """Those that are not open yet."""
+        for name, channel in settings.channels.items():
+            number = self.journal.channel_names.index(name)
+            if number not in self.channels:
+                self.channels[number] = self._sender(name, channel, number, moment)
+
+    def _sender(self, name: str, channel: ChannelSettings, number: int, moment: Now) -> Sender:
+        if channel.is_simulated:
+            return SimulatedChannel(name, options.read(SimulatedChannel, channel.providers[0].options))
+        if channel.is_attached:
+            credit = self.core.credits[number] = Credit(moment.wall_us // 1000)
+            self.attached[name] = AttachedChannel(
+                name, channel, credit, self._numbers.__next__, self.core.parcel, self._render
+            )
+            return self.attached[name]
+        assert self.courier
+        return self.courier.sender(name, self.core.parcel)
 
     def _render(self, said: Notification, channel: str, recipient: Recipient, priority: str) -> Mapping[str, str]:
         try:
@@ -215,14 +217,22 @@ class Shard:
     def reconfigure(self, settings: ShardSettings, moment: Now) -> None:
         """Between two turns: go by other settings. What was spent of a limit stays spent."""
         was_read = settings.reads != self.settings.reads  # or else only templates were put
+        is_larger = settings.channels.keys() != self.settings.channels.keys()
         self.settings = self.maintenance.settings = settings
+        if is_larger:
+            self.journal.add_channels(settings.channel_names())
+            self._make_counters()
+            self.marks.grow(_concurrency(settings))
         self.core.configure(settings)
         if was_read:
             self.core.resume_refused()
         if self.courier and was_read:
             self.courier.reopen(_real(settings), settings.errors)
+        if is_larger:
+            self.courier = self.pauses.courier = self.courier or self._engage(settings)
+            self._open_channels(settings, moment)
         for name, attached in self.attached.items():
-            attached.timeout_s = settings.channels[name].timeout
+            attached.configure(settings.channels[name])
         self.journal.put_config(settings.version, self.core.routing.describe())
         self.limits.keep(self.core.limits, moment)
 
@@ -452,6 +462,10 @@ class Shard:
             "config_version": self.settings.version,
             "rule_failures": core.routing.failures(),
         }
+
+
+def _concurrency(settings: ShardSettings) -> int:
+    return sum(one.concurrency for one in settings.channels.values())
 
 
 def _real(settings: ShardSettings) -> dict[str, ChannelSettings]:

@@ -101,13 +101,16 @@ class Worker:
         except (sqlite3.Error, OSError, DamagedError) as error:
             self._note(error)
             return
-        if self.shard.courier:
-            self.poller.register(self.shard.courier.fileno(), zmq.POLLIN)
+        self._hear_courier(self.shard)
         self.shard.stream.follow(self._prefixes)
         self._lagging = True  # its lanes are still on disk
         if self._stalled:
             log.warning("open again")
         self._stalled = ""
+
+    def _hear_courier(self, shard: Shard) -> None:
+        if shard.courier:
+            self.poller.register(shard.courier.fileno(), zmq.POLLIN)
 
     def _note(self, error: Exception) -> None:
         self._damaged = disk.is_damage(error)
@@ -198,6 +201,7 @@ class Worker:
         if self.shard:  # else it will be opened with them
             try:
                 self.shard.reconfigure(settings, now())
+                self._hear_courier(self.shard)
             except (sqlite3.Error, OSError, DamagedError) as error:
                 self._note(error)
                 self._drop()
@@ -218,6 +222,7 @@ class Worker:
             self._drop()
 
     def _serve(self, shard: Shard) -> None:
+        stopping = self.stop.requested
         ready = {socket for socket, _ in self.poller.poll(self._wait_ms(shard, now()))}
         moment = now()
         core = shard.core
@@ -250,8 +255,8 @@ class Worker:
                 self._hand_over(shard)
             if turn := shard.turn(moment, busy=self._lagging):
                 self._send(self.upstream, turn)
-        else:
-            for attached in shard.attached.values():  # the router has ended before
+        elif stopping and self.control not in ready:  # the router has ended before, and has no more to say
+            for attached in shard.attached.values():
                 attached.give_up()
         outbox = shard.outbox(moment)
         if outbox and self._send(self.collector, outbox):

@@ -12,6 +12,7 @@ import logging
 import os
 import secrets
 import threading
+from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -166,7 +167,8 @@ class Worker:
 
     async def _send(self, delivery: Delivery) -> object:
         if self._threads is None:
-            return await self._channel.send(delivery)
+            sent = self._channel.send(delivery)
+            return await sent if isinstance(sent, Awaitable) else sent
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._channel.send, delivery)
 
 

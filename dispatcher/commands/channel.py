@@ -144,6 +144,9 @@ def _configured(name: str, channels: dict[str, ChannelSettings]) -> ChannelSetti
         fail(f"{unknown('channel', name, channels)}; it needs a table [channels.{name}] in --config FILE", WRONG_USAGE)
     if channels[name].is_simulated:
         fail(f"the channel {name} is simulated and reaches nobody; give it a real provider", WRONG_USAGE)
+    if channels[name].is_attached:
+        remedy = f"try it with: dispatcher send USER --channel {name} --title Hello"
+        fail(f"the channel {name} is whoever attaches to it while the service runs; {remedy}", WRONG_USAGE)
     return channels[name]
 
 

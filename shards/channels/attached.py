@@ -18,6 +18,7 @@ from shards.credit import Credit
 from shards.frames import Entry, Frame, Run
 from shards.parcel import Parcel, Renderer, unpack
 from shards.sending import Failure, Results, advice_of
+from shards.settings import ChannelSettings
 from shards.wire import Gone, Settled, Taken, Want, Work, WorkResult, pack
 
 OFFER_BYTES = 2**20  # of one message, unless a single delivery has more
@@ -40,19 +41,17 @@ class AttachedChannel:
     class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """What is to be set of it is common to all channels."""
 
-    harmless = False
-
     def __init__(
         self,
         name: str,
-        timeout_s: float,
+        settings: ChannelSettings,
         credit: Credit,
         next_number: Callable[[], int],
         pack_entry: Callable[[Entry], Parcel],
         render: Renderer,
     ) -> None:
         self.name = name
-        self.timeout_s = timeout_s
+        self.configure(settings)
         self.credit = credit
         self._next_number = next_number
         self._pack_entry = pack_entry
@@ -62,6 +61,11 @@ class AttachedChannel:
         self._deadlines: OrderedDict[int, float] = OrderedDict()  # of what is claimed, the first one first
         self._offers: deque[tuple[int, msgspec.Raw]] = deque()
         self._ended: list[tuple[Parcel, WorkResult | SendError]] = []
+
+    def configure(self, settings: ChannelSettings) -> None:
+        self.timeout_s = float(settings.timeout)
+        # a worker cannot bring this process down, but where it does end, what is held must not be made again
+        self.harmless = settings.on_ambiguous == "retry"
 
     # --- the shard's side --------------------------------------------------------------------------------------
 

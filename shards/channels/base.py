@@ -28,7 +28,7 @@ A class without ``Settings`` is given its options as a dictionary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
@@ -129,5 +129,5 @@ class NotificationChannel(Protocol):
     def supports_recipient(self, recipient: Recipient) -> bool:
         """Whether the recipient has what is needed to be reached here. It is asked often, and only looks."""
 
-    async def send(self, delivery: Delivery) -> Sent | None:
-        """One attempt. Raises ``SendError``."""
+    def send(self, delivery: Delivery) -> Sent | Awaitable[Sent | None] | None:
+        """One attempt, by ``async def`` or, in a thread, by ``def``. Raises ``SendError``."""

@@ -11,6 +11,8 @@ import msgspec
 import pytest
 import zmq
 
+from shards.wire import Notification
+from tests.fuzz.documents import encoded, mapped, nested
 from tests.support.service import RunningDispatcher
 
 NotificationDocument = dict[str, Any]
@@ -101,6 +103,41 @@ def test_seq_is_echoed_in_answers_and_errors(service: RunningDispatcher, seq: in
     ]
     for request in requests:
         assert service.client.exchange(request, as_json=as_json)["seq"] == seq
+
+
+UNREADABLE = (
+    ({"notifications": [{"user_id": "u", "title": "t", "payload": nested(900)}]}, 0, "too_deep"),
+    ({"notifications": [{"user_id": "u", "title": "t"}]}, 3, "bad_encoding"),
+)
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+@pytest.mark.parametrize("head", [{"seq": 7}, {"op": "submit", "seq": 7}, {"op": "submit", "seq": -(2**40)}])
+@pytest.mark.parametrize(("rest", "missing", "code"), UNREADABLE)
+def test_a_request_that_begins_with_its_number_is_refused_with_it(
+    service: RunningDispatcher, head: dict[str, Any], rest: dict[str, Any], missing: int, code: str, as_json: bool
+) -> None:
+    message = encoded(mapped({**head, **rest}), as_json)
+    answer = decode(service.client.exchange_bytes(message[: len(message) - missing]))
+    assert (answer["error"]["code"], answer["seq"]) == (code, head["seq"])
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"notifications": [], "seq": 7},
+        {"op": "submit", "seq": "7"},
+        {"op": "submit", "user_id": "u", "seq": 7},
+    ],
+)
+def test_any_other_that_cannot_be_read_is_refused_without_it(
+    service: RunningDispatcher, request_: dict[str, Any], as_json: bool
+) -> None:
+    message = encoded(mapped({**request_, "rest": "cut"}), as_json)
+    answer = decode(service.client.exchange_bytes(message[:-3]))
+    assert answer["error"]["code"] == "bad_encoding"
+    assert "seq" not in answer
 
 
 # --- requests that are refused --------------------------------------------------------------------------------------
@@ -379,6 +416,20 @@ def test_every_key_is_accepted(
     request = {"op": "submit", "notifications": [{"user_id": user, **content}]}
     answer = service.client.exchange(request, as_json=as_json)
     assert (answer["accepted"] + answer["duplicates"], answer["rejected"]) == (1, [])
+
+
+def test_null_is_as_no_key(service: RunningDispatcher, user: str) -> None:
+    named = [field.name for field in msgspec.structs.fields(Notification)]
+    optional = [key for key in named if key not in ("user_id", "title", "category", "type")]
+    nothing = dict.fromkeys(optional)
+    request = {"op": "submit", "seq": None, "notifications": [{"user_id": user, "title": "t", **nothing}]}
+    answer = service.client.exchange(request, as_json=True)
+    assert (answer["accepted"], "seq" in answer) == (1, False)
+    answer = service.client.submit(*({"user_id": user, "title": "t", key: None} for key in ("category", "type")))
+    assert [one["error"]["field"] for one in answer["rejected"]] == ["category", "type"]
+    assert service.client.exchange({"op": "inbox.list", "user_id": user, "limit": None, "cursor": None}, as_json=True)[
+        "ok"
+    ]
 
 
 def test_of_duplicate_keys_the_last_wins(service: RunningDispatcher, new_user: Callable[[], str]) -> None:

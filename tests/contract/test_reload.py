@@ -6,11 +6,13 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.support.client import SubmitClient
-from tests.support.service import RunningDispatcher, wait_until
+from tests.support.service import ROOT, RunningDispatcher, wait_until
+from tests.support.worker import Worker
 
 CONFIG = '[channels.email]\nprovider = "simulated"\n[channels.sms]\nprovider = "simulated"\n'
 RULE = '[[rules]]\nname = "sms"\nwhen = "title == \'t\'"\nchannels = ["sms"]\n'
@@ -176,6 +178,69 @@ def test_what_was_spent_of_a_limit_stays_spent(service: RunningDispatcher) -> No
     rewrite(service, lambda text: text + RULE)
     service.request("config.reload")
     assert sent(1) == ["rate_limited"]
+
+
+def delivered(service: RunningDispatcher, *names: str) -> None:
+    """To users in all shards."""
+    for name in names:
+        documents = ({"user_id": f"user-{number}", "title": "t", "channels": [name]} for number in range(20))
+        before = service.request("stats")["channels"][name]["outcomes"]["delivered"]
+        service.client.submit(*documents)
+        wait_until(
+            lambda name=name, before=before: (  # type: ignore[misc]  # bound now
+                service.request("stats")["channels"][name]["outcomes"]["delivered"] == before + 20
+            ),
+            60.0,
+            f"20 more deliveries on {name}",
+        )
+
+
+def test_channels_are_added(tmp_path: Path) -> None:
+    """Of all kinds, where there were none of that kind, and with nothing lost of what is under way."""
+    config = '[channels.sms]\nprovider = "simulated"\n[channels.early]\nprovider = "attached"\n'
+    added = f"""
+[channels.email]
+provider = "simulated"
+[channels.logbook]
+class = "odd_channels:Logbook"
+file = "{tmp_path / "log"}"
+concurrency = 2000
+rate = "10000/second"
+[channels.pager]
+provider = "attached"
+"""
+    with RunningDispatcher(config) as service, Worker(service.submit, "early", "w") as early:
+        service.stop()
+        service.environment = {"PYTHONPATH": os.pathsep.join(map(str, (ROOT / "tests" / "support" / "plugins", ROOT)))}
+        service.start()
+        id = service.client.submit({"user_id": "ada", "title": "t", "channels": ["early"]})["ids"][0]
+        under_way = early.take()
+        pager = Worker(service.submit, "pager", "w")
+        assert pager.client.refused("channel.attach", channel="pager", worker="w")["code"] == "unknown_channel"
+        rejected = service.client.submit({"user_id": "ada", "title": "t", "channels": ["pager"]})["rejected"]
+        assert rejected[0]["error"]["code"] == "unknown_channel"
+
+        rewrite(service, lambda text: text + added)
+        service.request("config.reload")
+        delivered(service, "sms", "email", "logbook")
+        assert (tmp_path / "log").read_text().count("\n") == 20
+        early.settle(under_way)
+        wait_until(lambda: service.request("status", id=id)["deliveries"][0]["outcome"] == "delivered")
+        for _ in range(2):  # the second time after restarts of the shards and the router
+            ids = service.client.submit(
+                {"recipients": [f"user-{at}" for at in range(20)], "title": "t", "channels": ["pager"]}
+            )
+            pager.settle(pager.take(20))
+            for one in ids["ids"][0]:
+                wait_until(
+                    lambda one=one: service.request("status", id=one)["deliveries"][0]["outcome"] == "delivered"  # type: ignore[misc]
+                )
+            killed(service, "shard 0", "shard 1", "router")
+        delivered(service, "sms", "email", "logbook")
+        pager.close()
+
+        rewrite(service, lambda text: text.replace(added, ""))
+        assert "channels.logbook: it cannot change" in service.client.refused("config.reload")["message"]
 
 
 def test_a_signal_to_a_child_alone_changes_nothing(service: RunningDispatcher) -> None:

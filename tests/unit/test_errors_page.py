@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
-from dispatcher.settings import load
 from shards import breaker, health
 from shards.answers import ERROR_CLASSES, TABLES, Answers
 from shards.core import WAITING_MAX
@@ -52,19 +50,6 @@ def test_a_number_is_that_of_the_code(said: str) -> None:
 
 def test_the_longest_that_a_service_may_ask_for_is_a_day() -> None:
     assert RETRY_AFTER_MAX_S == 86_400.0
-
-
-@pytest.mark.parametrize("example", EXAMPLES)
-def test_an_example_is_a_configuration(example: str, tmp_path: Path) -> None:
-    path = tmp_path / "example.toml"
-    secrets = re.sub(r'"file:[^"]+"', f'"{"0" * 32}"', example).replace(
-        "our_gateway:Gateway", "tests.support.leaky:Stuck"
-    )
-    if "[[channels" not in secrets and "[channels" in secrets:
-        secrets += 'provider = "simulated"\n'
-    path.write_text(secrets)
-    path.chmod(0o600)
-    load(path, {}, {})
 
 
 def test_what_is_said_of_the_look_up_is_so() -> None:

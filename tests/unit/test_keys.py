@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 from pathlib import Path
 
@@ -13,11 +12,9 @@ from click.testing import CliRunner, Result
 
 from dispatcher.cli import main
 from dispatcher.curve import CurveSettings, KeyFileError, client_keys, read_pair, read_public, server_secret
-from dispatcher.settings import load
 from shards.channels import webpush
 from shards.hidden import Secret
 from tests.support.keys import SERVER, KeyRing
-from tests.support.service import ROOT
 
 
 def new(*args: str) -> Result:
@@ -123,12 +120,6 @@ def test_without_a_secret_key_a_server_is_open(tmp_path: Path) -> None:
     ring = KeyRing(tmp_path)
     settings = CurveSettings(secret_key=str(ring.secret(SERVER)), allow=str(ring.allow))
     assert server_secret(settings) == read_pair(ring.secret(SERVER)).secret.decode()
-
-
-def test_the_configuration_of_the_documentation_loads(tmp_path: Path) -> None:
-    (text,) = re.findall(r"(?ms)^```toml\n(.*?)^```$", (ROOT / "docs" / "security.md").read_text(encoding="utf-8"))
-    (tmp_path / "dispatcher.toml").write_text(text)
-    assert load(tmp_path / "dispatcher.toml", {}, {}).curve.allow == "allowed"
 
 
 # --- of Web Push ------------------------------------------------------------------------------------------------------

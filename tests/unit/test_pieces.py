@@ -35,11 +35,6 @@ def test_the_examples_in_the_docstrings(name: str) -> None:
     assert not failed
 
 
-@pytest.mark.parametrize("program", re.findall(r"(?ms)^```python\n(.*?)^```$", PAGE))
-def test_the_programs_of_the_page(program: str) -> None:
-    exec(compile(program, "docs/pieces.md", "exec"), {})
-
-
 @pytest.mark.parametrize("name", re.findall(r"\[(\w+)\]\(#[a-z]+\)", PAGE))
 def test_the_page_has_each_under_its_public_name(name: str) -> None:
     assert f"\n## {name}\n" in PAGE

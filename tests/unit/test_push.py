@@ -6,11 +6,9 @@ import asyncio
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from dispatcher.settings import load
 from shards.answers import TABLES
 from shards.channels.base import Context, Sent
 from shards.channels.push import PushChannel
@@ -152,14 +150,6 @@ def test_what_is_traced_has_no_token_of_ours(services: Services) -> None:
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", GUIDE.read_text(), re.DOTALL)
-
-
-def test_the_configuration_of_the_guide_is_valid(tmp_path: Path) -> None:
-    settings.write_secrets(tmp_path)
-    (text,) = blocks("toml")
-    (tmp_path / "mine.toml").write_text(text.replace("/etc/dispatcher", str(tmp_path)))
-    (provider,) = load(tmp_path / "mine.toml", {}, {}).channels["push"].providers
-    assert set(provider.options) == {"fcm", "apns", "webpush"}
 
 
 def test_the_document_of_the_guide_is_valid() -> None:

@@ -77,7 +77,6 @@ def test_a_channel_changes_its_providers_but_not_whether_it_is_simulated(
         ("dispatcher", {"shards": 7}, "dispatcher.shards"),
         ("limits", {"batch": 1}, "limits.batch"),
         ("bounds", {"users": 1}, "bounds.users"),
-        ("channels", EMAIL, "channels.email"),
         ("log", {"format": "human"}, "log.format"),
     ],
 )
@@ -86,6 +85,13 @@ def test_what_takes_a_restart_refuses_all_of_it(table: str, value: Any, key: str
         changed_tables(composed(), composed(retry={"max_retries": 1}, **{table: value}), ".".join)
     assert str(caught.value).startswith(f"{key}: {key}: it cannot change while the dispatcher runs; restart it")
     assert "\n" not in str(caught.value)
+
+
+def test_a_channel_is_added_but_not_taken_away() -> None:
+    one, both = composed(channels=EMAIL), composed(channels={**EMAIL, "pager": {"provider": "attached"}})
+    assert changed_tables(composed(), both, lambda _: "") == changed_tables(one, both, lambda _: "") == ["channels"]
+    with pytest.raises(SettingsError, match=r"channels\.pager: it cannot change"):
+        changed_tables(both, one, lambda _: "")
 
 
 def test_every_key_that_takes_a_restart_is_named() -> None:

@@ -141,6 +141,7 @@ def test_a_key_of_the_payload_comes_before_a_method() -> None:
         ("{{ missing|default(20000) }} {{ [{'p': 1}, {'p': 9}]|rejectattr('p', 'gt', 50000)|list|length }}", "20000 2"),
         ("{{ 3 in [1, 3] }} {{ 1 < 2 < 3 }} {{ 7 // 2 }} {{ -1.5 + 2 }} {{ 'b' is in 'abc' }}", "True True 3 0.5 True"),
         ("{% call(n) twice() %}{{ n }}{% endcall %}{% macro unused() %}{% endmacro %}", "12"),
+        ("{% for n in [1, 2] %}{{ n }}{{ ', ' if not loop.last }}{% endfor %}", "1, 2"),
     ],
 )  # fmt: skip
 def test_what_people_write(source: str, text: str) -> None:
