@@ -287,7 +287,7 @@ def test_full_frames_go_up_to_a_bound(wire: Wire) -> None:
 def test_a_frame_has_a_bound_of_bytes(wire: Wire) -> None:
     for at in range(5):
         wire.single(f"{at}", size=FRAME_BYTES // 2)
-    frames = [frame for frame in wire.sent() for _ in [wire.accept(frame)]]
+    frames = []
     while more := wire.sent():
         for frame in more:
             wire.accept(frame)
