@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -43,6 +44,8 @@ SMALL: dict[str, list[str]] = {
         "10000",
     ],
 }
+if shutil.which("redis-server"):
+    SMALL["others"] = ["--tasks", "100", "--ours", "1000", "--steady", "10", "--queues", "huey", "--redis", "everysec"]
 EACH_S = 60.0
 
 

@@ -323,8 +323,9 @@ class Operations:
         }
 
     def _oldest(self) -> int:
+        """The first frame that is kept; the next one to come, if none is."""
         row = self._journal.database.execute("SELECT min(seq) FROM frames").fetchone()
-        return int(row[0] or 0)
+        return int(row[0] or self._core.last + 1)
 
     def _inbox_item(self, user: User, number: int, place: int, digest: Notification | None) -> dict[str, Any] | None:
         """An inbox entry as its reader sees it; None if its frame is pruned, or a stranger's with an equal hash."""

@@ -179,7 +179,7 @@ def test_what_asks_for_it_is_sent_again_and_what_is_not_ours_is_dropped(client: 
         sent.append(submit.request())
         submit.refuse("unavailable")
         sent.append(submit.request())
-        for garbage in (b"", b"\xff\x00", b"[]", b"null", b'{"ok": tr', b"\x82\xa2ok"):
+        for garbage in (b"", b"\xff\x00", b"[]", b"null", b"{}", b'{"ok": tr', b"\x82\xa2ok"):
             submit.answer_raw(garbage)
         submit.accept("of-an-earlier-request", later=-1)
         submit.accept("the-id")
@@ -252,9 +252,10 @@ def test_status_is_asked_by_id_and_by_key(client: ExampleClient, service: Runnin
 
 
 def test_fire_and_forget_arrives(client: ExampleClient, service: RunningDispatcher, user: str) -> None:
-    assert client.done(*client.at(service), "send", user, TITLE, "two") == ["sent 2"]
+    long = "x" * 100_000  # more than one write of a socket
+    assert client.done(*client.at(service), "send", user, TITLE, long) == ["sent 2"]
     seen = client.done(*client.at(service), *AT_ONCE, "--count", "2", "follow", user)
-    assert read(seen) == [(1, TITLE), (2, "two")]
+    assert read(seen) == [(1, TITLE), (2, long)]
 
 
 @pytest.mark.parametrize("arguments", [("status", "id"), ("follow", "user"), ("submit", "user", "key", "Hello")])

@@ -11,6 +11,7 @@ import pytest
 import shards.inbox
 from shards.inbox import PLACE_SHIFT, Inbox
 from shards.schema import DamagedError, create
+from tests.support.world import World
 
 EVERYTHING = 2**62
 ANN, BOB = 7, -(2**63)  # hashes are signed
@@ -116,3 +117,26 @@ def test_damage_is_not_sorted_in(database: sqlite3.Connection) -> None:
     database.execute("UPDATE inbox_tail SET entries = ?", (array("q", [BOB, place(1)]).tobytes(),))
     with pytest.raises(DamagedError, match="inbox_tail"):
         Inbox(Path(), database)
+
+
+def test_what_is_pruned_leaves_pages_that_go_on(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    for title in ("1", "2", "3"):
+        world.submit({"channels": ["inapp"], "title": title})
+
+    def prune(*frames: int) -> None:
+        world.shard.journal.begin()
+        world.shard.journal.prune([*frames])
+        world.shard.journal.commit()
+
+    prune(1, 2)
+    page = world.ask("inbox.list", user_id="ann", limit=2)
+    assert (page["items"], page["next"], page["unread"]) == ([], 2, 1)
+    page = world.ask("inbox.list", user_id="ann", limit=2, cursor=page["next"])
+    assert ([item["cursor"] for item in page["items"]], page["next"]) == ([3], None)
+    prune(3)
+    page = world.ask("inbox.list", user_id="ann")
+    assert (page["items"], page["next"], page["unread"]) == ([], None, 0)
+    world.submit({"channels": ["inapp"]})
+    assert [item["cursor"] for item in world.inbox()] == [4]
+    world.close()

@@ -132,7 +132,7 @@ static json_t *receive_answer(const struct client *client, int seq, long deadlin
     do {
         json_t *answer = receive_document(client->requests, until(deadline_ms));
         json_t *of = json_object_get(answer, "seq");
-        if (answer && (!of || json_integer_value(of) == seq))
+        if (json_object_get(answer, "ok") && (!of || json_integer_value(of) == seq))
             return answer;
         json_decref(answer);
     } while (until(deadline_ms) > 0);

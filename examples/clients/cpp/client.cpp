@@ -158,7 +158,7 @@ private:
     {
         do {
             auto answer = receive(socket_, until(deadline));
-            if (answer && answer->value("seq", seq_) == seq_)
+            if (answer && answer->contains("ok") && answer->value("seq", seq_) == seq_)
                 return answer;
         } while (Clock::now() < deadline);
         return std::nullopt;

@@ -129,7 +129,7 @@ class Requests {
   async #answer<T extends Answer>(seq: number, deadline: number): Promise<T | undefined> {
     do {
       const answer = await receiveDocument<T>(this.#socket, deadline - performance.now());
-      if (answer && (answer.seq ?? seq) === seq) return answer;
+      if (answer && "ok" in answer && (answer.seq ?? seq) === seq) return answer;
     } while (performance.now() < deadline);
     return undefined;
   }

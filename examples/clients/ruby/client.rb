@@ -186,7 +186,7 @@ class Client
   def answer_to(requests, seq, deadline)
     loop do
       answer = requests.read(deadline - now_ms)
-      return answer if answer && [nil, seq].include?(answer["seq"])
+      return answer if answer&.key?("ok") && [nil, seq].include?(answer["seq"])
       return if now_ms >= deadline
     end
   end
