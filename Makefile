@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint chaos fuzz bench examples clients node docs reference venv lock clean
+.PHONY: help demo test lint chaos fuzz bench examples pictures clients node docs reference venv lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -36,6 +36,9 @@ bench: $(STAMP) ## run the benchmarks, each beside its floor
 
 examples: $(STAMP) ## run the programs in examples/python, a line for each
 	$(RUN) -m tests.support.examples
+
+pictures: $(STAMP) ## draw the terminals of README.md anew, from the real programs; on a quiet machine
+	$(RUN) -m tools.pictures $(ARGS)
 
 clients: $(STAMP) ## try the example clients in all languages; those that this machine cannot run are listed, with what is missing
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory node; fi

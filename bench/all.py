@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -30,6 +31,7 @@ SMALL: dict[str, list[str]] = {
     "scheduled": ["--items", "20000", "--lead-s", "15", "--duration-s", "1"],
     "email": ["--mails", "1000", "--rounds", "1"],
     "webhooks": ["--webhooks", "1000", "--rounds", "1"],
+    "library": ["--events", "20000", "--singles", "2000", "--rounds", "1"],
     "end_to_end": [
         "--shards",
         "2",
@@ -43,6 +45,8 @@ SMALL: dict[str, list[str]] = {
         "10000",
     ],
 }
+if shutil.which("redis-server"):
+    SMALL["others"] = ["--tasks", "100", "--ours", "1000", "--steady", "10", "--queues", "huey", "--redis", "everysec"]
 EACH_S = 60.0
 
 

@@ -22,11 +22,11 @@ class SimulationProgress(Progress):
         done, events = stats["events_done"], stats["events"]
         rate = done / max(0.001, time.monotonic() - self._started)
         left_s = (events - done) / rate if rate else 0.0
+        failed, dead = stats["failed_attempts"], stats["outcomes"]["dead"]
         self.show(
-            f"{done:,} of {events:,} events  queued {stats['pending']:,}  "
-            f"delivered {stats['outcomes']['delivered']:,}  failed {stats['failed_attempts']:,}  "
-            f"retried {max(0, stats['failed_attempts'] - stats['outcomes']['dead']):,}  "
-            f"dead {stats['outcomes']['dead']:,}  {rate:,.0f}/s  {left_s:.0f} s left"
+            f"{100 * done // max(1, events)} % of {events:,}  {rate:,.0f}/s  {left_s:.0f} s left  "
+            f"queued {stats['pending']:,}  delivered {stats['outcomes']['delivered']:,}  failed {failed:,}  "
+            f"retried {max(0, failed - dead):,}  dead {dead:,}"
         )
 
 

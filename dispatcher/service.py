@@ -163,9 +163,11 @@ class NotificationService:
         return wait_for(self._calls.user("user.delete", {"user_id": user_id}))
 
     def subscribe(self, topic: str, user_id: str) -> None:
+        """Have the user among those who get what is sent to the topic."""
         self.request("topic.subscribe", topic=topic, user_id=user_id)
 
     def unsubscribe(self, topic: str, user_id: str) -> None:
+        """The opposite."""
         self.request("topic.unsubscribe", topic=topic, user_id=user_id)
 
     def inbox(self, user_id: str, limit: int | None = None) -> Iterator[InboxItem]:

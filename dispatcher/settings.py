@@ -45,6 +45,7 @@ from shards.wire import CHANNELS
 
 ENVIRONMENT_PREFIX = "DISPATCHER_"
 SHARDS_MAX = 256
+CHANNELS_MAX = 200  # a journal has numbers for 256, those that were configured once among them
 PORT_MAX = 65_535
 PUBLIC = ("ingest", "submit", "stream")
 MESSAGE_BYTES_HARD_MAX = 64 * 2**20  # beyond, ZeroMQ closes the connection; between, the answer is too_large
@@ -145,6 +146,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     f"dispatcher.{name}: {endpoint!r} is open to other machines, without authentication; "
                     "bind it to 127.0.0.1, give it keys ([curve] secret_key), or set insecure = true"
                 )
+        if len(self.channels) > CHANNELS_MAX:
+            raise ValueError(f"channels: there are {len(self.channels)}; at most {CHANNELS_MAX}")
         known = {*CHANNELS, *self.channels}
         for name, category in self.categories.items():
             for channel in category.channels:

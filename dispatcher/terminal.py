@@ -143,6 +143,9 @@ class Progress:
         if now >= self._next:
             self._next = now + self._every_s
             self._shown = True
+            if self.changes:  # a line that is torn would stay
+                room = shutil.get_terminal_size().columns - 1
+                text = text if width(text) <= room else fit(text, room)
             sys.stderr.write(f"\r\x1b[K{text}" if self.changes else f"{text}\n")
             sys.stderr.flush()
 

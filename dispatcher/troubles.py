@@ -7,7 +7,7 @@ from typing import Any
 
 # in the order in which an operator should look at them
 CHANNEL_STATES = ("paused", "partly", "failing", "no worker", "degraded", "off", "running")
-ALARMING = frozenset(CHANNEL_STATES[:4])
+ALARMING = frozenset(CHANNEL_STATES[:3])
 PROCESS_STATES = ("silent", "damaged", "restarted", "ok")
 STORED = {"partly_paused": "partly", "no_worker": "no worker", "not_configured": "off"}
 NEW_S = 60.0

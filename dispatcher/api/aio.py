@@ -80,6 +80,22 @@ class AsyncNotificationService:
     async def _do(self, steps: Callable[[Calls], Steps[T]]) -> T:
         return await wait_for_async(steps(Calls((await self._started()).engine)))
 
+    @property
+    def submit_endpoint(self) -> str:
+        """See ``NotificationService.submit_endpoint``. Raises ``RuntimeError`` before it has started."""
+        return self._found.submit
+
+    @property
+    def stream_endpoint(self) -> str:
+        """See ``NotificationService.stream_endpoint``. Raises ``RuntimeError`` before it has started."""
+        return self._found.stream
+
+    @property
+    def _found(self) -> Host:
+        if not self._host.done():
+            raise RuntimeError("the dispatcher has not started yet; use the service in an async with block")
+        return self._host.result()
+
     # --- notifications -----------------------------------------------------------------------------------------
 
     async def notify(self, notification: Given | None = None, /, **fields: Any) -> Receipt:
@@ -159,9 +175,11 @@ class AsyncNotificationService:
         return await self._do(lambda calls: calls.user("user.delete", {"user_id": user_id}))
 
     async def subscribe(self, topic: str, user_id: str) -> None:
+        """See ``NotificationService.subscribe``."""
         await self.request("topic.subscribe", topic=topic, user_id=user_id)
 
     async def unsubscribe(self, topic: str, user_id: str) -> None:
+        """See ``NotificationService.unsubscribe``."""
         await self.request("topic.unsubscribe", topic=topic, user_id=user_id)
 
     async def inbox(self, user_id: str, limit: int | None = None) -> AsyncIterator[InboxItem]:
@@ -296,6 +314,10 @@ class AsyncSubscription:
     @property
     def cursor(self) -> int:
         return self._made.cursor
+
+    @property
+    def ended(self) -> Future[None]:
+        return self._made.ended
 
     async def stop(self) -> None:
         """See ``Subscription.stop``."""

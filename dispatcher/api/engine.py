@@ -24,7 +24,7 @@ from dispatcher.api import answers, errors
 from dispatcher.api.connection import Connection
 from dispatcher.api.errors import DispatcherError, ShutdownError
 from dispatcher.api.exchange import Exchange
-from dispatcher.api.frames import Call, Single, Sink, frame
+from dispatcher.api.frames import FRAME_ITEMS, Call, Single, Sink, frame
 from dispatcher.api.futures import running, settle
 from shards.wire import Error, pack
 
@@ -117,7 +117,8 @@ class Engine:
             self.release(1, len(raw))
             settle(future, receipt, error)
 
-        self._hand_over(Single(raw, is_made, self.timeout_s if timeout_s is None else timeout_s, sink))
+        timeout_s = self.timeout_s if timeout_s is None else timeout_s
+        self._hand_over(Single(raw, is_made, timeout_s, time.monotonic() + timeout_s, sink))
         return future
 
     def encode(self, items: Sequence[Any]) -> tuple[int, bytes]:
@@ -211,9 +212,15 @@ class Engine:
             if not self._is_open or (self._refuses and not even_closing):
                 raise ShutdownError
             self._incoming.append(what)
-            if self._is_asleep:
-                self._is_asleep = False
-                os.eventfd_write(self._bell, 1)
+            if not self._is_asleep or (type(what) is Single and self._can_wait):
+                return
+            self._is_asleep = False
+            os.eventfd_write(self._bell, 1)
+
+    @property
+    def _can_wait(self) -> bool:
+        """Whether the last single has time until the next answer: to wake the thread costs more than its work."""
+        return self._exchange.is_gathering and len(self._incoming) % FRAME_ITEMS != 0
 
     def _ring(self) -> None:
         with contextlib.suppress(OSError):
@@ -253,7 +260,7 @@ class Engine:
         while incoming:
             one = incoming.popleft()
             if isinstance(one, Single):
-                exchange.add_single(one, now)
+                exchange.add_single(one)
             elif isinstance(one, Call):
                 exchange.add(one, now)
             else:

@@ -168,6 +168,8 @@ class Subscription:
             for item in self._items:
                 self._callback(item)
                 self.cursor = item.cursor
+                if self._stopping.is_set():
+                    break
         except ShutdownError:
             self.ended.set_result(None)  # of the service, which stops what is left of it
         except Exception as error:

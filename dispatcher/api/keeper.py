@@ -18,6 +18,7 @@ from dispatcher.errors import StartError
 
 BACKOFF_S = (0.0, 0.2, 1.0, 5.0, 15.0)  # before a start, by how many have failed since the last that was ready
 LOG_BYTES_MAX = 4 * 2**20  # of a log that is gone on with
+SHOWN = 5  # last lines, where no line says what is wrong
 WORDS_MAX = 2_000
 READY = re.compile(r"ready: ingest (\S+)  submit (\S+)  stream (\S+)")
 
@@ -116,7 +117,8 @@ class Keeper:
             file.seek(self._log_from)
             lines = file.read().decode(errors="replace").splitlines()
         told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        return "\n".join(told or lines[-5:])[-WORDS_MAX:]
+        raw = [line for line in lines if not line.startswith(("error: ", "{"))]  # such as a traceback's
+        return "\n".join(told + raw[-1:] if told else lines[-SHOWN:])[-WORDS_MAX:]
 
 
 def _opened(path: Path) -> IO[bytes]:

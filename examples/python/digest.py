@@ -2,13 +2,13 @@
 
 Prints:
 
-    before: deferred (digest)
+    5 notifications are delivered, as one:
     Ada's inbox: 5 people like your photo
     Bob, Eve, Joe, Kim and others
 """
 
 import tempfile
-import time
+from collections import Counter
 from pathlib import Path
 
 from dispatcher import NotificationService
@@ -30,15 +30,12 @@ with tempfile.TemporaryDirectory() as directory:
     }
 
     with NotificationService(Path(directory, "data"), config=config, shards=1) as service:
-        receipts = [
-            service.notify(user_id="ada", category="social", title=f"{name} likes your photo", payload={"by": name})
+        likes = [
+            {"user_id": "ada", "category": "social", "title": f"{name} likes your photo", "payload": {"by": name}}
             for name in ("Bob", "Eve", "Joe", "Kim", "Lea")
         ]
-        while (delivery := service.status(receipts[0].id).deliveries[0]).outcome == "pending":
-            time.sleep(0.01)
-        print(f"before: {delivery.outcome} ({delivery.reason})")
-
-        for receipt in receipts:
-            service.wait(receipt.id, timeout=20)
+        receipt = service.batch_notify(likes)
+        outcomes = Counter(service.wait(str(id), timeout=20).outcomes["inapp"] for id in receipt.ids)
+        print(f"{outcomes['delivered']} notifications are delivered, as one:")
         for item in service.inbox("ada"):
             print(f"Ada's inbox: {item.title}\n{item.body}")

@@ -24,6 +24,8 @@ failure_rate = 1.0
 retry = { max_retries = 100, base = "200ms", max = "200ms" }
 [channels.push]
 provider = "simulated"
+[channels.pager]
+provider = "attached"
 """
 USERS = [f"user-{number}" for number in range(8)]  # of both shards
 LONG_S = 30.0
@@ -119,7 +121,10 @@ def test_what_is_delivered_shows_by_channel(service: RunningDispatcher) -> None:
 
 def test_trouble_comes_first_and_stands_out(service: RunningDispatcher) -> None:
     with terminal(service) as screen:
-        wait_until(lambda: [row[0] for row in channels(screen)] == ["email", "sms", "push", "inapp"], LONG_S)
+        wait_until(lambda: [row[0] for row in channels(screen)] == ["pager", "email", "sms", "push", "inapp"], LONG_S)
+        assert channels(screen)[0][:3] == ["pager", "no", "worker"]
+        submit(service, "pager")
+        shows(screen, "NO WORKER pager: what is for it waits")
         submit(service, "sms")
         wait_until(lambda: channels(screen)[:1] and channels(screen)[0][:2] == ["sms", "failing"], LONG_S)
         service.request("channel.pause", channel="push")

@@ -89,11 +89,10 @@ class Session:
     def program(self, text: str) -> None:
         """Python of a page; it must end by itself, and well."""
         ended = self._ended([sys.executable, "-W", "error", "-"], text)
-        assert ended.returncode == 0, ended.stdout + ended.stderr
+        assert ended.returncode == 0, ended.stdout
 
     def _call(self, command: str) -> str:
-        ended = self._ended(["bash", "-c", command])
-        return ended.stdout + ended.stderr
+        return self._ended(["bash", "-c", command]).stdout
 
     def _ended(self, words: list[str], text: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -101,7 +100,8 @@ class Session:
             cwd=self._work,
             env=self._environment,
             input=text,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,  # in the order in which a terminal has them
             text=True,
             timeout=COMMAND_S,
             check=False,

@@ -5,7 +5,8 @@ A comment on the line above a block says what a block of its kind would not do b
     <!-- tested: tests/unit/test_mail.py::test_name -->     that test runs it
     <!-- file: examples/deploy/Dockerfile -->               it is that file, or a part of it
     <!-- not run: it needs a broken disk -->                nothing does; the reason
-    <!-- sessions not run: ... -->                          the same of all shell sessions of the page, anywhere in it
+
+Blocks within a comment are not shown, and run all the same: they arrange what a session finds.
 """
 
 from __future__ import annotations
@@ -38,13 +39,10 @@ class Snippet(NamedTuple):
 def of(page: Path) -> Iterator[Snippet]:
     """The blocks of a page, in their order."""
     text = page.read_text(encoding="utf-8")
-    sessions = re.search(r"(?m)^<!-- sessions (not run): (.*?) -->$", text)
     fences = r"(?ms)^(?:<!-- ([^\n]*?) -->\n)?(?P<indent> *)```(\w*)([^\n]*)\n(.*?)^(?P=indent)```$"
     for found in re.finditer(fences, text):
         comment, indent, language, options, body = found.groups()
         mark, _, said = (comment or "").partition(": ")
-        if not mark and sessions and language == "console":
-            mark, said = sessions.groups()
         title = re.search(r'title="([^"]*)"', options)
         body = re.sub(rf"(?m)^{indent}", "", body)
         line = text.count("\n", 0, found.start(3)) + 1

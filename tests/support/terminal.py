@@ -14,11 +14,10 @@ from typing import Any, Self
 import pyte
 
 from dispatcher.screen import SHOWN
-from tests.support.service import ROOT
+from tests.support.service import ROOT, wait_until
 
 # makes standard input the controlling terminal, so that Ctrl-C and a new size are signals, and becomes the program
 TAKE = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
-END_S = 30
 
 
 class Terminal:
@@ -97,8 +96,8 @@ class Terminal:
         """The first one of a line that is seen, with its colours."""
         return self.emulator.buffer[row][0]
 
-    def ended(self) -> int:
+    def ended(self, timeout_s: float = 30.0) -> int:
         """The exit code, once it has ended."""
-        code = self.process.wait(END_S)
+        wait_until(lambda: self.read() is None or self.process.poll() is not None, timeout_s, "its end")
         self.read()
-        return code
+        return self.process.wait()

@@ -14,7 +14,7 @@ from shards.changes import Now
 from shards.settings import ATTACHED, ChannelSettings, ProviderSettings
 from shards.shard import Shard
 from shards.units import Seconds
-from shards.wire import SUBMIT, Data, Gone, Request, Settled, Taken, Want, Work, WorkResult, pack
+from shards.wire import SUBMIT, Ask, Data, Gone, Ping, Request, Settled, Taken, Want, Work, WorkResult, pack
 from tests.unit.test_shard import SETTINGS, at
 
 TIMEOUT_S = 10
@@ -29,6 +29,7 @@ class Rig:
         self.settings = settings
         self.second = 0
         self.frames = 0
+        self.coming: list[Data | Ping | Ask] = []  # in the next turn
         self.shard = Shard(settings, self.now, set())
 
     @property
@@ -41,22 +42,27 @@ class Rig:
             {"user_id": "u", "title": f"t{number}", "channels": ["pager"], **fields} for number in range(count)
         ]
         data = Data(1, 0, 1, self.frames, SUBMIT, self.now.wall_us, False, pack(documents))
-        self.shard.take([data], self.now)
+        self.coming.append(data)
 
     def turn(self, *heard: Work) -> dict[int, str]:
         """Numbers and titles of what is handed over in it."""
+        return {number: msgspec.msgpack.decode(document)["title"] for number, document in self.turn_raw(*heard)}
+
+    def turn_raw(self, *heard: Work) -> list[tuple[int, msgspec.Raw]]:
         shard, now = self.shard, self.now
         shard.core.refill(now)
+        shard.take(self.coming, now)
+        self.coming = []
         for message in heard:
             shard.hear(message, now)
         shard.collect(now)
         shard.core.wake(now)
         shard.commit(now)
         shard.start(now)
-        found: dict[int, str] = {}
+        found: list[tuple[int, msgspec.Raw]] = []
         channel = shard.attached["pager"]
         while offer := channel.offer():
-            found |= {number: msgspec.msgpack.decode(document)["title"] for number, document in offer}
+            found += offer
             channel.offered(len(offer))
         return found
 

@@ -14,6 +14,7 @@ import pytest
 import bench
 from bench import chart, dedupe, journal, limiter, queue, templates, wire
 from bench.report import Figure, medians, result, show
+from tests.support.service import ROOT
 
 FAST: dict[str, Callable[[], dict[str, Any]]] = {
     "queue": lambda: queue.run(rounds=1, items=2_000, depth_max=1_000),
@@ -73,3 +74,26 @@ def test_the_chart_has_two_bars_per_figure() -> None:
     bars = ElementTree.fromstring(drawn).findall("{http://www.w3.org/2000/svg}rect")
     widths = sorted(float(bar.attrib["width"]) for bar in bars if bar.attrib.get("height") == str(chart.BAR - 2))
     assert widths == [chart.WIDTH / 2, chart.WIDTH]
+
+
+def test_the_chart_of_others_has_a_bar_for_each_and_what_is_kept_as_headings() -> None:
+    def row(name: str, kept: str, per_s: float) -> dict[str, Any]:
+        return {"name": name, "kept": kept, "tasks_per_s": per_s, "latency_ms": {"p50": 1.0, "p99": 2.0}}
+
+    rows = [row("Huey", "Redis, always", 100.0), row("ours", "power", 200.0), row("ours", "process", 400.0)]
+    drawn = chart.draw({"bench": "others", "rows": rows})
+    found = ElementTree.fromstring(drawn)
+    bars = [bar for bar in found.iter(f"{{{chart.NAMESPACE}}}rect") if bar.get("height") == str(chart.BAR - 2)]
+    assert [(float(bar.attrib["width"]), bar.get("fill")) for bar in bars] == [
+        (chart.WIDTH, chart.PRODUCT),
+        (chart.WIDTH / 2, chart.PRODUCT),
+        (chart.WIDTH / 4, chart.FLOOR),
+    ]
+    texts = [text.text for text in found.iter(f"{{{chart.NAMESPACE}}}text")]
+    assert texts.index("kept through a kill") < texts.index("kept through a power cut") < texts.index("Huey")
+
+
+@pytest.mark.parametrize("name", ["end_to_end", "others"])
+def test_a_committed_chart_is_of_the_committed_result(name: str) -> None:
+    folder = ROOT / "bench"
+    assert (folder / f"{name}.svg").read_text() == chart.draw(json.loads((folder / f"{name}.json").read_text()))

@@ -100,6 +100,19 @@ def test_state_and_channel_numbers_survive_a_restart(journal: SqliteJournal, pat
     again.close()
 
 
+def test_channels_are_added_up_to_the_numbers_that_there_are(journal: SqliteJournal) -> None:
+    names = journal.channel_names
+    journal.add_channels(["sms", "email"])
+    journal.add_channels(["pager"])
+    assert names == ["email", "inapp", "sms", "pager"]
+    journal.commit()
+    again = crash(journal)
+    assert again.channel_names == names
+    with pytest.raises(JournalError, match="has had 4 channels, and 253 are new; there are 256 numbers"):
+        again.add_channels(f"c{number}" for number in range(253))
+    again.close()
+
+
 def test_what_was_not_committed_is_gone_after_a_crash(journal: SqliteJournal) -> None:
     record(journal, new_frame(1))
     changes = Changes()

@@ -22,6 +22,15 @@ def test_the_next_process_finds_what_was_under_way(path: Path) -> None:
     assert sorted(Marks(path, 8).found()) == [Mark(5, 0, False), Mark(5, 2, False), Mark(6, 7, True)]
 
 
+def test_there_is_room_for_more(path: Path) -> None:
+    marks = Marks(path, 2)
+    marks.start(5, [0], alone=False)
+    marks.grow(3_000)
+    marks.start(6, range(2_999), alone=False)
+    marks.end(6, range(2_998))
+    assert sorted(Marks(path, 8).found()) == [Mark(5, 0, False), Mark(6, 2_998, False)]
+
+
 def test_after_an_end_in_order_there_is_nothing(path: Path) -> None:
     marks = Marks(path, 8)
     marks.start(5, [0, 1], alone=False)

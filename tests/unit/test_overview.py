@@ -121,6 +121,16 @@ def test_what_is_paused_refused_or_silent_stands_out_with_its_words() -> None:
     ]
 
 
+def test_a_channel_without_workers_is_in_trouble_when_something_waits() -> None:
+    attached = {"configured": True, "workers": 0}
+    waiting, idle = channel(queued=3, state=attached), channel(state=attached)
+    found = lines(Pair(Sample(1.0, stats(shard(0, 5, 1.0, pager=waiting, fax=idle)))), 80)
+    said = [text for text, style in found if style == "alert"]
+    assert "NO WORKER pager: what is for it waits; start a program that attaches to it" in said
+    assert not [text for text in said if text.startswith("NO WORKER fax")]
+    assert [text.split()[:3] for text, _ in found if text.startswith("pager")] == [["pager", "no", "worker"]]
+
+
 def test_words_without_end_leave_room_for_the_rest() -> None:
     paused = channel(state={"configured": True, "paused": PAUSE | {"message": "no " * 1_000}})
     assert len(texts(Pair(Sample(1.0, stats(shard(0, 5, 1.0, email=paused)))))) < 20

@@ -283,6 +283,18 @@ def test_an_unknown_key_is_named_with_its_line_and_the_nearest(
 @pytest.mark.parametrize(
     ("text", "line", "key", "says"),
     [
+        (
+            '[[channels.fax.providers]]\nprovider = "attached"\n[[channels.fax.providers]]\nprovider = "attached"\n',
+            1,
+            "channels.fax.providers",
+            "attached stands alone: its workers share what is for it",
+        ),
+        (
+            "".join(f'[channels.c{number}]\nprovider = "attached"\n' for number in range(201)),
+            1,
+            "channels",
+            "there are 201; at most 200",
+        ),
         ('[retry]\nfactor = 2.0\nbase = "5x"\n', 3, "retry.base", "'5x' is not a duration such as"),
         ('[retry]\nbase = "-1s"\n', 2, "retry.base", "is not a duration"),
         ("[retry]\nbase = -1\n", 2, "retry.base", "out of range for a duration"),

@@ -114,3 +114,11 @@ def test_progress_is_a_line_that_changes_or_lines_now_and_then(
     changing.clear()
     changing.clear()
     assert capsys.readouterr().err == "\r\x1b[K1 %\r\x1b[K"
+
+
+def test_progress_stays_on_one_line(narrow: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    narrow.setattr(sys.stderr, "isatty", lambda: True)
+    narrow.setenv("COLUMNS", "20")
+    progress = Progress()
+    progress.show("日本語" * 20)
+    assert wcswidth(capsys.readouterr().err.removeprefix("\r\x1b[K")) < 20

@@ -221,6 +221,7 @@ def test_no_form_of_a_secret_is_shown(fails: str, more: list[str], tmp_path: Pat
     [
         (["webhok"], "unknown channel 'webhok'; did you mean webhook?; it needs a table [channels.webhok]"),
         (["inapp"], "dispatcher send USER --channel inapp"),
+        (["fax"], "whoever attaches to it while the service runs; try it with: dispatcher send USER --channel fax"),
         (["sms"], "the channel sms is simulated and reaches nobody"),
         (["webhook"], "--to: webhook cannot reach whom it names; give a URL such as https://example.org/hook"),
         (["webhook", "--to", "ftp://x"], "--to: its scheme is 'ftp', not http or https"),
@@ -235,7 +236,8 @@ def test_no_form_of_a_secret_is_shown(fails: str, more: list[str], tmp_path: Pat
     ],
 )
 def test_wrong_usage(args: list[str], says: str, tmp_path: Path) -> None:
-    config = f'[channels.sms]\nprovider = "simulated"\n[channels.webhook]\n{LEAKY}token = "abcdef"\n'
+    config = '[channels.fax]\nprovider = "attached"\n[channels.sms]\nprovider = "simulated"\n'
+    config += f'[channels.webhook]\n{LEAKY}token = "abcdef"\n'
     result = run(tmp_path, config, *args)
     assert result.exit_code == 2, result.output
     assert says in result.stderr

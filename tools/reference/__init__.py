@@ -8,7 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tools.reference import commands, settings
+from tools.reference import commands, python_api, settings
 
 ROOT = Path(__file__).parents[2]
-PAGES: dict[str, Callable[[], str]] = {"configuration.md": settings.page, "commands.md": commands.page}
+PAGES: dict[str, Callable[[], str]] = {
+    "configuration.md": settings.page,
+    "commands.md": commands.page,
+    "api.md": python_api.page,
+}
