@@ -22,7 +22,7 @@ import zmq
 
 from dispatcher.api import answers, errors
 from dispatcher.api.connection import Connection
-from dispatcher.api.errors import DispatcherError, ShutdownError
+from dispatcher.api.errors import DispatcherError, NoAnswerError, ShutdownError
 from dispatcher.api.exchange import Exchange
 from dispatcher.api.frames import FRAME_ITEMS, Call, Single, Sink, frame
 from dispatcher.api.futures import running, settle
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 PENDING_BYTES_MAX = 64 * 2**20
 MESSAGES_PER_TURN = 100
+POLL_MAX_S = 3_600.0  # a timeout may be longer than what a poll can be told
 EXIT_S = 5.0  # at the end of the program, for what is under way
 MADE = "~auto~"  # how keys begin that are made here
 
@@ -245,7 +246,7 @@ class Engine:
             if self._end_at < math.inf:
                 left_s = max(0.0, self._end_at - now)
                 wait_s = left_s if wait_s is None else min(wait_s, left_s)
-            ready = dict(poller.poll(None if wait_s is None else math.ceil(wait_s * 1000)))
+            ready = dict(poller.poll(None if wait_s is None else math.ceil(min(wait_s, POLL_MAX_S) * 1000)))
             self._is_asleep = False
             if self._bell in ready:
                 os.eventfd_read(self._bell)
@@ -283,7 +284,7 @@ class Engine:
                 self._exchange.on_message(message, now)
             except msgspec.MsgspecError as error:
                 text = f"{self.submit} does not answer as a dispatcher: {error}"
-                self._exchange.end_all(errors.of(Error("unavailable", text)))
+                self._exchange.end_all(NoAnswerError(Error("unavailable", text)))
 
     def _finish(self) -> None:
         with self._lock:

@@ -209,4 +209,4 @@ class Exchange:
         if last is not None:
             return errors.of(last)
         text = f"no answer from {self._endpoint} within {timeout_s:g} s; {self._why_silent()}"
-        return errors.of(Error("unavailable", text))
+        return errors.NoAnswerError(Error("unavailable", text))
