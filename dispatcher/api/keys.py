@@ -12,7 +12,7 @@ from dispatcher.api.errors import RejectedError
 from shards.wire import Error, Notification, pack
 
 Given = Notification | Mapping[str, Any]
-TIMES = ("send_at", "expires_at")
+TIMES = frozenset({"send_at", "expires_at"})
 UNSENDABLE = (TypeError, ValueError, OverflowError, RecursionError)  # what encoding a value raises
 
 
@@ -38,9 +38,11 @@ def keyed(one: Given, key: str) -> tuple[Given, bool]:
         return notification, True
     if not isinstance(one, Mapping):
         raise TypeError(f"a notification is a Notification or a mapping, and no {type(one).__name__}")
+    if one.get("idempotency_key") is not None and type(one) is dict and not one.keys() & TIMES:
+        return one, False
     document = dict(one)
     for name in TIMES:
-        if isinstance(document.get(name), datetime):
+        if name in document and isinstance(document[name], datetime):
             document[name] = _milliseconds(name, document[name])
     if document.get("idempotency_key") is not None or document.get("id") is not None:
         return document, False
