@@ -31,6 +31,7 @@ SMALL: dict[str, list[str]] = {
     "scheduled": ["--items", "20000", "--lead-s", "15", "--duration-s", "1"],
     "email": ["--mails", "1000", "--rounds", "1"],
     "webhooks": ["--webhooks", "1000", "--rounds", "1"],
+    "library": ["--events", "20000", "--singles", "2000", "--rounds", "1"],
     "end_to_end": [
         "--shards",
         "2",

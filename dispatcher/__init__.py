@@ -80,6 +80,7 @@ _MODULES = {
     "shards.wire": ("Error", "Notification"),
 }  # fmt: skip
 _PLACES = {name: module for module, names in _MODULES.items() for name in names}
+__all__ = sorted(_PLACES)  # noqa: PLE0605 - as long as the table above
 
 
 def __getattr__(name: str) -> Any:
@@ -90,4 +91,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_PLACES})
+    return [*__all__, "__version__"]

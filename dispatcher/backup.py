@@ -19,7 +19,8 @@ from pathlib import Path
 
 import msgspec
 
-from dispatcher.client import Client, ClientError
+from dispatcher.api.errors import DispatcherError
+from dispatcher.client import Client
 from dispatcher.collector import Store
 from dispatcher.data_directory import Identity
 from dispatcher.reshard import journal_path, told
@@ -74,7 +75,7 @@ def backup(root: Path, target: Path, client: Client) -> int:
     except BaseException as error:
         for path in target.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        if isinstance(error, ClientError | JournalError | sqlite3.Error | OSError):
+        if isinstance(error, DispatcherError | JournalError | sqlite3.Error | OSError):
             raise BackupError(f"{error}; what was copied is deleted") from None
         raise
     return sum(path.stat().st_size for path in target.rglob("*") if path.is_file())

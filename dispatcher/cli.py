@@ -159,7 +159,7 @@ def simulate(as_json: bool, **options: Any) -> None:
     Every delivery is accounted for; the exit code is 1 if one is missing.
     """
     from dispatcher import report
-    from dispatcher.client import ClientError
+    from dispatcher.api.errors import DispatcherError
     from dispatcher.simulate import Plan, SimulationError
     from dispatcher.simulate import simulate as run
 
@@ -167,7 +167,7 @@ def simulate(as_json: bool, **options: Any) -> None:
     progress = report.SimulationProgress()
     try:
         summary = run(Plan(**options), progress.follow)
-    except (SimulationError, ClientError) as error:
+    except (SimulationError, DispatcherError) as error:
         progress.clear()
         fail(str(error))
     progress.clear()

@@ -69,14 +69,13 @@ class Call(NamedTuple):
 
 
 class Worker:
-    __slots__ = ("call", "credit", "held", "lease_end", "name")
+    __slots__ = ("call", "credit", "lease_end", "name")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.credit = 0  # how many more deliveries it takes
         self.call: Call | None = None
         self.lease_end = 0.0
-        self.held: dict[str, float] = {}  # tokens without a result yet, and until when they may have one
 
 
 class Channel:
@@ -86,6 +85,7 @@ class Channel:
         self.workers: dict[str, Worker] = {}  # in the order of their last calls
         self.queue: deque[Offered] = deque()
         self.size = 0  # bytes in the queue
+        self.held: dict[str, tuple[Worker, float]] = {}  # tokens without a result, and until when they may have one
         self.told: list[tuple[int, int] | None] = [None] * shards  # the last ``Want``: count and workers
 
     @property
@@ -175,8 +175,7 @@ class Workers:
                 rejected.append({"index": index, "error": msgspec.structs.replace(error, field=field)})
                 continue
             by_shard.setdefault(shard, []).append((number, result))
-            for worker in channel.workers.values():
-                worker.held.pop(result.token, None)
+            channel.held.pop(result.token, None)
         for shard, results in by_shard.items():
             if not self._send(shard, Settled(channel.name, results)):
                 raise RequestError("unavailable", f"shard {shard} takes no results now; send them again")
@@ -237,14 +236,14 @@ class Workers:
     def tick(self, now: float) -> None:
         """Ten times a second."""
         for channel in self._channels.values():
+            while channel.held and next(iter(channel.held.values()))[1] <= now:
+                del channel.held[next(iter(channel.held))]
             for worker in list(channel.workers.values()):
                 if worker.call is not None:
                     if worker.call.deadline <= now:
                         self.touched.add(channel)
                 elif worker.lease_end <= now:
                     self._leave(channel, worker)
-                for token in [token for token, until in worker.held.items() if until <= now]:
-                    del worker.held[token]
         if self.touched:
             self.step(now)
 
@@ -261,7 +260,7 @@ class Workers:
     @property
     def has_work(self) -> bool:
         """Whether a worker may still have a result."""
-        return any(worker.held for channel in self._channels.values() for worker in channel.workers.values())
+        return any(channel.held for channel in self._channels.values())
 
     def _give_out(self, channel: Channel, now: float) -> None:
         """To each call its share by what it has room for, the longest silent first."""
@@ -318,7 +317,7 @@ class Workers:
         if not self._answer(call.envelope, call.as_json, call.seq, answer):
             return False
         worker.credit -= len(given)
-        worker.held |= {one.token: now + channel.timeout_s for one in given}
+        channel.held |= {one.token: (worker, now + channel.timeout_s) for one in given}
         self._renew(channel, worker, now)
         return True
 
@@ -329,7 +328,10 @@ class Workers:
         """It is gone, and so is what it had."""
         del channel.workers[worker.name]
         self._end_call(channel, worker, worker.lease_end)
-        for shard in {int(token.partition("-")[0], 16) for token in worker.held}:
+        held = [token for token, (by, _) in channel.held.items() if by is worker]
+        for token in held:
+            del channel.held[token]
+        for shard in sorted({int(token.partition("-")[0], 16) for token in held}):
             self._send(shard, Gone(channel.name, worker.name))  # not taken: the timeout says the same later
         self.touched.add(channel)
 

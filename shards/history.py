@@ -67,15 +67,17 @@ class Routed(NamedTuple):
 
 
 def decided(
-    notification: Notification, accepted_ms: int, routed: Routed, deliveries: Sequence[Delivery]
+    notification: Notification, accepted_ms: int, routed: Routed, deliveries: Sequence[Delivery], *, by_default: bool
 ) -> Iterator[Finding]:
-    """Of a notification that was accepted."""
+    """Of a notification that was accepted; ``by_default``: it is known that no configuration named its channels."""
     yield Finding("accept", "pass", detail=instant("accepted_at", accepted_ms))
     key = notification.id if notification.idempotency_key is None else notification.idempotency_key
     if key is not None:
         yield Finding("duplicate", "pass", detail={"key": key})
     otherwise = None if routed.rule else "category"  # which of the two a rule decided is not stored
-    source = otherwise if notification.channels is None else "notification"
+    source = "default_routing" if otherwise and by_default else otherwise
+    if notification.channels is not None:
+        source = "notification"
     yield Finding("rule", "pass", source, _routing(notification, routed))
     source = otherwise if notification.priority is None else "notification"
     yield Finding("priority", "pass", source, {"priority": PRIORITIES[ledger.priority_of(deliveries[0].word)]})

@@ -101,12 +101,14 @@ class Operations:
         user_id, notification = self._item(seq, index)
         deliveries = self._deliveries(row, index, user_id, now)
         routed = Routed(*self._journal.routed_by(seq, index))
+        core = self._core
+        same = routed.config_version == core.settings.version  # else it may have been configured otherwise then
+        by_default = same and core.routing.is_default(notification.category)
+        found = history.decided(notification, row.at_us // 1000, routed, deliveries, by_default=by_default)
         return {
-            "id": self._core.ids.make(hash_user(user_id), seq, index),
+            "id": core.ids.make(hash_user(user_id), seq, index),
             "deliveries": [delivery.document() for delivery in deliveries],
-            "decisions": [
-                finding.document() for finding in history.decided(notification, row.at_us // 1000, routed, deliveries)
-            ],
+            "decisions": [finding.document() for finding in found],
         }
 
     def _deliveries(self, row: StoredFrame, index: int, user_id: str, now: Now) -> list[Delivery]:

@@ -186,6 +186,10 @@ class Routing:
             if not self._rules_of[name]
         }
 
+    def is_default(self, category: str) -> bool:
+        """Whether the built-in routing names its channels, and no configuration."""
+        return category not in self._configured
+
     def is_unsubscribable(self, category: str) -> bool:
         """Whether its mails say how to unsubscribe; one that is not configured any more does not."""
         return category in self._unsubscribable

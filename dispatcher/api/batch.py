@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dispatcher.api.steps import Steps
 
 NOTIFICATIONS_UNDER_WAY = UNDER_WAY * FRAME_ITEMS
+AT_A_TIME = 4  # replies
 
 
 class Frame:
@@ -67,23 +68,27 @@ class Mailbox:
         self._lock = threading.Lock()
         self._replies: deque[Reply] = deque()
         self._waiting: Future[None] | None = None
+        self._least = 1
 
     def put(self, reply: Reply) -> None:
         with self._lock:
             self._replies.append(reply)
+            if self._waiting is None or len(self._replies) < self._least:
+                return
             waiting, self._waiting = self._waiting, None
-        if waiting is not None:
-            waiting.set_result(None)
+        waiting.set_result(None)
 
-    def take(self) -> Steps[Reply]:
-        while not self._replies:
-            future = running()
-            with self._lock:
-                if self._replies:
-                    break
-                self._waiting = future
-            yield future
-        return self._replies.popleft()
+    def take(self, least: int) -> Steps[list[Reply]]:
+        """All that there are, once there are so many: waking for each would cost more than it."""
+        with self._lock:
+            if len(self._replies) < least:
+                self._waiting = waiting = running()
+                self._least = least
+            else:
+                waiting = None
+        if waiting is not None:
+            yield waiting
+        return [self._replies.popleft() for _ in range(len(self._replies))]
 
 
 class Batch:
@@ -106,10 +111,10 @@ class Batch:
         try:
             while chunk := list(islice(self._source, FRAME_ITEMS)):
                 yield from self._submit(chunk)
-                while self._under_way >= NOTIFICATIONS_UNDER_WAY:
-                    yield from self._take()
+                if self._under_way >= NOTIFICATIONS_UNDER_WAY:
+                    yield from self._take(AT_A_TIME)
             while self._under_way:
-                yield from self._take()
+                yield from self._take(min(AT_A_TIME, len(self._frames)))
         finally:
             if self._under_way:
                 self._engine.forget(self._frames)
@@ -181,8 +186,11 @@ class Batch:
         self._under_way += len(items)
         self._engine.send(Call(number, message, self._timeout_s, sink, items))
 
-    def _take(self) -> Steps[None]:
-        frame, call, message, error = yield from self._mailbox.take()
+    def _take(self, least: int) -> Steps[None]:
+        for reply in (yield from self._mailbox.take(least)):
+            self._read(*reply)
+
+    def _read(self, frame: Frame, call: Call, message: bytes | None, error: DispatcherError | None) -> None:
         self._under_way -= len(call.items)
         if not frame.left:
             self._frames.discard(frame)

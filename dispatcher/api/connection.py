@@ -77,7 +77,7 @@ class Connection:
         if not self._is_connected:
             return "is the dispatcher running there?"
         if self._keys is None:
-            return "it asks for keys: name yours (keys=, --secret-key) and the server's (--server-key)"
+            return "it asks for keys: name yours (--secret-key) and the server's (--server-key), in Python keys="
         key = self._keys.own.public.decode()
         return f"it refuses the keys: is {key} on its allow-list, is the server's key right, has it CURVE at all?"
 

@@ -22,9 +22,9 @@ import zmq
 
 from dispatcher.api import answers, errors
 from dispatcher.api.connection import Connection
-from dispatcher.api.errors import DispatcherError, ShutdownError
+from dispatcher.api.errors import DispatcherError, NoAnswerError, ShutdownError
 from dispatcher.api.exchange import Exchange
-from dispatcher.api.frames import Call, Single, Sink, frame
+from dispatcher.api.frames import FRAME_ITEMS, Call, Single, Sink, frame
 from dispatcher.api.futures import running, settle
 from shards.wire import Error, pack
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 PENDING_BYTES_MAX = 64 * 2**20
 MESSAGES_PER_TURN = 100
+POLL_MAX_S = 3_600.0  # a timeout may be longer than what a poll can be told
 EXIT_S = 5.0  # at the end of the program, for what is under way
 MADE = "~auto~"  # how keys begin that are made here
 
@@ -117,7 +118,8 @@ class Engine:
             self.release(1, len(raw))
             settle(future, receipt, error)
 
-        self._hand_over(Single(raw, is_made, self.timeout_s if timeout_s is None else timeout_s, sink))
+        timeout_s = self.timeout_s if timeout_s is None else timeout_s
+        self._hand_over(Single(raw, is_made, timeout_s, time.monotonic() + timeout_s, sink))
         return future
 
     def encode(self, items: Sequence[Any]) -> tuple[int, bytes]:
@@ -211,9 +213,15 @@ class Engine:
             if not self._is_open or (self._refuses and not even_closing):
                 raise ShutdownError
             self._incoming.append(what)
-            if self._is_asleep:
-                self._is_asleep = False
-                os.eventfd_write(self._bell, 1)
+            if not self._is_asleep or (type(what) is Single and self._can_wait):
+                return
+            self._is_asleep = False
+            os.eventfd_write(self._bell, 1)
+
+    @property
+    def _can_wait(self) -> bool:
+        """Whether the last single has time until the next answer: to wake the thread costs more than its work."""
+        return self._exchange.is_gathering and len(self._incoming) % FRAME_ITEMS != 0
 
     def _ring(self) -> None:
         with contextlib.suppress(OSError):
@@ -238,7 +246,7 @@ class Engine:
             if self._end_at < math.inf:
                 left_s = max(0.0, self._end_at - now)
                 wait_s = left_s if wait_s is None else min(wait_s, left_s)
-            ready = dict(poller.poll(None if wait_s is None else math.ceil(wait_s * 1000)))
+            ready = dict(poller.poll(None if wait_s is None else math.ceil(min(wait_s, POLL_MAX_S) * 1000)))
             self._is_asleep = False
             if self._bell in ready:
                 os.eventfd_read(self._bell)
@@ -253,7 +261,7 @@ class Engine:
         while incoming:
             one = incoming.popleft()
             if isinstance(one, Single):
-                exchange.add_single(one, now)
+                exchange.add_single(one)
             elif isinstance(one, Call):
                 exchange.add(one, now)
             else:
@@ -276,7 +284,7 @@ class Engine:
                 self._exchange.on_message(message, now)
             except msgspec.MsgspecError as error:
                 text = f"{self.submit} does not answer as a dispatcher: {error}"
-                self._exchange.end_all(errors.of(Error("unavailable", text)))
+                self._exchange.end_all(NoAnswerError(Error("unavailable", text)))
 
     def _finish(self) -> None:
         with self._lock:

@@ -6,6 +6,7 @@ DispatcherError           the dispatcher refused, or could not be reached: code,
   AlreadyFinalError       nothing was left to cancel
   OverloadedError         a queue stayed full for the whole timeout; nothing was taken
   UnavailableError        no answer in time, so the outcome is not known; also a TimeoutError
+    NoAnswerError         and nothing was heard at all
   RequestError            every other refusal
 ShutdownError             the service was shut down; also a RuntimeError
 StartError                the embedded dispatcher cannot run (dispatcher.errors)
@@ -65,6 +66,10 @@ class OverloadedError(DispatcherError):
 
 class UnavailableError(DispatcherError, TimeoutError):
     """There was no answer in time: whether the request was carried out is not known."""
+
+
+class NoAnswerError(UnavailableError):
+    """Nobody answered, or nobody who is a dispatcher. The message says why that may be."""
 
 
 class RequestError(DispatcherError):

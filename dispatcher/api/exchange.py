@@ -60,8 +60,12 @@ class Exchange:
         call.deadline = now + call.timeout_s
         self._enter(call)
 
-    def add_single(self, single: Single, now: float) -> None:
-        single.deadline = now + single.timeout_s
+    @property
+    def is_gathering(self) -> bool:
+        """Whether singles wait for an answer to go with, unless they fill a frame."""
+        return self._gathered >= AT_ONCE
+
+    def add_single(self, single: Single) -> None:
         self._look_at = min(self._look_at, single.deadline)
         self._singles.append(single)
 
@@ -205,4 +209,4 @@ class Exchange:
         if last is not None:
             return errors.of(last)
         text = f"no answer from {self._endpoint} within {timeout_s:g} s; {self._why_silent()}"
-        return errors.of(Error("unavailable", text))
+        return errors.NoAnswerError(Error("unavailable", text))

@@ -55,13 +55,14 @@ class Single:
         raw: msgspec.Raw,
         is_made: bool,
         timeout_s: float,
+        deadline: float,
         sink: Callable[[Receipt | None, DispatcherError | None], None],
     ) -> None:
         self.raw = raw
         self.is_made = is_made
         self.timeout_s = timeout_s
         self.sink = sink
-        self.deadline = math.inf
+        self.deadline = deadline
 
 
 def frame(number: int, items: Sequence[Any]) -> bytes:

@@ -41,6 +41,8 @@ def wait_for(steps: Steps[T]) -> T:
 async def wait_for_async(steps: Steps[T]) -> T:
     import asyncio  # noqa: PLC0415 - whoever has no event loop is spared it
 
+    from dispatcher.api.waking import done  # noqa: PLC0415 - as above
+
     value: Any = None
     error: Exception | None = None
     try:
@@ -48,8 +50,9 @@ async def wait_for_async(steps: Steps[T]) -> T:
             step = steps.send(value) if error is None else steps.throw(error)
             value, error = None, None
             if isinstance(step, Future):
+                await done(step)
                 try:
-                    value = await asyncio.wrap_future(step)
+                    value = step.result()
                 except Exception as raised:  # noqa: BLE001 - the steps decide
                     error = raised
             else:

@@ -57,10 +57,10 @@ class Service:
     @contextmanager
     def connected(self) -> Iterator[Client]:
         """The connection itself; what it raises ends the program."""
-        import msgspec
         import zmq
 
-        from dispatcher.client import Client, ClientError, NoAnswerError
+        from dispatcher.api.errors import DispatcherError, NoAnswerError
+        from dispatcher.client import Client
         from dispatcher.curve import KeyFileError, client_keys
 
         settings = self.settings
@@ -76,10 +76,8 @@ class Service:
             fail(str(error), WRONG_USAGE)
         except NoAnswerError as error:
             fail(f"{error} ({START})")
-        except ClientError as error:
+        except DispatcherError as error:
             fail(str(error))
-        except msgspec.MsgspecError as error:
-            fail(f"{endpoint} does not answer as a dispatcher: {error}; --submit names another endpoint")
         except UnicodeEncodeError:
             fail("an argument is not UTF-8, and all text of the dispatcher is", WRONG_USAGE)
 

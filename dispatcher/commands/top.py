@@ -85,16 +85,14 @@ class _Live:
             self._ask()
 
     def _ask(self) -> None:
-        import msgspec
-
-        from dispatcher.client import ClientError
+        from dispatcher.api.errors import DispatcherError
         from dispatcher.overview import Pair
 
         with self._service.connected() as client:
             client.on_wait = lambda: self._attend(0.0)
             try:
                 now = _sample(client.request("stats"))
-            except (ClientError, msgspec.MsgspecError) as error:
+            except DispatcherError as error:
                 self._problem = str(error)
             else:
                 self._pair = Pair(now, None if self._problem else self._pair.now)

@@ -1,7 +1,7 @@
 """Embedded in a FastAPI application: it starts and stops with the application, and a request waits for its receipt.
 
-Here the server runs in a thread, so that the program can ask it; in real use: ``uvicorn in_fastapi:app``. With
-several server processes start one dispatcher beside them, and connect each: ``AsyncNotificationService(submit=...)``.
+Run as a program it asks itself; in real use: ``uvicorn in_fastapi:app``. With several server processes start one
+dispatcher beside them, and connect each: ``AsyncNotificationService(submit=...)``.
 
 Needs: pip install fastapi uvicorn
 
@@ -51,25 +51,29 @@ async def inbox(user: str, request: Request) -> list[str | None]:
     return [item.title async for item in request.app.state.notifications.inbox(user)]
 
 
-def ask(path: str, method: str = "GET") -> tuple[int, Any]:
-    with urllib.request.urlopen(urllib.request.Request(url + path, method=method)) as answer:
+def ask(url: str, method: str = "GET") -> tuple[int, Any]:
+    with urllib.request.urlopen(urllib.request.Request(url, method=method)) as answer:
         return answer.status, json.load(answer)
 
 
-listener = socket.create_server(("127.0.0.1", 0))
-url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-thread.start()
+def demonstrate() -> None:
+    """The same server in a thread, and three requests."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    status, answer = ask(f"{url}/orders/17/ship?user=ada", "POST")
+    print(f"POST /orders/17/ship: {status}, {answer['key']}")
+    status, answer = ask(f"{url}/orders/17/ship?user=ada", "POST")
+    print(f"the same again: {status}, {answer['key']}{', duplicate' if answer['duplicate'] else ''}")
+    titles: list[str] = []
+    while not titles:  # it is delivered a moment after its receipt
+        _, titles = ask(f"{url}/users/ada/inbox")
+    print("GET /users/ada/inbox:", titles)
+    server.should_exit = True
+    thread.join()
 
-status, answer = ask("/orders/17/ship?user=ada", "POST")
-print(f"POST /orders/17/ship: {status}, {answer['key']}")
-status, answer = ask("/orders/17/ship?user=ada", "POST")
-print(f"the same again: {status}, {answer['key']}{', duplicate' if answer['duplicate'] else ''}")
-titles: list[str] = []
-while not titles:  # it is delivered a moment after its receipt
-    _, titles = ask("/users/ada/inbox")
-print("GET /users/ada/inbox:", titles)
 
-server.should_exit = True
-thread.join()
+if __name__ == "__main__":
+    demonstrate()

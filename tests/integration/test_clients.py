@@ -187,10 +187,10 @@ def test_what_asks_for_it_is_sent_again_and_what_is_not_ours_is_dropped(client: 
     assert len(set(sent)) == 1
 
 
-def test_it_gives_up_in_time_with_the_last_word(client: ExampleClient) -> None:
-    with ActedSubmit() as submit, client.started("--submit", submit.endpoint, *SHORT, "status", "id") as program:
+def test_it_gives_up_where_it_would_have_to_wait_too_long(client: ExampleClient) -> None:
+    with ActedSubmit() as submit, client.started("--submit", submit.endpoint, *NEVER, "status", "id") as program:
         submit.request()
-        submit.refuse("overloaded", retry_after_ms=600_000)
+        submit.refuse("overloaded", retry_after_ms=601_000)
         ended = program.ended()
     assert (ended.code, ended.lines, ended.error) == (3, [], "error: overloaded: said the test\n")
 

@@ -224,8 +224,8 @@ def test_the_longest_timeout_is_one() -> None:
         result = run("stats", "--submit", endpoint, "--timeout", "9999d")
         answering.join()
     assert result.exit_code == 1
-    assert result.stderr.startswith(f"error: {endpoint} does not answer as a dispatcher: ")
-    assert "--submit names another endpoint" in result.stderr
+    assert result.stderr.startswith(f"error: unavailable: {endpoint} does not answer as a dispatcher: ")
+    assert "--submit or --config names another" in result.stderr
 
 
 def test_contacts_that_do_not_work_are_told_beside_the_document(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,7 @@ class Wire:
     def single(self, user_id: str = "ada", *, is_made: bool = True, size: int = 0) -> Receipts:
         receipts = Receipts()
         raw = msgspec.Raw(pack({"user_id": user_id, "body": "x" * size}))
-        self.exchange.add_single(Single(raw, is_made, TIMEOUT_S, receipts), self.now)
+        self.exchange.add_single(Single(raw, is_made, TIMEOUT_S, self.now + TIMEOUT_S, receipts))
         return receipts
 
     def sent(self) -> list[dict[str, Any]]:

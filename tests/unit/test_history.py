@@ -20,8 +20,10 @@ def delivery(outcome: int, reason: str = "", attempts: int = 0, note: Note = NOT
     return Delivery("email", ledger.word(0, 2, outcome, ledger.REASON[reason], attempts), note, 7, **more)
 
 
-def told(one: Delivery, routed: Routed = NO_RULE, **notification: Any) -> list[Finding]:
-    return list(decided(Notification(user_id="ann", title="t", **notification), 5, routed, [one]))
+def told(one: Delivery, routed: Routed = NO_RULE, *, by_default: bool = False, **notification: Any) -> list[Finding]:
+    return list(
+        decided(Notification(user_id="ann", title="t", **notification), 5, routed, [one], by_default=by_default)
+    )
 
 
 LETTER = DeadLetter("id", "ann", "email", "system", "max_retries", "transient", "no", 3, 11, b"{}")
@@ -114,3 +116,16 @@ def test_what_routed_it_is_told_by_the_configuration_of_then(
     assert (rule.reason, priority.reason) == sources
     assert rule.detail == {"category": "system", **detail}
     assert priority.detail == {"priority": "high"}
+
+
+@pytest.mark.parametrize(
+    ("routed", "channels", "source"),
+    [(NO_RULE, None, "default_routing"), (NO_RULE, ["email"], "notification"), (Routed(3, 2, "large", 7), None, None)],
+)
+def test_the_routing_without_a_configuration_is_called_so(
+    routed: Routed, channels: list[str] | None, source: str | None
+) -> None:
+    (rule,) = [
+        one for one in told(delivery(ledger.PENDING), routed, by_default=True, channels=channels) if one.step == "rule"
+    ]
+    assert rule.reason == source

@@ -187,8 +187,9 @@ static json_t *ask(struct client *client, json_t *request, int *code)
             break;
         json_decref(answer);
         answer = NULL;
-        if (*code == LATER)
-            zmq_poll(NULL, 0, retry_ms < until(deadline_ms) ? retry_ms : until(deadline_ms));
+        if (*code == REFUSED || retry_ms > until(deadline_ms))
+            break;
+        zmq_poll(NULL, 0, retry_ms);
     }
     json_decref(request);
     if (*code == REFUSED || *code == LATER)

@@ -139,7 +139,10 @@ public:
             error = described(refusal);
             if (code != "unavailable" && code != "overloaded")
                 throw Failure(REFUSED, error);
-            std::this_thread::sleep_for(std::min(until(deadline), milliseconds(refusal.value("retry_after_ms", PAUSE.count()))));
+            const milliseconds retry_after(refusal.value("retry_after_ms", PAUSE.count()));
+            if (retry_after > until(deadline))
+                break;
+            std::this_thread::sleep_for(retry_after);
         }
         throw Failure(LATER, error);
     }

@@ -352,7 +352,11 @@ public final class Client {
                 throw new Failure(1, "error: " + oneLine(answer.error));
             } else {
                 last = answer.error;
-                pause(Math.min(Optional.ofNullable(last.retryAfterMs).orElse(200L), deadline.left()));
+                long retryAfter = Optional.ofNullable(last.retryAfterMs).orElse(200L);
+                if (retryAfter > deadline.left()) {
+                    break;
+                }
+                pause(retryAfter);
             }
         }
         throw new Failure(3, last != null ? "error: " + oneLine(last)

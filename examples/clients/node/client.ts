@@ -111,7 +111,8 @@ class Requests {
       const { code, message, retry_after_ms = PAUSE_MS } = answer.error;
       error = `${code}: ${message}`;
       if (code !== "unavailable" && code !== "overloaded") throw new Failure(REFUSED, error);
-      await sleep(Math.min(retry_after_ms, Math.max(0, deadline - performance.now())));
+      if (retry_after_ms > deadline - performance.now()) break;
+      await sleep(retry_after_ms);
     }
     throw new Failure(LATER, error);
   }

@@ -177,7 +177,10 @@ class Client
       error = "#{code}: #{message}"
       raise Failure.new(REFUSED, error) unless AGAIN.include?(code)
 
-      sleep([retry_ms || PAUSE_MS, deadline - now_ms].min.clamp(0..) / 1000.0)
+      retry_ms ||= PAUSE_MS
+      break if retry_ms > deadline - now_ms
+
+      sleep(retry_ms / 1000.0)
     end
     raise Failure.new(LATER, error)
   end
