@@ -152,7 +152,7 @@ class NotificationService:
 
     def put_user(self, user_id: str, user: Mapping[str, Any]) -> dict[str, Any]:
         """Store a user's contacts and preferences, in place of what there was; docs/users.md has the document."""
-        return wait_for(self._calls.user("user.put", {"user_id": user_id, "user": dict(user)}))
+        return wait_for(self._calls.put_user(user_id, user))
 
     def get_user(self, user_id: str) -> dict[str, Any]:
         """Raises ``NotFoundError`` for one without a document."""
@@ -180,7 +180,7 @@ class NotificationService:
 
     def mark(self, user_id: str, ids: Iterable[str], state: Literal["seen", "read", "archived"]) -> int:
         """Mark items of a user's inbox: how many are unread then. Raises ``NotFoundError`` if one is not there."""
-        return int(self.request("inbox.mark", user_id=user_id, ids=list(ids), state=state)["unread"])
+        return wait_for(self._calls.mark(user_id, ids, state))
 
     def inapp(self, user_id: str, *, after: int = 0) -> Generator[InboxItem, None, None]:
         """A user's in-app notifications as they are delivered, each once and in order, for ever.
@@ -205,7 +205,7 @@ class NotificationService:
 
     def register_template(self, name: str, parts: Mapping[str, str]) -> None:
         """Store a template under a name, in place of what there was; docs/templates.md has its parts."""
-        self.request("template.put", name=name, parts=dict(parts))
+        wait_for(self._calls.register_template(name, parts))
 
     def register_channel(self, name: str, channel: str | NotificationChannel, **options: Any) -> Registration:
         """Have a channel of this name, which is a class or an object of yours; see ``NotificationChannel``.

@@ -12,10 +12,10 @@ from dispatcher.api.errors import DispatcherError, RejectedError, RequestError
 from dispatcher.api.exchange import UNDER_WAY
 from dispatcher.api.frames import FRAME_BYTES, FRAME_ITEMS, Call
 from dispatcher.api.futures import running
-from dispatcher.api.keys import UNSENDABLE, Given, encoded, keyed, unsendable
+from dispatcher.api.keys import UNSENDABLE, Given, encoded, keyed
 from dispatcher.api.receiving import Gathering, read_receipt
 from dispatcher.api.results import BatchReceipt
-from shards.wire import Notification
+from shards.wire import Error, Notification
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -154,9 +154,18 @@ class Batch:
                 made.append(first + at)
                 continue
             try:
+<<<<<<< HEAD
                 chunk[at], is_made = keyed(one, key)
             except (TypeError, ValueError) as error:
                 chunk[at], wrong = unsendable(error), True
+=======
+                chunk[at], is_made = keyed(chunk[at], f"{base}-{at:x}")
+            except TypeError as error:
+                chunk[at], wrong = RejectedError(Error("bad_value", str(error))), True
+                continue
+            except RejectedError as error:
+                chunk[at], wrong = error, True
+>>>>>>> main
                 continue
             if is_made:
                 made.append(first + at)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dispatcher.api.arguments import integer, seconds
 from dispatcher.api.remote import Remote
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ def host(
     max_pending: int,
 ) -> Host:
     """The arguments of ``NotificationService``."""
+    seconds("timeout", timeout_s)
+    integer("max_pending", max_pending, 1)
     if submit is None:
         if stream is not None or keys is not None:
             raise TypeError("stream and keys are of a dispatcher that runs elsewhere; name its submit endpoint as well")

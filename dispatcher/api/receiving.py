@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
-from dispatcher.api.errors import DispatcherError, RejectedError
+from dispatcher.api.errors import DispatcherError, RejectedError, RequestError
 from dispatcher.api.frames import Single
 from dispatcher.api.ids import Id, Ids
 from dispatcher.api.results import BatchReceipt, Duplicate, Receipt, Rejection
@@ -36,6 +36,8 @@ def handed_out(
 ) -> None:
     """Tell each notification of a frame what became of it."""
     if message is None:
+        if isinstance(error, RequestError) and error.code != "internal":  # such as too_large, of one that was alone
+            error = RejectedError(error.error)
         for single in singles:
             single.sink(None, error)
         return

@@ -1,0 +1,53 @@
+"""What callers give, looked at before it is used: an error says what the argument must be, and what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+
+def many(name: str, value: object, of: str) -> Iterable[Any]:
+    """A text is iterable as well, by its letters, and a mapping by its keys; neither is ever meant."""
+    if not isinstance(value, Iterable) or isinstance(value, str | bytes | Mapping):
+        raise TypeError(f"{name} must be a list of {of}, even for one, and not {_kind(value)}")
+    return value
+
+
+def mapping(name: str, value: object, like: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be a mapping like {like}, and not {_kind(value)}")
+    return dict(value)
+
+
+def text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        instead = f"; give its {name}" if hasattr(value, name) else ""
+        raise TypeError(f"{name} must be a text, and not {_kind(value)}{instead}")
+    return value
+
+
+def integer(name: str, value: object, least: int) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, and not {_kind(value)}")
+    if value < least:
+        raise ValueError(f"{name} must be {least} or more, and not {value}")
+    return value
+
+
+def seconds(name: str, value: object) -> float:
+    if not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number of seconds, and not {_kind(value)}")
+    if not value >= 0:  # nor NaN
+        raise ValueError(f"{name} must be 0 or more seconds, and not {value}")
+    return value
+
+
+def milliseconds(name: str, time: datetime) -> int:
+    if time.tzinfo is None:
+        raise ValueError(f"{name} has no time zone; datetime.now(UTC) is one that has")
+    return round(time.timestamp() * 1000)
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else type(value).__name__
