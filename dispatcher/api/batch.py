@@ -154,18 +154,12 @@ class Batch:
                 made.append(first + at)
                 continue
             try:
-<<<<<<< HEAD
                 chunk[at], is_made = keyed(one, key)
-            except (TypeError, ValueError) as error:
-                chunk[at], wrong = unsendable(error), True
-=======
-                chunk[at], is_made = keyed(chunk[at], f"{base}-{at:x}")
             except TypeError as error:
                 chunk[at], wrong = RejectedError(Error("bad_value", str(error))), True
                 continue
             except RejectedError as error:
                 chunk[at], wrong = error, True
->>>>>>> main
                 continue
             if is_made:
                 made.append(first + at)

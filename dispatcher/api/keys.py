@@ -54,19 +54,10 @@ def keyed(one: Given, key: str) -> tuple[Given, bool]:
         notification: Notification = one.__copy__()  # type: ignore[attr-defined]  # as copy.copy calls it, three times as fast
         notification.idempotency_key = key
         return notification, True
-<<<<<<< HEAD
-    if not isinstance(one, Mapping):
-        raise TypeError(f"a notification is a Notification or a mapping, and no {type(one).__name__}")
-    if one.get("idempotency_key") is not None and type(one) is dict and not one.keys() & TIMES:
-        return one, False
-    document = dict(one)
-    for name in TIMES:
-        if name in document and isinstance(document[name], datetime):
-            document[name] = _milliseconds(name, document[name])
-=======
+    if type(one) is dict and one.get("idempotency_key") is not None and not one.keys() & TIMES:
+        return one, False  # as it is, like most
     document = timed(one)
     assert isinstance(document, dict)
->>>>>>> main
     if document.get("idempotency_key") is not None or document.get("id") is not None:
         return document, False
     document["idempotency_key"] = key
