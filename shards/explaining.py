@@ -163,7 +163,8 @@ class Explainer:
     def _duplicate(self, case: Case, key: str | None) -> Finding:
         if key is None:
             return Finding("duplicate", "skip", "no_key")
-        detail = {"key": key} if is_given(case.notification) else {"content_key": case.rule.content_key}
+        is_given = key in (case.notification.idempotency_key, case.notification.id)
+        detail = {"key": key} if is_given else {"content_key": case.rule.content_key}
         found = self._core.judge.original(case.user, case.notification, key)
         if found is None:
             return Finding("duplicate", "pass", detail=detail)
@@ -330,11 +331,6 @@ class Explainer:
             yield Finding("template", "block", "template", detail | {"message": str(error)}, outcome=outcome)
             return
         yield Finding("template", "pass", detail=detail | {"parts": dict(engine.keys(said.template, name, locale))})
-
-
-def is_given(notification: Notification) -> bool:
-    """Whether the producer gave a key."""
-    return notification.idempotency_key is not None or notification.id is not None
 
 
 def _expiry(case: Case) -> Finding:

@@ -24,6 +24,7 @@ from shards.preferences import ALLOW_ALL
 from shards.rules import Look, Routing, Rule
 from shards.wire import (
     EXPANSION,
+    MADE_KEY,
     Data,
     Duplicate,
     Error,
@@ -109,7 +110,8 @@ class Judge:
             return None
         names = [notification.user_id for notification in notifications]
         keys = [notification.idempotency_key for notification in notifications]
-        if "\0" in "".join(keys):
+        joined = "".join(keys)
+        if "\0" in joined or (self._routing.has_content_keys and MADE_KEY in joined):
             return None
         people = self._people
         users: list[User | None] = list(map(people.known.get, names))
@@ -250,15 +252,15 @@ class Judge:
     ) -> tuple[User, Decision, str | None, str | None]:
         """Everything that makes a notification acceptable; raises ``RequestError``.
 
-        Its key is the producer's. The last is what it repeats another by: that key, or one made of its content. What
-        came by way of a topic was compared there.
+        Its key is the producer's. The last is what it repeats another by: that key, or one made of its content. A key
+        that its client made says nothing of the content. What came by way of a topic was compared there.
         """
         validation.check_address(notification)
         user = self._people.user(user_id)
         rule, key = self.check_content(notification, user, now_ms, looks)
         distinct = key
-        if key is None and rule.content_key and notification.topic is None:
-            distinct = content_key(rule.content_key, user_id, notification)
+        if rule.content_key and notification.topic is None and (key is None or key.startswith(MADE_KEY)):
+            distinct = content_key(rule.content_key, user_id, notification) or key
         return user, user.decisions[rule], key, distinct
 
     def check_content(

@@ -176,6 +176,7 @@ class Routing:
             name: [at for at, rule in enumerate(rules) if rule.categories is None or name in rule.categories]
             for name in self.categories
         }
+        self.has_content_keys = any(one.content_key for one in self.categories.values())
         self._unsubscribable = frozenset(name for name, one in self.categories.items() if one.unsubscribable)
         self._made: dict[Own, Rule] = {}
         # the hot look-up: without channels of its own, and of a category that no rule looks at

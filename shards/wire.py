@@ -58,6 +58,7 @@ Code = Literal[
 
 USER_ID_BYTES_MAX = 256
 KEY_BYTES_MAX = 255
+MADE_KEY = "~auto~"  # how keys begin that a client made, so that it may send again
 TOPIC_BYTES_MAX = 256
 EVERY_USER = "*"  # the topic of all who have a document
 PAGE_BYTES_MAX = 4 * 2**20  # of the items of one answer; a page ends before it, and goes on with its cursor

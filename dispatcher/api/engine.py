@@ -26,7 +26,7 @@ from dispatcher.api.errors import DispatcherError, NoAnswerError, ShutdownError
 from dispatcher.api.exchange import Exchange
 from dispatcher.api.frames import FRAME_ITEMS, Call, Single, Sink, frame
 from dispatcher.api.futures import running, settle
-from shards.wire import Error, pack
+from shards.wire import MADE_KEY, Error, pack
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -38,7 +38,6 @@ PENDING_BYTES_MAX = 64 * 2**20
 MESSAGES_PER_TURN = 100
 POLL_MAX_S = 3_600.0  # a timeout may be longer than what a poll can be told
 EXIT_S = 5.0  # at the end of the program, for what is under way
-MADE = "~auto~"  # how keys begin that are made here
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 _inherited: list[Any] = []  # of the parent process: not to be touched, and so never collected
@@ -78,7 +77,7 @@ class Engine:
         self._end_at = math.inf
         self._connection = Connection(self.submit, self.keys)
         self._exchange = Exchange(self.submit, self._connection.why_silent, retries=self._retries)
-        self._key = f"{MADE}{secrets.token_urlsafe(12)}-"
+        self._key = f"{MADE_KEY}{secrets.token_urlsafe(12)}-"
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._thread = threading.Thread(target=self._run, name="dispatcher", daemon=True)
         self._is_open = True

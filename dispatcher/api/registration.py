@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from dispatcher.api.arguments import integer, text
 from dispatcher.api.errors import RequestError, ShutdownError
-from dispatcher.api.worker import Worker
 
 if TYPE_CHECKING:
     from dispatcher.api.host import Host
     from dispatcher.api.steps import Steps
+    from dispatcher.api.worker import Worker
     from shards.channels.base import NotificationChannel
 
 CONCURRENCY = 64
@@ -47,6 +47,8 @@ def register(
     host: Host, name: str, channel: str | NotificationChannel, options: Mapping[str, Any]
 ) -> Steps[Registration]:
     """Raises ``DispatcherError`` where the channel takes no workers, ``ValueError`` for what must be configured."""
+    from dispatcher.api.worker import Worker  # noqa: PLC0415 - it has asyncio, of which others are spared the import
+
     if host.engine.is_closing:
         raise ShutdownError
     text("name", name)

@@ -36,6 +36,9 @@ from tests.support.service import RunningDispatcher, free_endpoints, wait_until
 PATIENCE_S = 60.0
 CONFIG = """
 [dispatcher]
+[categories.news]
+channels = ["inapp"]
+content_key = "{user_id}:{title}"
 [templates]
 allow_template_put = true
 [retry]
@@ -108,6 +111,13 @@ def test_without_a_key_the_same_is_said_twice(service: NotificationService, user
     assert len(ids) == 4
     assert notification == Notification(user_id=user, title="a")
     assert document == {"user_id": user, "title": "a"}
+
+
+def test_a_key_that_was_made_gives_way_to_one_of_content(service: NotificationService, user: str) -> None:
+    receipts = [service.notify(user_id=user, category="news", title=title) for title in ("a", "b", "a")]
+    assert [receipt.duplicate for receipt in receipts] == [False, False, True]
+    batch = service.batch_notify({"user_id": user, "category": "news", "title": title} for title in ("b", "c"))
+    assert (batch.accepted, [one.index for one in batch.duplicate]) == (1, [0])
 
 
 def test_what_is_not_acceptable_raises(service: NotificationService, user: str) -> None:

@@ -19,7 +19,7 @@ from shards.judging import Judge, Judged
 from shards.people import People
 from shards.preferences import Preferences, UserDocument
 from shards.rules import Category, PlacedRule, Routing
-from shards.wire import CHANNELS, Data
+from shards.wire import CHANNELS, MADE_KEY, Data
 from tests.support.topics import NoTopics
 
 NUMBERS = {name: number for number, name in enumerate(CHANNELS)}
@@ -179,6 +179,18 @@ def test_a_producers_key_is_never_taken_for_content() -> None:
     order = {"user_id": "ann", "category": "orders", "title": "one"}
     judged = side.entries(msgspec.msgpack.encode([order, {**order, "idempotency_key": "ann:one"}]), 1)
     assert not judged.duplicates
+
+
+def test_a_key_that_a_client_made_says_nothing_of_the_content() -> None:
+    side = Side(Routing({"orders": ORDERS}, NUMBERS))
+    order = {"user_id": "ann", "category": "orders", "title": "one", "idempotency_key": f"{MADE_KEY}1"}
+    other = {**order, "idempotency_key": f"{MADE_KEY}2"}
+    judged = side.entries(msgspec.msgpack.encode([order, other, {**order, "category": "system"}]), 1)
+    assert [(found.index, found.mismatch) for found in judged.duplicates] == [(1, False)]
+    again = side.entries(
+        msgspec.msgpack.encode([order, {**other, "category": "system"}, {**order, "category": "system"}]), 2
+    )
+    assert [found.index for found in again.duplicates] == [0, 2]
 
 
 def test_a_frame_says_which_rules_decided() -> None:
