@@ -186,7 +186,7 @@ class Workers:
         try:
             result = msgspec.convert(document, WorkResult)
         except msgspec.ValidationError as error:
-            what, field = located(error)
+            what, field = located(error, WorkResult)
             if found := re.search(r"(unknown|required) field `(.*)`", what, re.DOTALL):
                 code: Code = "unknown_key" if found[1] == "unknown" else "bad_request"
                 raise RequestError(code, what[:MESSAGE_SHOWN], found[2][:80]) from None

@@ -354,7 +354,7 @@ def test_a_frame_that_is_refused_as_a_whole_is_halved_until_who_is_to_blame_is_a
     assert exhaust(wire, lambda names: "bad" in names) <= 2 * 10
     for at, (outcome,) in enumerate(found):
         if at == 77:
-            assert isinstance(outcome, RequestError)
+            assert isinstance(outcome, RejectedError)
             assert outcome.code == "too_large"
         else:
             assert outcome == Receipt(f"id-{at}", [f"id-{at}"])
