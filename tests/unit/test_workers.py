@@ -79,6 +79,14 @@ def test_every_shard_hears_of_a_new_router() -> None:
     ]
 
 
+def test_the_shards_hear_of_a_channel_once_all_have_it(router: Router) -> None:
+    """One that had not taken the new configuration when it was told has understood nothing."""
+    router.call("a", 3)
+    router.step()
+    router.workers.configure({"pager": TIMEOUT_S, "fax": TIMEOUT_S, "email": None})
+    assert [work for _, work in router.step() if work.channel == "pager"] == [Want(7, "pager", 3, 1)] * 2
+
+
 def test_what_is_wanted_is_what_workers_have_room_for(router: Router) -> None:
     router.call("a", 3)
     router.call("b", 4)
