@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
+
+PORT_MAX = 65_535
 
 
 def many(name: str, value: object, of: str) -> Iterable[Any]:
@@ -27,11 +31,11 @@ def text(name: str, value: object) -> str:
     return value
 
 
-def integer(name: str, value: object, least: int) -> int:
+def integer(name: str, value: object, least: int, most: int | None = None) -> int:
     if not isinstance(value, int):
         raise TypeError(f"{name} must be an integer, and not {_kind(value)}")
-    if value < least:
-        raise ValueError(f"{name} must be {least} or more, and not {value}")
+    if value < least or (most is not None and value > most):
+        raise ValueError(f"{name} must be {least} {'or more' if most is None else f'to {most}'}, and not {value}")
     return value
 
 
@@ -41,6 +45,19 @@ def seconds(name: str, value: object) -> float:
     if not value >= 0:  # nor NaN
         raise ValueError(f"{name} must be 0 or more seconds, and not {value}")
     return value
+
+
+def endpoint(name: str, value: object, like: str) -> str:
+    """As far as ZeroMQ does not look at it itself."""
+    found = re.fullmatch(r"(?:ipc://.+|tcp://.+:(\d+))", text(name, value))
+    if found is None or int(found[1] or 0) > PORT_MAX:
+        raise ValueError(f"{name}={value!r} is no endpoint; one is like {like}")
+    return found[0]
+
+
+def path(name: str, value: object, *, or_else: str = "") -> None:
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{name} must be a path{or_else}, and not {_kind(value)}")
 
 
 def milliseconds(name: str, time: datetime) -> int:

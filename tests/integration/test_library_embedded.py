@@ -227,7 +227,9 @@ def test_a_mapping_or_a_file_configures_it(tmp_path: Path) -> None:
     [
         ({"channels": {"sms": {"provider": "simulatd"}}}, "did you mean simulated"),
         ({"dispatcher": {"durability": "some"}}, "dispatcher.durability"),
-        ({"dispatcher": 3}, "dispatcher is a int, and must be a table"),
+        ({"dispatcher": 3}, "dispatcher must be a table, and not int"),
+        ({"dispatcher": {"shard": 2}}, "^config: dispatcher.shard: unknown key 'shard'"),
+        ({"channels": {"sms": {"sender": None}}}, "config: channels.sms.sender: .*NoneType"),
         ({"dispatcher": {"submit": "tcp://127.0.0.1:*"}}, "where this process is to connect to"),
     ],
 )
