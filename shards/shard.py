@@ -284,7 +284,7 @@ class Shard:
             if due is None or due > moment.mono:
                 continue
             ended = channel.collect(moment.mono)
-            if not channel.harmless:
+            if self.marks:  # also of a channel that is harmless since it was asked to be
                 self._unmark(ended)
             if ended.delivered:
                 self.core.deliver(number, ended.delivered, moment)

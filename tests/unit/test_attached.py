@@ -220,6 +220,18 @@ def test_numbers_are_not_used_again_after_a_reboot(rig: Rig) -> None:
     assert rig.outcomes() == [("delivered", 1)]
 
 
+@pytest.mark.parametrize(("before", "after"), [(HELD, ALONE), (ALONE, HELD)])
+def test_what_is_under_way_may_see_another_policy(rig: Rig, before: Any, after: Any) -> None:
+    """Nothing stays marked as under way: the next process would suspect it, and its place would be lost."""
+    rig.shard.reconfigure(before, rig.now)
+    rig.submit(5)
+    numbers = rig.turn(want(5))
+    rig.shard.reconfigure(after, rig.now)
+    rig.turn(settled(*numbers))
+    assert rig.outcomes() == [("delivered", 1)] * 5
+    assert rig.shard.marks.found() == []
+
+
 def test_at_the_end_what_never_left_is_as_it_was(rig: Rig) -> None:
     rig.submit(2)
     first, _ = rig.turn(want(2))
