@@ -48,6 +48,22 @@ class Recorder:
                 await asyncio.sleep(1_000)
             case "detail":
                 return Sent("as 4711")
+            case "surrogate":
+                raise ValueError("no file \udcff")
+            case "long":
+                raise ValueError("x" * 2_000_000)
+            case "long detail":
+                return Sent("x" * 2_000_000)
+            case "no text":
+                return Sent(object(), bad=(object(),))  # type: ignore[arg-type]
+            case "cancelled":
+                raise asyncio.CancelledError
+            case "exit":
+                raise SystemExit(3)
+            case "timeout":
+                raise TimeoutError("of the channel")
+            case "never":
+                raise SendError("permanent", "nothing", retry_after_s=float("nan"))
         return None
 
 
@@ -99,6 +115,14 @@ def recorder(service: NotificationService) -> Recorder:
             "send returned str; it is to return Sent or None, and to raise SendError",
         ),
         ("hang", "dead", "max_retries", 2, None),
+        ("surrogate", "dead", "max_retries", 2, "ValueError: no file ?"),
+        ("long", "dead", "max_retries", 2, None),
+        ("long detail", "delivered", None, 1, None),
+        ("no text", "delivered", None, 1, None),
+        ("cancelled", "dead", "max_retries", 2, "CancelledError: "),
+        ("exit", "dead", "max_retries", 2, "SystemExit: 3"),
+        ("timeout", "dead", "max_retries", 2, "TimeoutError: of the channel"),
+        ("never", "dead", "permanent", 1, "nothing"),
     ],
 )
 def test_what_send_does_decides(
