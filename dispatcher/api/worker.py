@@ -145,18 +145,20 @@ class Worker:
 
     async def _attempt(self, document: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         """One delivery; what its result says."""
+        where = "supports_recipient"
         try:
             delivery = msgspec.convert(document, Delivery)
             if not self._channel.supports_recipient(delivery.recipient):
                 return {"error_class": "no_contact", "message": "the channel does not reach this recipient"}
+            where = "send"
             async with asyncio.timeout(timeout_s):
                 sent = await self._send(delivery)
         except SendError as error:
             return _refusal(error)
         except TimeoutError:
             return {"error_class": "ambiguous", "message": f"send took more than {timeout_s:g} s"}
-        except Exception as error:
-            log.exception("channel %s: send raised what is no SendError", self._name)
+        except (Exception, SystemExit, asyncio.CancelledError) as error:  # whatever it is, the others go on
+            log.exception("channel %s: %s raised what is no SendError", self._name, where)
             return {"error_class": "transient", "message": f"{type(error).__name__}: {error}"}
         if sent is None:
             return {}

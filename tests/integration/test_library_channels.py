@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -42,6 +43,8 @@ class Recorder:
                 raise SendError("throttled", "slowly", retry_after_s=0.01)
             case "bug":
                 raise KeyError("of the channel")
+            case "exit":
+                sys.exit("of the channel")
             case "nonsense":
                 return "done"  # type: ignore[return-value]  # that is what it is about
             case "hang":
@@ -91,6 +94,7 @@ def recorder(service: NotificationService) -> Recorder:
         ("permanent", "dead", "permanent", 1, "no such place"),
         ("throttled", "delivered", None, 2, "slowly"),
         ("bug", "dead", "max_retries", 2, "KeyError: 'of the channel'"),
+        ("exit", "dead", "max_retries", 2, "SystemExit: of the channel"),
         (
             "nonsense",
             "dead",
