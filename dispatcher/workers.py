@@ -113,7 +113,8 @@ class Workers:
             if timeout_s is not None:
                 channel = self._channels.setdefault(name, Channel(name, self._shards))
                 channel.timeout_s = timeout_s
-                self.touched.add(channel)  # the shards are to hear of this router
+                channel.told = [None] * self._shards  # of this router they do not know, and of the channel they may not
+                self.touched.add(channel)
 
     # --- what clients and shards say ---------------------------------------------------------------------------
 

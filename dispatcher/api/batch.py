@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 NOTIFICATIONS_UNDER_WAY = UNDER_WAY * FRAME_ITEMS
 AT_A_TIME = 4  # replies
+SUFFIXES = [f"-{at:x}" for at in range(FRAME_ITEMS)]
 
 
 class Frame:
@@ -146,8 +147,14 @@ class Batch:
         base = self._engine.new_key()
         wrong, made = False, []
         for at in without:
+            one, key = chunk[at], base + SUFFIXES[at]
+            if type(one) is Notification:  # as keyed does it
+                chunk[at] = one = one.__copy__()  # type: ignore[attr-defined]
+                one.idempotency_key = key
+                made.append(first + at)
+                continue
             try:
-                chunk[at], is_made = keyed(chunk[at], f"{base}-{at:x}")
+                chunk[at], is_made = keyed(one, key)
             except TypeError as error:
                 chunk[at], wrong = RejectedError(Error("bad_value", str(error))), True
                 continue

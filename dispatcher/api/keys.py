@@ -13,7 +13,7 @@ from dispatcher.api.errors import RejectedError
 from shards.wire import Code, Error, Notification, pack
 
 Given = Notification | Mapping[str, Any]
-TIMES = ("send_at", "expires_at")
+TIMES = frozenset({"send_at", "expires_at"})
 UNSENDABLE = (TypeError, ValueError, OverflowError, RecursionError)  # what encoding a value raises
 PLACE_SHOWN = 80  # characters
 
@@ -54,6 +54,8 @@ def keyed(one: Given, key: str) -> tuple[Given, bool]:
         notification: Notification = one.__copy__()  # type: ignore[attr-defined]  # as copy.copy calls it, three times as fast
         notification.idempotency_key = key
         return notification, True
+    if type(one) is dict and one.get("idempotency_key") is not None and not one.keys() & TIMES:
+        return one, False  # as it is, like most
     document = timed(one)
     assert isinstance(document, dict)
     if document.get("idempotency_key") is not None or document.get("id") is not None:

@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from dispatcher.api.errors import DispatcherError, OverloadedError, ShutdownError, UnavailableError
+from dispatcher.api.keys import UNSENDABLE
 from shards.channels.base import Delivery, NotificationChannel, SendError, Sent
+from shards.wire import pack
 
 if TYPE_CHECKING:
     from dispatcher.api.engine import Engine
@@ -28,10 +30,24 @@ WAIT_MS = 10_000  # of a call, for a delivery
 ANSWER_S = 20.0  # beyond that
 PAUSE_S = 2.0  # after a refusal
 RESULTS_MAX = 1_000  # of one call
+RESULT_BYTES_MAX = 16_384  # what says more is cut
+TEXT_MAX = 500  # characters of what is cut
 THREADS_MAX = 32  # where ``send`` blocks
 LEAVE_S = 5.0  # for the last call
 
+RETRY_AFTER_S_MAX = 365 * 86_400.0
+
 log = logging.getLogger("dispatcher")
+
+
+class Result(msgspec.Struct, omit_defaults=True):
+    """What became of a delivery, as it is sent."""
+
+    error_class: str = ""
+    message: str = ""
+    detail: str = ""
+    bad: list[str] = []
+    retry_after_ms: int | None = None
 
 
 class Worker:
@@ -139,25 +155,27 @@ class Worker:
             task.add_done_callback(self._sending.discard)
 
     async def _deliver(self, given: dict[str, Any]) -> None:
-        result = await self._attempt(given["delivery"], given["timeout_ms"] / 1000)
+        result = _sendable(await self._attempt(given["delivery"], given["timeout_ms"] / 1000))
         self._results.append({"token": given["token"], **result})
         self._news.set()
 
     async def _attempt(self, document: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         """One delivery; what its result says."""
-        where = "supports_recipient"
+        limit: asyncio.Timeout | None = None
         try:
             delivery = msgspec.convert(document, Delivery)
             if not self._channel.supports_recipient(delivery.recipient):
                 return {"error_class": "no_contact", "message": "the channel does not reach this recipient"}
-            where = "send"
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(timeout_s) as limit:
                 sent = await self._send(delivery)
         except SendError as error:
             return _refusal(error)
-        except TimeoutError:
-            return {"error_class": "ambiguous", "message": f"send took more than {timeout_s:g} s"}
-        except (Exception, SystemExit, asyncio.CancelledError) as error:  # whatever it is, the others go on
+        except (Exception, asyncio.CancelledError, SystemExit, KeyboardInterrupt) as error:
+            if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+                raise
+            if isinstance(error, TimeoutError) and limit is not None and limit.expired():
+                return {"error_class": "ambiguous", "message": f"send took more than {timeout_s:g} s"}
+            where = "supports_recipient" if limit is None else "send"
             log.exception("channel %s: %s raised what is no SendError", self._name, where)
             return {"error_class": "transient", "message": f"{type(error).__name__}: {error}"}
         if sent is None:
@@ -174,8 +192,31 @@ class Worker:
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._channel.send, delivery)
 
 
+def _is_cancelled() -> bool:
+    """Whether it is this task that is to end, and not something that it waits for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 def _refusal(error: SendError) -> dict[str, Any]:
     result: dict[str, Any] = {"error_class": error.error_class, "message": error.message, "bad": list(error.bad)}
-    if error.retry_after_s is not None:
+    if error.retry_after_s is not None and 0 <= error.retry_after_s <= RETRY_AFTER_S_MAX:  # no NaN either
         result["retry_after_ms"] = round(error.retry_after_s * 1000)
     return result
+
+
+def _sendable(result: dict[str, Any]) -> dict[str, Any]:
+    """The same, cut where it is not: one result must not keep the others of its call from the dispatcher."""
+    try:
+        if len(pack(msgspec.convert(result, Result))) <= RESULT_BYTES_MAX:
+            return result
+    except UNSENDABLE:
+        pass
+    sendable: dict[str, Any] = {
+        name: _text(result[name]) for name in ("detail", "message", "error_class") if name in result
+    }
+    return {**sendable, **{name: result[name] for name in ("retry_after_ms",) if name in result}}
+
+
+def _text(value: object) -> str:
+    return str(value).encode("utf-8", "replace").decode()[:TEXT_MAX]

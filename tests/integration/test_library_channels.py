@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -43,14 +42,28 @@ class Recorder:
                 raise SendError("throttled", "slowly", retry_after_s=0.01)
             case "bug":
                 raise KeyError("of the channel")
-            case "exit":
-                sys.exit("of the channel")
             case "nonsense":
                 return "done"  # type: ignore[return-value]  # that is what it is about
             case "hang":
                 await asyncio.sleep(1_000)
             case "detail":
                 return Sent("as 4711")
+            case "surrogate":
+                raise ValueError("no file \udcff")
+            case "long":
+                raise ValueError("x" * 2_000_000)
+            case "long detail":
+                return Sent("x" * 2_000_000)
+            case "no text":
+                return Sent(object(), bad=(object(),))  # type: ignore[arg-type]
+            case "cancelled":
+                raise asyncio.CancelledError
+            case "exit":
+                raise SystemExit(3)
+            case "timeout":
+                raise TimeoutError("of the channel")
+            case "never":
+                raise SendError("permanent", "nothing", retry_after_s=float("nan"))
         return None
 
 
@@ -94,7 +107,6 @@ def recorder(service: NotificationService) -> Recorder:
         ("permanent", "dead", "permanent", 1, "no such place"),
         ("throttled", "delivered", None, 2, "slowly"),
         ("bug", "dead", "max_retries", 2, "KeyError: 'of the channel'"),
-        ("exit", "dead", "max_retries", 2, "SystemExit: of the channel"),
         (
             "nonsense",
             "dead",
@@ -103,6 +115,14 @@ def recorder(service: NotificationService) -> Recorder:
             "send returned str; it is to return Sent or None, and to raise SendError",
         ),
         ("hang", "dead", "max_retries", 2, None),
+        ("surrogate", "dead", "max_retries", 2, "ValueError: no file ?"),
+        ("long", "dead", "max_retries", 2, None),
+        ("long detail", "delivered", None, 1, None),
+        ("no text", "delivered", None, 1, None),
+        ("cancelled", "dead", "max_retries", 2, "CancelledError: "),
+        ("exit", "dead", "max_retries", 2, "SystemExit: 3"),
+        ("timeout", "dead", "max_retries", 2, "TimeoutError: of the channel"),
+        ("never", "dead", "permanent", 1, "nothing"),
     ],
 )
 def test_what_send_does_decides(

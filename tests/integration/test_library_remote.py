@@ -354,7 +354,7 @@ def test_what_only_an_embedded_dispatcher_does_is_told(service: NotificationServ
         NotificationService("data", shards=2, submit="tcp://127.0.0.1:1")
     with pytest.raises(TypeError, match="name its submit endpoint"):
         NotificationService(stream="tcp://127.0.0.1:1")
-    with pytest.raises(ValueError, match="one is like tcp://"):
+    with pytest.raises(ValueError, match="is no endpoint"):
         NotificationService(submit="localhost")
 
 
