@@ -37,7 +37,8 @@ class NotificationService:
     notifications are held in this process at most; who has more waits.
 
     Every call raises a ``DispatcherError``, and ``ShutdownError`` after ``shutdown``. The constructor raises
-    ``StartError`` where the embedded dispatcher cannot run, and ``ValueError`` for what is no endpoint.
+    ``StartError`` where the embedded dispatcher cannot run. An argument that cannot be meant is a ``TypeError`` or a
+    ``ValueError``, which names it.
 
         with NotificationService("data") as service:
             receipt = service.notify(user_id="ada", title="Hello")
@@ -104,7 +105,8 @@ class NotificationService:
     ) -> Receipt:
         """One notification to all who are subscribed to ``topic``, by default every user with a document.
 
-        With ``recipients`` to these, of whom there may be any number; ``ids`` are in their order.
+        With ``recipients`` to these, of whom there may be any number; ``ids`` are in their order. The notification
+        itself names nobody.
         """
         return wait_for(self._calls.notify_all(notification, topic, recipients, fields))
 
@@ -119,7 +121,10 @@ class NotificationService:
         return wait_for(self._calls.status({"id": id, "user_id": user_id, "idempotency_key": idempotency_key}))
 
     def wait(self, id: str, timeout: float | None = None) -> Status:
-        """The status once every delivery has ended. Raises ``TimeoutError``; None waits for ever."""
+        """The status once every delivery has ended. Raises ``TimeoutError``; None waits for ever.
+
+        What waits for a paused channel, or for one without its object, has not ended.
+        """
         return wait_for(self._calls.wait(id, timeout))
 
     def cancel(self, id: str | None = None, *, user_id: str | None = None, idempotency_key: str | None = None) -> int:
@@ -131,7 +136,8 @@ class NotificationService:
     def dead_letters(self, **filters: Any) -> Iterator[DeadLetter]:
         """Deliveries that failed for good, the oldest first.
 
-        All filters must match: ``channel``, ``category``, ``reason``, ``error_class``, ``user_id``, ``id``, ``since``.
+        All filters must match: ``channel``, ``category``, ``reason``, ``error_class``, ``user_id``, ``id``, ``since``,
+        which is a ``datetime`` with a time zone, milliseconds since 1970, or text.
         """
         cursor = None
         while True:
@@ -213,7 +219,8 @@ class NotificationService:
         A class is named like ``"package.module:Class"``: the shards of an embedded dispatcher load it. An object stays
         in this process: its ``send`` is called here, in an event loop of its own, or in threads if it is a plain
         function. While no object is attached its deliveries wait. ``options`` are those of a table [channels.NAME],
-        such as ``concurrency`` and ``timeout``. Embedded, both are kept in the data directory.
+        such as ``concurrency`` and ``timeout``. Embedded, both are kept in the data directory. Objects of one name, of
+        this program or others, share its deliveries; to replace one, ``detach`` it. Its own ``name`` does not count.
         """
         made = wait_for(register(self._host, name, channel, options))
         self._registrations.append(made)

@@ -39,11 +39,11 @@ def integer(name: str, value: object, least: int, most: int | None = None) -> in
     return value
 
 
-def seconds(name: str, value: object) -> float:
+def seconds(name: str, value: object, *, above_0: bool = False) -> float:
     if not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number of seconds, and not {_kind(value)}")
-    if not value >= 0:  # nor NaN
-        raise ValueError(f"{name} must be 0 or more seconds, and not {value}")
+    if not (value > 0 if above_0 else value >= 0):  # nor NaN
+        raise ValueError(f"{name} must be {'more than 0' if above_0 else '0 or more'} seconds, and not {value}")
     return value
 
 

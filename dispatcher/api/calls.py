@@ -67,7 +67,7 @@ class Calls:
         return receipt
 
     def batch_notify(self, notifications: Iterable[Given], timeout_s: float | None) -> Steps[BatchReceipt]:
-        timeout_s = self._engine.timeout_s if timeout_s is None else seconds("timeout", timeout_s)
+        timeout_s = self._engine.timeout_s if timeout_s is None else seconds("timeout", timeout_s, above_0=True)
         source = many("notifications", notifications, "notifications")
         return Batch(self._engine, source, timeout_s).steps()
 

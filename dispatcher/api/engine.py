@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import math
 import os
 import secrets
@@ -39,6 +40,7 @@ MESSAGES_PER_TURN = 100
 POLL_MAX_S = 3_600.0  # a timeout may be longer than what a poll can be told
 EXIT_S = 5.0  # at the end of the program, for what is under way
 
+log = logging.getLogger("dispatcher")
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 _inherited: list[Any] = []  # of the parent process: not to be touched, and so never collected
 
@@ -227,6 +229,16 @@ class Engine:
             os.eventfd_write(self._bell, 1)
 
     def _run(self) -> None:
+        text = "the service was shut down before there was an answer; whether it was taken is not known"
+        try:
+            self._serve()
+        except Exception as error:
+            log.exception("the connection to %s has ended", self.submit)
+            text = f"the connection has ended: {type(error).__name__}: {error}"
+            self.refuse()
+        self._finish(text)
+
+    def _serve(self) -> None:
         poller = zmq.Poller()
         connection, exchange = self._connection, self._exchange
         poller.register(connection.monitor, zmq.POLLIN)
@@ -253,7 +265,6 @@ class Engine:
                 exchange.on_lost()
             if ready.get(connection.socket, 0) & zmq.POLLIN:
                 self._receive(time.monotonic())
-        self._finish()
 
     def _take_incoming(self, now: float) -> None:
         incoming, exchange = self._incoming, self._exchange
@@ -285,11 +296,10 @@ class Engine:
                 text = f"{self.submit} does not answer as a dispatcher: {error}"
                 self._exchange.end_all(NoAnswerError(Error("unavailable", text)))
 
-    def _finish(self) -> None:
+    def _finish(self, text: str) -> None:
         with self._lock:
             self._is_open = False
         self._take_incoming(time.monotonic())
-        text = "the service was shut down before there was an answer; whether it was taken is not known"
         self._exchange.end_all(errors.of(Error("unavailable", text)))
         self._connection.close()
         os.close(self._bell)

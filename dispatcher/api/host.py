@@ -56,7 +56,7 @@ def host(
     max_pending: int,
 ) -> Host:
     """The arguments of ``NotificationService``."""
-    seconds("timeout", timeout_s)
+    seconds("timeout", timeout_s, above_0=True)
     integer("max_pending", max_pending, 1)
     if submit is None:
         if stream is not None or keys is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -63,6 +65,11 @@ def register(
             raise TypeError(
                 f"{channel!r} is no channel, as it has no {method}; help(NotificationChannel) has what one has"
             )
+    try:
+        with contextlib.suppress(ValueError):  # of what is not written in Python
+            inspect.signature(channel.send).bind(None)
+    except TypeError as error:
+        raise TypeError(f"{type(channel).__name__}.send must take one argument, the delivery: {error}") from None
     concurrency = integer("concurrency", options.get("concurrency", CONCURRENCY), 1)
     if host.own_channels is None or name in host.own_channels:
         if others := options.keys() - {"concurrency"}:

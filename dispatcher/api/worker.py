@@ -161,6 +161,7 @@ class Worker:
 
     async def _attempt(self, document: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         """One delivery; what its result says."""
+        limit: asyncio.Timeout | None = None
         try:
             delivery = msgspec.convert(document, Delivery)
             if not self._channel.supports_recipient(delivery.recipient):
@@ -172,9 +173,10 @@ class Worker:
         except (Exception, asyncio.CancelledError, SystemExit, KeyboardInterrupt) as error:
             if isinstance(error, asyncio.CancelledError) and _is_cancelled():
                 raise
-            if isinstance(error, TimeoutError) and limit.expired():
+            if isinstance(error, TimeoutError) and limit is not None and limit.expired():
                 return {"error_class": "ambiguous", "message": f"send took more than {timeout_s:g} s"}
-            log.exception("channel %s: send raised what is no SendError", self._name)
+            where = "supports_recipient" if limit is None else "send"
+            log.exception("channel %s: %s raised what is no SendError", self._name, where)
             return {"error_class": "transient", "message": f"{type(error).__name__}: {error}"}
         if sent is None:
             return {}
@@ -210,7 +212,9 @@ def _sendable(result: dict[str, Any]) -> dict[str, Any]:
             return result
     except UNSENDABLE:
         pass
-    sendable = {name: _text(result[name]) for name in ("detail", "message", "error_class") if name in result}
+    sendable: dict[str, Any] = {
+        name: _text(result[name]) for name in ("detail", "message", "error_class") if name in result
+    }
     return {**sendable, **{name: result[name] for name in ("retry_after_ms",) if name in result}}
 
 

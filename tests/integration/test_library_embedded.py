@@ -56,7 +56,7 @@ def run(program: str, *args: str, **options: Any) -> subprocess.CompletedProcess
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("embedded") / "data"
+    return tmp_path_factory.mktemp("embedded in Käfer") / "data"
 
 
 @pytest.fixture(scope="module")
