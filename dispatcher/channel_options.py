@@ -87,11 +87,12 @@ def _provider(
         kind = registry.find(provider, path)
     except registry.UnknownChannelError as error:
         return None, [((*at, "class" if path else "provider"), str(error))]
-    return {"provider": provider, "path": path, "options": given}, list(_check(kind, given, at, is_open_file))
+    found = list(_check(kind, given, at, is_open_file, provider or path))
+    return {"provider": provider, "path": path, "options": given}, found
 
 
 def _check(
-    kind: type[Any], given: dict[str, Any], at: Keys, is_open_file: Callable[[Keys], bool]
+    kind: type[Any], given: dict[str, Any], at: Keys, is_open_file: Callable[[Keys], bool], provider: str
 ) -> Iterator[tuple[Keys, str]]:
     """What is wrong with a provider's options; a key that is refused is left out to find the next."""
     for keys in _literal_secrets(given, getattr(kind, "Settings", None)):
@@ -108,7 +109,10 @@ def _check(
             keys, what = explain(str(error), rest, kind.Settings, COMMON)
             is_given = bool(keys) and keys[0] in rest
             if is_given or rest is given:  # what is missing now may have been left out here
-                yield (*at, *keys), what
+                yield (
+                    (*at, *keys),
+                    what if is_given or not what.endswith("missing") else f"{what}, which {provider} needs",
+                )
             if not is_given:
                 return
             rest = {key: value for key, value in rest.items() if key != keys[0]}

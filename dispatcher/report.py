@@ -9,6 +9,7 @@ from dispatcher import channel_report
 from dispatcher.terminal import Progress, fields, plain, relative, second, shown, table
 
 PROGRESS_EVERY_S = 5.0  # where no terminal shows a line that changes
+NOTES = {"suppressed": ", by the users' drawn preferences"}
 
 
 class SimulationProgress(Progress):
@@ -39,7 +40,7 @@ def simulation(summary: dict[str, Any]) -> str:
         ("duplicates dropped", f"{summary['duplicates']:,}"),
         ("rejected", f"{summary['rejected']:,}"),
         ("deliveries planned", f"{summary['planned']:,}"),
-        *((f"  {name}", f"{count:,}") for name, count in outcomes.items()),
+        *((f"  {name}", f"{count:,}{NOTES.get(name, '')}") for name, count in outcomes.items()),
         ("  pending", f"{summary['pending']:,}"),
         ("conserved", "yes" if summary["conserved"] else "NO: planned is not outcomes + pending"),
         ("attempts", f"{summary['attempts']:,}, {summary['failed_attempts']:,} failed"),
