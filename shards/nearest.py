@@ -15,7 +15,7 @@ def unknown(kind: str, name: str, known: Iterable[str], meant: Mapping[str, str]
     ``meant`` has names that others use for the same, which are not near.
     """
     names, name = sorted(known), name[:NAME_SHOWN]
-    near = [meant[name]] if name in meant else difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    near = [meant[name]] if name in meant else difflib.get_close_matches(name, names, n=3, cutoff=0.6)
     if near:
         return f"unknown {kind} {name!r}; did you mean {' or '.join(one[:NAME_SHOWN] for one in near)}?"
     return f"unknown {kind} {name!r}; known: {_listed(names)}"

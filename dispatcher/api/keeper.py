@@ -97,6 +97,7 @@ class Keeper:
             ready = READY.match(output.readline().decode(errors="replace"))
             if ready:
                 self.endpoints = (ready[1], ready[2], ready[3])
+                self._pass_on_errors()
                 self._told.set()
             output.read()
         code = self._process.wait()
@@ -120,11 +121,21 @@ class Keeper:
                 start_new_session=True,  # Ctrl-C is for this process, which stops it in order
             )
 
-    def _last_words(self) -> str:
-        """What the last process said: why it cannot run, or else the end of its log."""
+    def _said(self) -> list[str]:
+        """The log of the last process, line by line."""
         with self._log_file.open("rb") as file:
             file.seek(self._log_from)
-            lines = file.read().decode(errors="replace").splitlines()
+            return file.read().decode(errors="replace").splitlines()
+
+    def _pass_on_errors(self) -> None:
+        """What went wrong at the start and kept nobody from starting, such as a damaged journal, is told here too."""
+        for line in self._said():
+            if '"level": "error"' in line:
+                log.error("the embedded dispatcher says: %s", line)
+
+    def _last_words(self) -> str:
+        """What the last process said: why it cannot run, or else the end of its log."""
+        lines = self._said()
         told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
         raw = [line for line in lines if not line.startswith(("error: ", "{"))]  # such as a traceback's
         return "\n".join(told + raw[-1:] if told else lines[-SHOWN:])[-WORDS_MAX:]

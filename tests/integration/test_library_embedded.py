@@ -144,6 +144,15 @@ def test_what_was_handed_over_is_there_the_next_time(tmp_path: Path) -> None:
         wait_until(lambda: len(list(again.inbox("ada"))) == 100, PATIENCE_S, "all of them")
 
 
+def test_damage_is_told_to_the_program(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with NotificationService(tmp_path, shards=1) as service:
+        service.notify(user_id="ada", title="Hello")
+    (tmp_path / "shard-0.db").write_bytes(b"no database" * 1_000)
+    with NotificationService(tmp_path, shards=1) as service:
+        service.notify(user_id="ada", title="Again")
+    assert "damaged" in caplog.text
+
+
 def test_who_is_not_shut_down_warns_and_ends(tmp_path: Path) -> None:
     services = [NotificationService(tmp_path, shards=1)]
     pid = pid_of(services[0])

@@ -37,6 +37,12 @@ def test_type_checkers_are_told_the_same_as_the_interpreter() -> None:
     assert dict(PROMISED) == dispatcher._PLACES
 
 
+def test_a_star_import_needs_no_extras() -> None:
+    missing = "sys.modules.update(cryptography=None, dbus_fast=None)"
+    ended = run("-c", f"import sys; {missing}\nfrom dispatcher import *\nprint(NotificationService, Secret)")
+    assert ended.returncode == 0, ended.stderr
+
+
 def test_another_name_is_refused() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         _ = dispatcher.Nothing
