@@ -81,7 +81,7 @@ def test_all_problems_are_told_each_with_its_place(mine: Path, monkeypatch: pyte
         "error: DISPATCHER_LIMITS__BATCH: limits.batch: Expected `int` >= 1",
         f"error: {mine}, line 2: retry.bsae: unknown key 'bsae'; did you mean base?",
         f"error: {mine}, line 3: retry.factor: factor is 0.5; it must be at least 1",
-        f"error: {mine}, line 5: channels.fax.provider: unknown provider 'smpt'; did you mean smtp or sms-http?",
+        f"error: {mine}, line 5: channels.fax.provider: unknown provider 'smpt'; did you mean smtp?",
         f"error: {mine}, line 8: channels.pager.concurency: unknown key 'concurency'; did you mean concurrency?",
     }
 
