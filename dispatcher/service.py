@@ -78,7 +78,8 @@ class NotificationService:
     def notify(self, notification: Given | None = None, /, **fields: Any) -> Receipt:
         """Hand over one notification, or the fields of one; it returns when that is on disk.
 
-        Raises ``RejectedError`` for one that is not acceptable.
+        Raises ``RejectedError`` for one that is not acceptable. Of several recipients those that are not are in the
+        receipt's ``rejected``.
         """
         return wait_for(self._calls.notify(notification, fields))
 

@@ -38,6 +38,7 @@ class Keeper:
         self._lock = threading.Lock()  # a process that starts while it is stopped is stopped as well
         self._told = threading.Event()  # whether the first start has come to something
         self._failure = ""
+        self._end = ""  # how the last process ended
         self._thread = threading.Thread(target=self._run, name="dispatcher keeper", daemon=True)
 
     def start(self) -> None:
@@ -79,7 +80,7 @@ class Keeper:
                 return
             failures = 1 if not why else failures + 1
             if not self._stopping.is_set():
-                log.warning("the embedded dispatcher ended, and is started again: %s", why or self._last_words())
+                log.warning("the embedded dispatcher ended, and is started again: %s", why or self._end)
 
     def _live(self) -> str:
         """One process, from its start to its end; why it was never ready, if it was not."""
@@ -100,6 +101,7 @@ class Keeper:
                 self._told.set()
             output.read()
         code = self._process.wait()
+        self._end = f"by signal {-code}" if code < 0 else f"with exit code {code}"
         with self._lock:
             self._process = None
         if ready:

@@ -101,7 +101,7 @@ def test_a_killed_dispatcher_is_started_again(service: NotificationService, capl
     service.wait(ids[-1], PATIENCE_S)
     assert [item.title for item in service.inbox("kim")] == ["0", "1", "2"]
     assert pid_of(service) != first
-    assert "the embedded dispatcher ended, and is started again" in caplog.text
+    assert "the embedded dispatcher ended, and is started again: by signal 9" in caplog.text
 
 
 def test_a_forked_child_has_a_connection_of_its_own(service: NotificationService) -> None:

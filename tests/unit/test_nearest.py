@@ -9,6 +9,10 @@ def test_the_nearest_are_proposed() -> None:
     assert unknown("topic", "nwes", ["news", "sport"]) == "unknown topic 'nwes'; did you mean news?"
 
 
+def test_what_it_is_called_elsewhere_is_proposed() -> None:
+    assert unknown("key", "to", ["user_id"], {"to": "user_id"}) == "unknown key 'to'; did you mean user_id?"
+
+
 def test_where_none_is_near_all_are_listed() -> None:
     assert unknown("topic", "x", ["news", "sport"]) == "unknown topic 'x'; known: news, sport"
     assert unknown("topic", "x", []) == "unknown topic 'x'; known: none"

@@ -265,7 +265,7 @@ def test_endpoints_that_only_this_machine_reaches_need_nothing(endpoint: str) ->
         ('[channels]\nsms = { provider = "simulated", sead = 1 }\n', 2, "channels.sms.sead", "did you mean seed?"),
         ('channels.sms.provider = "simulated"\nchannels.sms.sead = 1\n', 2, "channels.sms.sead", "did you mean seed?"),
         ('[channels."a.b"]\nprovider = "simulated"\nsead = 1\n', 3, "channels.a.b.sead", "did you mean seed?"),
-        ("shards = 4\n", 1, "shards", "did you mean schedules?"),
+        ("schedule = 4\n", 1, "schedule", "did you mean schedules?"),
         ('"no such" = 4\n', 1, "no such", "known: bounds, caps, categories"),
         ("[dispatcher]\nSHARDS = 4\n", 2, "dispatcher.SHARDS", "shards"),
         ('[dispatcher]\ndata_dir = """\nshard = 1\n[limits]\n"""\nshard = 2\n', 6, "dispatcher.shard", "shards?"),
@@ -452,7 +452,7 @@ def test_an_error_names_the_source_that_set_the_key(written: Path) -> None:
     assert message == "DISPATCHER_RETRY__BSE: retry.bse: unknown key 'bse'; did you mean base?"
     assert refusal(text, written, {"DISPATCHER_SHARD": "2"}).startswith("DISPATCHER_SHARD: dispatcher.shard: ")
     message = refusal(text, written, {"DISPATCHER_RETRI__BASE": "2s"})
-    assert message == "DISPATCHER_RETRI__BASE: retri: unknown key 'retri'; did you mean retry or retention?"
+    assert message == "DISPATCHER_RETRI__BASE: retri: unknown key 'retri'; did you mean retry?"
     message = refusal(text, written, {"DISPATCHER_CATEGORIES__NEWS__PRIORITY": "low"})
     assert message == "DISPATCHER_CATEGORIES__NEWS__PRIORITY: categories.news: channels is missing"
 
