@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
@@ -66,20 +67,23 @@ class Calls:
         self, notification: Given | None, topic: str, recipients: Iterable[str] | None, fields: Mapping[str, Any]
     ) -> Steps[Receipt]:
         """To recipients in parts, all with one key: it is unique for each user."""
+        if isinstance(recipients, str):
+            raise TypeError(f"recipients are an iterable of user ids; for one user: recipients=[{recipients!r}]")
         whom = {"topic": topic} if recipients is None else {}
         document: dict[str, Any] = {**_document(given(notification, fields)), **whom}
         if recipients is None:
             return (yield from self.notify(document, {}))
         one, is_made = keyed(document, self._engine.new_key())
         size = max(1, min(PART_RECIPIENTS, PART_BYTES // len(encoded(one))))
-        parts = ({**_document(one), "recipients": part} for part in _parts(recipients, size))
+        sizes: list[int] = []
+        parts = ({**_document(one), "recipients": part} for part in _parts(recipients, size, sizes))
         timeout_s = self._engine.timeout_s
         receipt = yield from Batch(self._engine, parts, timeout_s, are_made=is_made).steps()
         if not receipt.accepted and not receipt.duplicates and receipt.rejected:
             raise RejectedError(receipt.rejected[0].error)
         if not receipt.ids:
             raise ValueError("recipients is empty; name at least one")
-        return flattened(receipt)
+        return flattened(receipt, sizes)
 
     def explain(self, notification: Given | None, fields: Mapping[str, Any]) -> Steps[list[Decision]]:
         answer = yield from self.request("explain", {"notification": _document(given(notification, fields))})
@@ -92,7 +96,9 @@ class Calls:
         end = None if timeout_s is None else time.monotonic() + timeout_s
         look_s = LOOK_S
         while True:
-            status = yield from self.status({"id": id})
+            left_s = math.inf if end is None else end - time.monotonic()
+            asked_s = max(LOOK_MAX_S, min(self._engine.timeout_s, left_s))
+            status = yield from self._answer(Status, "status", {"id": id}, asked_s)
             if status.final:
                 return status
             left_s = look_s if end is None else end - time.monotonic()
@@ -108,8 +114,11 @@ class Calls:
 
     # --- dead letters ------------------------------------------------------------------------------------------
 
-    def dead_page(self, filters: Mapping[str, Any], cursor: Any) -> Steps[tuple[list[DeadLetter], Any]]:
-        answer = yield from self.request("dead.list", {"limit": PAGE, **filters, "cursor": cursor})
+    def dead_page(
+        self, filters: Mapping[str, Any], cursor: Any, limit: int | None
+    ) -> Steps[tuple[list[DeadLetter], Any]]:
+        asked = {**filters, "limit": PAGE if limit is None else min(PAGE, limit), "cursor": cursor}
+        answer = yield from self.request("dead.list", asked)
         return msgspec.convert(answer["items"], list[DeadLetter]), answer["next"]
 
     def dead(self, op: str, filters: Mapping[str, Any]) -> Steps[int]:
@@ -119,7 +128,8 @@ class Calls:
         """
         stats = yield from self.request("stats", {})
         there_are = sum(stats["dead_letters"].values())
-        most = min(filters.get("limit") or there_are, there_are)
+        limit = filters.get("limit")
+        most = there_are if limit is None else min(limit, there_are)
         count = 0
         while count < most:
             left = most - count
@@ -141,8 +151,8 @@ class Calls:
         answer = yield from self.request("inbox.list", asked)
         return msgspec.convert(answer["items"], list[InboxItem]), answer["next"]
 
-    def _answer(self, kind: type[T], op: str, fields: Mapping[str, Any]) -> Steps[T]:
-        answer = yield from self.request(op, fields)
+    def _answer(self, kind: type[T], op: str, fields: Mapping[str, Any], timeout_s: float | None = None) -> Steps[T]:
+        answer = yield from self.request(op, fields, timeout_s)
         return msgspec.convert(answer, kind)
 
 
@@ -150,7 +160,9 @@ def _document(one: Given) -> dict[str, Any]:
     return dict(one) if isinstance(one, Mapping) else dict(msgspec.msgpack.decode(pack(one)))
 
 
-def _parts(recipients: Iterable[str], size: int) -> Iterator[list[str]]:
+def _parts(recipients: Iterable[str], size: int, sizes: list[int]) -> Iterator[list[str]]:
+    """``sizes`` is told how many are in each."""
     source = iter(recipients)
     while part := list(islice(source, size)):
+        sizes.append(len(part))
         yield part
