@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from shards.channels.sms import SmsChannel as SmsChannel
     from shards.channels.system import SystemChannel as SystemChannel
     from shards.channels.webhook import WebhookChannel as WebhookChannel
+    from shards.hidden import Secret as Secret
     from shards.wire import Error as Error
     from shards.wire import Notification as Notification
 
@@ -77,10 +78,12 @@ _MODULES = {
     "shards.channels.sms": ("SmsChannel",),
     "shards.channels.system": ("SystemChannel",),
     "shards.channels.webhook": ("WebhookChannel",),
+    "shards.hidden": ("Secret",),
     "shards.wire": ("Error", "Notification"),
 }  # fmt: skip
 _PLACES = {name: module for module, names in _MODULES.items() for name in names}
-__all__ = sorted(_PLACES)  # noqa: PLE0605 - as long as the table above
+_NEED_EXTRAS = ("PushChannel", "SystemChannel")  # which a star import must not ask for
+__all__ = sorted(_PLACES.keys() - set(_NEED_EXTRAS))  # noqa: PLE0605 - as long as the table above
 
 
 def __getattr__(name: str) -> Any:
@@ -91,4 +94,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return [*sorted(_PLACES), "__version__"]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 import msgspec
 
 from shards.nearest import unknown
 from shards.options import decode_hook
+from shards.validation import choices
 
 
 def explain(text: str, document: Any, kind: Any, also: Sequence[str] = ()) -> tuple[tuple[str, ...], str]:
@@ -25,7 +26,7 @@ def explain(text: str, document: Any, kind: Any, also: Sequence[str] = ()) -> tu
     elif found := re.match(r"Object missing required field `([^`]*)`", what):
         what = f"{found[1]} is missing"
     elif what.startswith("Invalid enum value"):
-        what += f"; known: {', '.join(_choices(_kind_at(keys, kind)))}"
+        what += f"; known: {', '.join(choices(_kind_at(keys, kind)))}"
     elif (named := re.match(r"([a-z_]+(?:\.[\w-]+)*)(: )?", what)) and named[1].split(".")[0] in fields(
         _kind_at(keys, kind)
     ):
@@ -67,13 +68,6 @@ def fields(kind: Any) -> dict[str, Any]:
         if isinstance(one, type) and issubclass(one, msgspec.Struct):
             return {field.encode_name: field.type for field in msgspec.structs.fields(one)}
     return {}
-
-
-def _choices(kind: Any) -> list[str]:
-    """The texts that a ``Literal`` allows, an optional one as well."""
-    if get_origin(kind) is Literal:
-        return [str(choice) for choice in get_args(kind)]
-    return [choice for part in get_args(kind) for choice in _choices(part)]
 
 
 def _is_valid(value: Any, kind: Any) -> bool:

@@ -20,8 +20,8 @@ RELOADABLE = (
     ("categories",), ("rules",), ("rate_limits",), ("caps",), ("digests",), ("schedules",), ("preferences",),
     ("templates",), ("retry",), ("priorities",), ("idempotency",), ("retention",), ("errors",), ("log", "level"),
 )  # fmt: skip
-# Channels are added and credentials changed without a restart. What is simulated, before or after, is no matter of the
-# channels' thread.
+# Channels are added and credentials changed without a restart. What is simulated or attached, before or after, is no
+# matter of the channels' thread.
 OF_CHANNELS = ("providers", "retry", "timeout", "on_ambiguous")
 TAKEN_S = 20.0  # by every child, or it is replaced: a new one has the new settings
 
@@ -32,21 +32,26 @@ def changed_tables(old: Settings, new: Settings, source: Source) -> list[str]:
     """The names of what differs. Raises ``SettingsError`` that names every key which takes a restart."""
     before, after = (msgspec.to_builtins(settings, enc_hook=encode_hook) for settings in (old, new))
     keys = list(_differing(before, after))
-    simulated = {name for one in (old, new) for name, channel in one.channels.items() if channel.is_simulated}
+    apart = {
+        name
+        for one in (old, new)
+        for name, channel in one.channels.items()
+        if channel.is_simulated or channel.is_attached
+    }
     added = after["channels"].keys() - before["channels"].keys()
-    fixed = [key for key in keys if not may_change(key, simulated, added)]
+    fixed = [key for key in keys if not may_change(key, apart, added)]
     if fixed:
         remedy = "it cannot change while the dispatcher runs; restart it, or set it back. Nothing was changed"
         raise SettingsError("\n".join(f"{source(key)}: {'.'.join(key)}: {remedy}" for key in fixed))
     return list(dict.fromkeys(key[0] for key in keys))
 
 
-def may_change(key: tuple[str, ...], simulated: Container[str], added: Container[str] = ()) -> bool:
-    """Whether a key can change while the service runs; ``simulated`` are the channels that are."""
+def may_change(key: tuple[str, ...], apart: Container[str], added: Container[str] = ()) -> bool:
+    """Whether a key can change while the service runs; ``apart`` are the channels that are simulated or attached."""
     if key[0] == "channels":
         if len(key) == 2:
             return key[1] in added
-        return len(key) > 2 and key[2] in OF_CHANNELS and not (key[2] == "providers" and key[1] in simulated)
+        return len(key) > 2 and key[2] in OF_CHANNELS and not (key[2] == "providers" and key[1] in apart)
     return any(key[: len(may)] == may for may in RELOADABLE)
 
 

@@ -92,7 +92,7 @@ def _operation(body: bytes, as_json: bool) -> Request | WorkerCall:
     try:
         request = msgspec.convert(document, Request)
     except msgspec.ValidationError as error:
-        raise _bad_value(error) from None
+        raise _bad_value(error, Request) from None
     if op == "submit":
         raise RequestError("bad_request", "a key is there twice, first with a value that is not valid; give each once")
     _check_seq(request.seq)
@@ -112,13 +112,13 @@ def _worker_call(document: dict[str, Any]) -> WorkerCall:
     try:
         call = msgspec.convert(document, WorkerCall)
     except msgspec.ValidationError as error:
-        raise _bad_value(error) from None
+        raise _bad_value(error, WorkerCall) from None
     _check_seq(call.seq)
     return call
 
 
-def _bad_value(error: msgspec.ValidationError) -> RequestError:
-    what, field = located(error)
+def _bad_value(error: msgspec.ValidationError, kind: type[msgspec.Struct]) -> RequestError:
+    what, field = located(error, kind)
     return RequestError("bad_value", what[:MESSAGE_SHOWN], field.partition("[")[0] or None)
 
 

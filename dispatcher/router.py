@@ -556,9 +556,11 @@ class Router:
         if resend:
             self._reconnect(report.shard)
             self._send_subscriptions(report.shard)
-            if report.incarnation != self._incarnations[report.shard]:
-                self._incarnations[report.shard] = report.incarnation
+            known = self._incarnations[report.shard]
+            if report.incarnation != known and (known or report.conn == 0):  # no gap in what this router has sent it
                 self.workers.forget(report.shard)
+        if resend or not self._incarnations[report.shard]:
+            self._incarnations[report.shard] = report.incarnation
 
     def _release(self, link: Link[list[Part]], released: Released[list[Part]], verdict: Verdict | None) -> None:
         first = 0

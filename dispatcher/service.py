@@ -38,7 +38,8 @@ class NotificationService:
     notifications are held in this process at most; who has more waits.
 
     Every call raises a ``DispatcherError``, and ``ShutdownError`` after ``shutdown``. The constructor raises
-    ``StartError`` where the embedded dispatcher cannot run, and ``ValueError`` for what is no endpoint.
+    ``StartError`` where the embedded dispatcher cannot run. An argument that cannot be meant is a ``TypeError`` or a
+    ``ValueError``, which names it.
 
         with NotificationService("data") as service:
             receipt = service.notify(user_id="ada", title="Hello")
@@ -105,7 +106,8 @@ class NotificationService:
     ) -> Receipt:
         """One notification to all who are subscribed to ``topic``, by default every user with a document.
 
-        With ``recipients`` to these, of whom there may be any number; ``ids`` are in their order.
+        With ``recipients`` to these, of whom there may be any number; ``ids`` are in their order. The notification
+        itself names nobody.
         """
         return wait_for(self._calls.notify_all(notification, topic, recipients, fields))
 
@@ -120,7 +122,10 @@ class NotificationService:
         return wait_for(self._calls.status({"id": id, "user_id": user_id, "idempotency_key": idempotency_key}))
 
     def wait(self, id: str, timeout: float | None = None) -> Status:
-        """The status once every delivery has ended. Raises ``TimeoutError``; None waits for ever."""
+        """The status once every delivery has ended. Raises ``TimeoutError``; None waits for ever.
+
+        What waits for a paused channel, or for one without its object, has not ended.
+        """
         return wait_for(self._calls.wait(id, timeout))
 
     def cancel(self, id: str | None = None, *, user_id: str | None = None, idempotency_key: str | None = None) -> int:
@@ -132,7 +137,8 @@ class NotificationService:
     def dead_letters(self, *, limit: int | None = None, **filters: Any) -> Iterator[DeadLetter]:
         """Deliveries that failed for good, the oldest first; ``limit`` of them at the most.
 
-        All filters must match: ``channel``, ``category``, ``reason``, ``error_class``, ``user_id``, ``id``, ``since``.
+        All filters must match: ``channel``, ``category``, ``reason``, ``error_class``, ``user_id``, ``id``, ``since``,
+        which is a ``datetime`` with a time zone, milliseconds since 1970, or text.
         """
         cursor = None
         while limit is None or limit > 0:
@@ -154,7 +160,7 @@ class NotificationService:
 
     def put_user(self, user_id: str, user: Mapping[str, Any]) -> dict[str, Any]:
         """Store a user's contacts and preferences, in place of what there was; docs/users.md has the document."""
-        return wait_for(self._calls.user("user.put", {"user_id": user_id, "user": dict(user)}))
+        return wait_for(self._calls.put_user(user_id, user))
 
     def get_user(self, user_id: str) -> dict[str, Any]:
         """Raises ``NotFoundError`` for one without a document."""
@@ -182,7 +188,7 @@ class NotificationService:
 
     def mark(self, user_id: str, ids: Iterable[str], state: Literal["seen", "read", "archived"]) -> int:
         """Mark items of a user's inbox: how many are unread then. Raises ``NotFoundError`` if one is not there."""
-        return int(self.request("inbox.mark", user_id=user_id, ids=list(ids), state=state)["unread"])
+        return wait_for(self._calls.mark(user_id, ids, state))
 
     def inapp(self, user_id: str, *, after: int = 0) -> Generator[InboxItem, None, None]:
         """A user's in-app notifications as they are delivered, each once and in order, for ever.
@@ -207,7 +213,7 @@ class NotificationService:
 
     def register_template(self, name: str, parts: Mapping[str, str]) -> None:
         """Store a template under a name, in place of what there was; docs/templates.md has its parts."""
-        self.request("template.put", name=name, parts=dict(parts))
+        wait_for(self._calls.register_template(name, parts))
 
     def register_channel(self, name: str, channel: str | NotificationChannel, **options: Any) -> Registration:
         """Have a channel of this name, which is a class or an object of yours; see ``NotificationChannel``.
@@ -215,7 +221,8 @@ class NotificationService:
         A class is named like ``"package.module:Class"``: the shards of an embedded dispatcher load it. An object stays
         in this process: its ``send`` is called here, in an event loop of its own, or in threads if it is a plain
         function. While no object is attached its deliveries wait. ``options`` are those of a table [channels.NAME],
-        such as ``concurrency`` and ``timeout``. Embedded, both are kept in the data directory.
+        such as ``concurrency`` and ``timeout``. Embedded, both are kept in the data directory. Objects of one name, of
+        this program or others, share its deliveries; to replace one, ``detach`` it. Its own ``name`` does not count.
         """
         made = wait_for(register(self._host, name, channel, options))
         self._registrations.append(made)

@@ -113,7 +113,8 @@ class Workers:
             if timeout_s is not None:
                 channel = self._channels.setdefault(name, Channel(name, self._shards))
                 channel.timeout_s = timeout_s
-                self.touched.add(channel)  # the shards are to hear of this router
+                channel.told = [None] * self._shards  # of this router they do not know, and of the channel they may not
+                self.touched.add(channel)
 
     # --- what clients and shards say ---------------------------------------------------------------------------
 
@@ -186,7 +187,7 @@ class Workers:
         try:
             result = msgspec.convert(document, WorkResult)
         except msgspec.ValidationError as error:
-            what, field = located(error)
+            what, field = located(error, WorkResult)
             if found := re.search(r"(unknown|required) field `(.*)`", what, re.DOTALL):
                 code: Code = "unknown_key" if found[1] == "unknown" else "bad_request"
                 raise RequestError(code, what[:MESSAGE_SHOWN], found[2][:80]) from None

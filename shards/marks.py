@@ -42,6 +42,9 @@ class Marks:
         finally:
             os.close(descriptor)
 
+    def __len__(self) -> int:
+        return len(self._at)
+
     def grow(self, count: int) -> None:
         """Room for so many; what is marked stays so."""
         before, old = self._page, len(self._whole())

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 LISTED_MAX = 250  # characters of all names that are listed
 NAME_SHOWN = 80  # characters of such a name; the search for its neighbours takes longer than linear time
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """The message for a name that is not known: it proposes the nearest ones, or lists what there is."""
+def unknown(kind: str, name: str, known: Iterable[str], meant: Mapping[str, str] = {}) -> str:
+    """The message for a name that is not known: it proposes the nearest ones, or lists what there is.
+
+    ``meant`` has names that others use for the same, which are not near.
+    """
     names, name = sorted(known), name[:NAME_SHOWN]
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    near = [meant[name]] if name in meant else difflib.get_close_matches(name, names, n=3, cutoff=0.6)
     if near:
         return f"unknown {kind} {name!r}; did you mean {' or '.join(one[:NAME_SHOWN] for one in near)}?"
     return f"unknown {kind} {name!r}; known: {_listed(names)}"

@@ -51,6 +51,13 @@ TABLES: dict[str, type[msgspec.Struct]] = {  # by path, without the places in li
 }
 
 
+MEANT = {
+    name: f"{table}.{name}"
+    for table, kind in (("contacts", Contacts), ("preferences", Preferences))
+    for name in kind.__struct_fields__
+}  # in the table that they belong to
+
+
 class Choices:
     """A user's document in the form in which it is asked: users who chose alike share one object.
 
@@ -121,7 +128,9 @@ def parse_document(document: object) -> UserDocument:
         field = f"user{path.rstrip('`')}"
         if found := re.search(r"unknown field `(.*)`", text, re.DOTALL):
             known = TABLES[re.sub(r"\[[^\]]*\]", "", field)].__struct_fields__
-            raise RequestError("unknown_key", unknown("key", found[1], known), f"{field}.{found[1][:80]}") from None
+            meant = MEANT if field == "user" else {}
+            told = unknown("key", found[1], known, meant)
+            raise RequestError("unknown_key", told, f"{field}.{found[1][:80]}") from None
         if found := re.search(r"missing required field `(.*)`", text):
             raise RequestError("bad_value", f"{found[1]} is missing", field) from None
         raise RequestError("bad_value", f"{text[0].lower()}{text[1:]}", field) from None

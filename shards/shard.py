@@ -99,7 +99,7 @@ class Shard:
             self.intake = Intake(self.state.last, (self.state.epoch, self.state.gen), self.state.base)
             self.channels: dict[int, Sender] = {}
             self.attached: dict[str, AttachedChannel] = {}
-            self._numbers = itertools.count(int(moment.mono * 1e6))  # above those of whoever had this journal before
+            self._numbers = itertools.count(moment.wall_us)  # above those of whoever had this journal before any reboot
             self.courier = self._engage(settings)
             self._open_channels(settings, moment)
             self.pauses = Pauses(self.core, journal, self.courier)
@@ -284,7 +284,7 @@ class Shard:
             if due is None or due > moment.mono:
                 continue
             ended = channel.collect(moment.mono)
-            if not channel.harmless:
+            if self.marks:  # also of a channel that is harmless since it was asked to be
                 self._unmark(ended)
             if ended.delivered:
                 self.core.deliver(number, ended.delivered, moment)

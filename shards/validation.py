@@ -6,7 +6,7 @@ import datetime
 import math
 import re
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 import orjson
@@ -28,6 +28,16 @@ from shards.wire import (
 PAYLOAD_DEPTH_MAX = 32
 FANNED_KEPT = 4_096  # bytes of an undecodable entry that each recipient's rejection keeps
 INTEGER_MAX = 2**63 - 1
+MEANT = {  # what it is called elsewhere
+    "context": "payload",
+    "data": "payload",
+    "message": "body",
+    "subject": "title",
+    "text": "body",
+    "to": "user_id",
+    "user": "user_id",
+    "variables": "payload",
+}
 NOTIFICATION_KEYS = tuple(field.name for field in msgspec.structs.fields(Notification))
 
 # A frame holds plain notifications, or, fanned out, entries of both kinds.
@@ -136,11 +146,22 @@ def _fanned_out(raw: msgspec.Raw) -> tuple[list[str], msgspec.Raw] | None:
 _PATH = re.compile(r"^(?P<what>.*?)(?: - at (?:`key` in )?`\$(?P<path>[^`]*)`)?$", re.DOTALL)
 
 
-def located(error: msgspec.ValidationError) -> tuple[str, str]:
-    """What a decoder found, and the path to it from the entry of the list on."""
+def located(error: msgspec.ValidationError, kind: type[msgspec.Struct] = Notification) -> tuple[str, str]:
+    """What a decoder of ``kind`` found, and the path to it from the entry of the list on."""
     match = _PATH.match(str(error))
     what, path = (match["what"], match["path"] or "") if match else (str(error), "")
-    return f"{what[0].lower()}{what[1:]}", re.sub(r"^(\[[^\]]*\])+", "", path).lstrip(".")
+    field = re.sub(r"^(\[[^\]]*\])+", "", path).lstrip(".")
+    if what.startswith("Invalid enum value ") and (known := choices(get_type_hints(kind).get(field))):
+        *others, last = known
+        return f"{field} is {what.removeprefix('Invalid enum value ')}; it must be {', '.join(others)} or {last}", field
+    return f"{what[0].lower()}{what[1:]}", field
+
+
+def choices(kind: Any) -> list[str]:
+    """The texts that a ``Literal`` allows, an optional one as well."""
+    if get_origin(kind) is Literal:
+        return [str(choice) for choice in get_args(kind)]
+    return [choice for part in get_args(kind) for choice in choices(part)]
 
 
 def decode_error(raw: bytes | msgspec.Raw, error: Exception) -> Error:
@@ -153,7 +174,7 @@ def decode_error(raw: bytes | msgspec.Raw, error: Exception) -> Error:
         return Error("bad_encoding", f"not a valid document: {error}"[:300])
     what, field = located(error)
     if found := re.search(r"unknown field `(.*)`", what, re.DOTALL):
-        return Error("unknown_key", unknown("key", found[1], NOTIFICATION_KEYS), found[1][:80])
+        return Error("unknown_key", unknown("key", found[1], NOTIFICATION_KEYS, MEANT), found[1][:80])
     return Error("bad_value", what[:300], field[:80] or None)
 
 

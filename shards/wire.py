@@ -198,7 +198,7 @@ class WorkResult(Struct, forbid_unknown_fields=True, frozen=True):
     bad: Annotated[list[str], Meta(max_length=100)] = []
     error_class: ErrorClass | Literal["no_contact", "returned"] | None = None
     message: str = ""
-    retry_after_ms: Annotated[int, Meta(ge=0)] | None = None
+    retry_after_ms: Annotated[int, Meta(ge=0, le=2**53)] | None = None
 
 
 _DEAD_FILTERS = ("channel", "category", "reason", "error_class", "since", "user_id", "id")

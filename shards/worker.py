@@ -124,7 +124,7 @@ class Worker:
     def _drop(self) -> None:
         """Forget everything that is not in the journal, which nobody has been told."""
         assert self.shard is not None
-        if self.shard.courier:
+        if self.shard.courier and self.shard.courier.fileno() in self.poller:  # it may have been made just now
             self.poller.unregister(self.shard.courier.fileno())
         with contextlib.suppress(sqlite3.Error, OSError):
             self.shard.close()

@@ -19,7 +19,7 @@ from dispatcher.api.calls import Calls
 from dispatcher.api.engine import WAIT_S_MAX
 from dispatcher.api.futures import settle
 from dispatcher.api.host import Host, host
-from dispatcher.api.inapp import Feed, Subscription
+from dispatcher.api.inapp import Feed, Subscription, check_callback
 from dispatcher.api.registration import Registration, register
 from dispatcher.api.steps import Steps, wait_for_async
 from dispatcher.api.threads import DaemonThreads
@@ -167,7 +167,7 @@ class AsyncNotificationService:
 
     async def put_user(self, user_id: str, user: Mapping[str, Any]) -> dict[str, Any]:
         """See ``NotificationService.put_user``."""
-        return await self._do(lambda calls: calls.user("user.put", {"user_id": user_id, "user": dict(user)}))
+        return await self._do(lambda calls: calls.put_user(user_id, user))
 
     async def get_user(self, user_id: str) -> dict[str, Any]:
         """See ``NotificationService.get_user``."""
@@ -196,7 +196,7 @@ class AsyncNotificationService:
 
     async def mark(self, user_id: str, ids: Iterable[str], state: Literal["seen", "read", "archived"]) -> int:
         """See ``NotificationService.mark``."""
-        return int((await self.request("inbox.mark", user_id=user_id, ids=list(ids), state=state))["unread"])
+        return await self._do(lambda calls: calls.mark(user_id, ids, state))
 
     async def on_inapp(
         self,
@@ -228,7 +228,7 @@ class AsyncNotificationService:
 
     async def register_template(self, name: str, parts: Mapping[str, str]) -> None:
         """See ``NotificationService.register_template``."""
-        await self.request("template.put", name=name, parts=dict(parts))
+        await self._do(lambda calls: calls.register_template(name, parts))
 
     async def register_channel(self, name: str, channel: str | NotificationChannel, **options: Any) -> Registration:
         """See ``NotificationService.register_channel``. An object's ``send`` runs in an event loop of its own."""
@@ -304,6 +304,7 @@ class AsyncSubscription:
     def __init__(
         self, found: Host, callback: Callable[[InboxItem], Awaitable[object] | object], user_id: str | None, after: int
     ) -> None:
+        check_callback(callback)
         loop = asyncio.get_running_loop()
         self._calling: asyncio.Task[Any] | None = None
 

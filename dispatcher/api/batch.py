@@ -12,10 +12,10 @@ from dispatcher.api.errors import DispatcherError, RejectedError, RequestError
 from dispatcher.api.exchange import UNDER_WAY
 from dispatcher.api.frames import FRAME_BYTES, FRAME_ITEMS, Call
 from dispatcher.api.futures import running
-from dispatcher.api.keys import UNSENDABLE, Given, encoded, keyed, unsendable
+from dispatcher.api.keys import UNSENDABLE, Given, encoded, keyed
 from dispatcher.api.receiving import Gathering, read_receipt
 from dispatcher.api.results import BatchReceipt
-from shards.wire import Notification
+from shards.wire import Error, Notification
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 NOTIFICATIONS_UNDER_WAY = UNDER_WAY * FRAME_ITEMS
 AT_A_TIME = 4  # replies
+SUFFIXES = [f"-{at:x}" for at in range(FRAME_ITEMS)]
 
 
 class Frame:
@@ -146,10 +147,19 @@ class Batch:
         base = self._engine.new_key()
         wrong, made = False, []
         for at in without:
+            one, key = chunk[at], base + SUFFIXES[at]
+            if type(one) is Notification:  # as keyed does it
+                chunk[at] = one = one.__copy__()  # type: ignore[attr-defined]
+                one.idempotency_key = key
+                made.append(first + at)
+                continue
             try:
-                chunk[at], is_made = keyed(chunk[at], f"{base}-{at:x}")
-            except (TypeError, ValueError) as error:
-                chunk[at], wrong = unsendable(error), True
+                chunk[at], is_made = keyed(one, key)
+            except TypeError as error:
+                chunk[at], wrong = RejectedError(Error("bad_value", str(error))), True
+                continue
+            except RejectedError as error:
+                chunk[at], wrong = error, True
                 continue
             if is_made:
                 made.append(first + at)

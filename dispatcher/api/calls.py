@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from dispatcher.api.arguments import integer, many, mapping, milliseconds, seconds, text
 from dispatcher.api.batch import Batch
 from dispatcher.api.errors import RejectedError
-from dispatcher.api.keys import Given, encoded, given, keyed
+from dispatcher.api.keys import UNSENDABLE, Given, encoded, given, keyed, timed, unsendable
 from dispatcher.api.receiving import flattened
 from dispatcher.api.results import BatchReceipt, DeadLetter, Decision, InboxItem, Receipt, Status
-from shards.wire import pack
+from shards.wire import EVERY_USER, Error
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -41,7 +43,13 @@ class Calls:
         self._engine = engine
 
     def request(self, op: str, fields: Mapping[str, Any], timeout_s: float | None = None) -> Steps[dict[str, Any]]:
-        answer: dict[str, Any] = yield self._engine.request(op, dict(fields), timeout_s)
+        """Raises ``TypeError`` for a field that cannot be sent."""
+        try:
+            future = self._engine.request(op, dict(fields), timeout_s)
+        except UNSENDABLE as error:
+            place, problem = unsendable(fields, error)
+            raise TypeError(f"{place}: {problem}") from None
+        answer: dict[str, Any] = yield future
         return answer
 
     # --- notifications -----------------------------------------------------------------------------------------
@@ -60,19 +68,23 @@ class Calls:
         return receipt
 
     def batch_notify(self, notifications: Iterable[Given], timeout_s: float | None) -> Steps[BatchReceipt]:
-        timeout_s = self._engine.timeout_s if timeout_s is None else timeout_s
-        return Batch(self._engine, notifications, timeout_s).steps()
+        timeout_s = self._engine.timeout_s if timeout_s is None else seconds("timeout", timeout_s, above_0=True)
+        source = many("notifications", notifications, "notifications")
+        return Batch(self._engine, source, timeout_s).steps()
 
     def notify_all(
         self, notification: Given | None, topic: str, recipients: Iterable[str] | None, fields: Mapping[str, Any]
     ) -> Steps[Receipt]:
         """To recipients in parts, all with one key: it is unique for each user."""
-        if isinstance(recipients, str):
-            raise TypeError(f"recipients are an iterable of user ids; for one user: recipients=[{recipients!r}]")
-        whom = {"topic": topic} if recipients is None else {}
-        document: dict[str, Any] = {**_document(given(notification, fields)), **whom}
+        document = _document(timed(given(notification, fields)))
+        if recipients is not None and topic != EVERY_USER:
+            raise _address("both topic and recipients are given", "topic")
+        for name in ("user_id", "recipients", "topic"):
+            if document.get(name) is not None:
+                raise _address(f"{name} is given in the notification", name)
         if recipients is None:
-            return (yield from self.notify(document, {}))
+            return (yield from self.notify({**document, "topic": topic}, {}))
+        recipients = many("recipients", recipients, "user ids")
         one, is_made = keyed(document, self._engine.new_key())
         size = max(1, min(PART_RECIPIENTS, PART_BYTES // len(encoded(one))))
         sizes: list[int] = []
@@ -86,14 +98,16 @@ class Calls:
         return flattened(receipt, sizes)
 
     def explain(self, notification: Given | None, fields: Mapping[str, Any]) -> Steps[list[Decision]]:
-        answer = yield from self.request("explain", {"notification": _document(given(notification, fields))})
+        raw = encoded(timed(given(notification, fields)))
+        answer = yield from self.request("explain", {"notification": raw})
         return msgspec.convert(answer["decisions"], list[Decision])
 
     def status(self, named: Mapping[str, str | None]) -> Steps[Status]:
-        return self._answer(Status, "status", named)
+        return self._answer(Status, "status", _named(named))
 
     def wait(self, id: str, timeout_s: float | None) -> Steps[Status]:
-        end = None if timeout_s is None else time.monotonic() + timeout_s
+        text("id", id)
+        end = None if timeout_s is None else time.monotonic() + seconds("timeout", timeout_s)
         look_s = LOOK_S
         while True:
             left_s = math.inf if end is None else end - time.monotonic()
@@ -109,7 +123,7 @@ class Calls:
             look_s = min(look_s * LOOK_FACTOR, LOOK_MAX_S)
 
     def cancel(self, named: Mapping[str, str | None]) -> Steps[int]:
-        answer = yield from self.request("cancel", named)
+        answer = yield from self.request("cancel", _named(named))
         return int(answer["cancelled"])
 
     # --- dead letters ------------------------------------------------------------------------------------------
@@ -117,7 +131,7 @@ class Calls:
     def dead_page(
         self, filters: Mapping[str, Any], cursor: Any, limit: int | None
     ) -> Steps[tuple[list[DeadLetter], Any]]:
-        asked = {**filters, "limit": PAGE if limit is None else min(PAGE, limit), "cursor": cursor}
+        asked = {**_filters(filters), "limit": PAGE if limit is None else min(PAGE, limit), "cursor": cursor}
         answer = yield from self.request("dead.list", asked)
         return msgspec.convert(answer["items"], list[DeadLetter]), answer["next"]
 
@@ -126,6 +140,7 @@ class Calls:
 
         A letter that dies again at once must not keep this going for ever: it ends at as many as there are now.
         """
+        filters = _filters(filters)
         stats = yield from self.request("stats", {})
         there_are = sum(stats["dead_letters"].values())
         limit = filters.get("limit")
@@ -142,14 +157,31 @@ class Calls:
 
     # --- users -------------------------------------------------------------------------------------------------
 
+    def put_user(self, user_id: str, user: Mapping[str, Any]) -> Steps[dict[str, Any]]:
+        document = mapping("user", user, '{"contacts": {"email": "ada@example.org"}}')
+        return self.user("user.put", {"user_id": user_id, "user": document})
+
     def user(self, op: str, fields: Mapping[str, Any]) -> Steps[dict[str, Any]]:
         answer = yield from self.request(op, fields)
         return dict(answer["user"])
 
     def inbox_page(self, user_id: str, cursor: Any, limit: int | None) -> Steps[tuple[list[InboxItem], Any]]:
+        if limit is not None:
+            integer("limit", limit, 0)
         asked = {"user_id": user_id, "limit": PAGE if limit is None else min(PAGE, limit), "cursor": cursor}
         answer = yield from self.request("inbox.list", asked)
         return msgspec.convert(answer["items"], list[InboxItem]), answer["next"]
+
+    def mark(self, user_id: str, ids: Iterable[str], state: str) -> Steps[int]:
+        listed = list(many("ids", ids, "ids"))
+        answer = yield from self.request("inbox.mark", {"user_id": user_id, "ids": listed, "state": state})
+        return int(answer["unread"])
+
+    # --- templates ---------------------------------------------------------------------------------------------
+
+    def register_template(self, name: str, parts: Mapping[str, str]) -> Steps[None]:
+        document = mapping("parts", parts, '{"title": "Order {{ order }} has shipped"}')
+        yield from self.request("template.put", {"name": name, "parts": document})
 
     def _answer(self, kind: type[T], op: str, fields: Mapping[str, Any], timeout_s: float | None = None) -> Steps[T]:
         answer = yield from self.request(op, fields, timeout_s)
@@ -157,7 +189,27 @@ class Calls:
 
 
 def _document(one: Given) -> dict[str, Any]:
-    return dict(one) if isinstance(one, Mapping) else dict(msgspec.msgpack.decode(pack(one)))
+    return dict(one) if isinstance(one, Mapping) else dict(msgspec.msgpack.decode(encoded(one)))
+
+
+def _address(problem: str, field: str) -> RejectedError:
+    return RejectedError(
+        Error("bad_value", f"{problem}; name whom by the argument topic or by recipients alone", field)
+    )
+
+
+def _named(named: Mapping[str, str | None]) -> Mapping[str, str | None]:
+    for name, value in named.items():
+        if value is not None:
+            text(name, value)
+    return named
+
+
+def _filters(filters: Mapping[str, Any]) -> Mapping[str, Any]:
+    since, limit = filters.get("since"), filters.get("limit")
+    if limit is not None:
+        integer("limit", limit, 1)
+    return {**filters, "since": milliseconds("since", since)} if isinstance(since, datetime) else filters
 
 
 def _parts(recipients: Iterable[str], size: int, sizes: list[int]) -> Iterator[list[str]]:

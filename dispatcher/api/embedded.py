@@ -10,6 +10,7 @@ import contextlib
 import copy
 import fcntl
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -65,7 +66,7 @@ class Embedded:
         options += ["--durability", durability] if durability is not None else []
         self._keeper = Keeper(options, self.directory / "embedded.log")
         try:
-            self._keeper.start()
+            self._start()
             _, self.submit, self.stream = self._keeper.endpoints
             self.engine = connect(self.submit, timeout_s, max_pending, _keys(document))
         except BaseException as error:
@@ -74,6 +75,16 @@ class Embedded:
             if isinstance(error, ValueError):
                 raise StartError(f"{error}; it is where this process is to connect to") from None
             raise
+
+    def _start(self) -> None:
+        try:
+            self._keeper.start()
+        except StartError as error:
+            if not isinstance(self._config, Mapping):
+                raise
+            # its lines are of a file that the caller has not written
+            told = re.sub(rf"{re.escape(str(self._file))}(, line \d+)?: ", "config: ", str(error))
+            raise StartError(told) from None
 
     # --- the configuration -------------------------------------------------------------------------------------
 
@@ -110,7 +121,9 @@ class Embedded:
         try:
             text = tomli_w.dumps(document)
         except TypeError as error:
-            raise StartError(f"config: {error}; it is to have what a TOML file can have") from None
+            raise StartError(
+                f"config: {_unwritable(document)}: {error}; leave it out, or give what TOML can say"
+            ) from None
         _write_private(self._file, text.encode())
 
     # --- the end -----------------------------------------------------------------------------------------------
@@ -153,11 +166,21 @@ def _read(config: str | os.PathLike[str] | Mapping[str, Any] | None) -> dict[str
         beside = path.absolute().parent
     for name in ("dispatcher", "templates", "channels"):
         if not isinstance(document.get(name, {}), dict):
-            raise StartError(f"config: {name} is a {type(document[name]).__name__}, and must be a table")
+            raise StartError(f"config: {name} must be a table, and not {type(document[name]).__name__}")
     templates = document.get("templates", {})
     if isinstance(templates.get("directory"), str) and templates["directory"]:
         templates["directory"] = str(beside / templates["directory"])
     return document
+
+
+def _unwritable(table: Mapping[str, Any]) -> str:
+    """The key of what TOML cannot say."""
+    for key, value in table.items():
+        try:
+            tomli_w.dumps({key: value})
+        except TypeError:
+            return f"{key}.{_unwritable(value)}" if isinstance(value, Mapping) else str(key)
+    return ""
 
 
 def _keys(document: Mapping[str, Any]) -> ClientKeys | None:

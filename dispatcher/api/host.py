@@ -6,12 +6,14 @@ import os
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dispatcher.api.arguments import integer, path, seconds
 from dispatcher.api.remote import Remote
 
 if TYPE_CHECKING:
     from dispatcher.api.engine import Engine
     from dispatcher.curve import ClientKeys
 
+SHARDS_MAX = 256
 Path = str | os.PathLike[str]
 
 
@@ -54,9 +56,19 @@ def host(
     max_pending: int,
 ) -> Host:
     """The arguments of ``NotificationService``."""
+    seconds("timeout", timeout_s, above_0=True)
+    integer("max_pending", max_pending, 1)
     if submit is None:
         if stream is not None or keys is not None:
             raise TypeError("stream and keys are of a dispatcher that runs elsewhere; name its submit endpoint as well")
+        if data_dir is not None:
+            path("data_dir", data_dir)
+        if config is not None and not isinstance(config, Mapping):
+            path("config", config, or_else=" or a mapping")
+        if shards is not None:
+            integer("shards", shards, 1, SHARDS_MAX)
+        if durability not in (None, "power", "process"):
+            raise ValueError(f'durability must be "power" or "process", and not {durability!r}')
         from dispatcher.api.embedded import Embedded  # noqa: PLC0415 - who only connects is spared it
 
         return Embedded(data_dir, config, shards, durability, timeout_s, max_pending)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import threading
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 import zmq
 
+from dispatcher.api.arguments import integer, text
 from dispatcher.api.errors import OverloadedError, ShutdownError, UnavailableError
 from dispatcher.api.futures import running
 from dispatcher.api.results import InboxItem
@@ -35,9 +37,14 @@ _item = msgspec.json.Decoder(InboxItem).decode
 
 
 class Feed:
-    """The stream and the inboxes of one dispatcher, for one thread. ``stopping`` ends what it gives."""
+    """The stream and the inboxes of one dispatcher, for one thread. ``stopping`` ends what it gives.
+
+    Raises ``ShutdownError``.
+    """
 
     def __init__(self, engine: Engine, stream: str, stopping: threading.Event) -> None:
+        if engine.is_closing:
+            raise ShutdownError
         self._engine = engine
         self._stream = stream
         self._stopping = stopping
@@ -47,6 +54,9 @@ class Feed:
 
         A dispatcher that is away is waited for; what it refuses raises ``DispatcherError``.
         """
+        return self._of_user(text("user_id", user_id), integer("after", after, 0))
+
+    def _of_user(self, user_id: str, after: int) -> Items:
         with self._subscribed(b"inapp." + user_id.encode() + b"\0") as socket:
             check_at = 0.0
             while self._goes_on:
@@ -136,6 +146,11 @@ def _remember(last: OrderedDict[str, int], item: InboxItem) -> None:
         last.popitem(last=False)
 
 
+def check_callback(callback: object) -> None:
+    if not callable(callback):
+        raise TypeError(f"callback must be a function of an item, and not {type(callback).__name__}")
+
+
 class Subscription:
     """Calls ``callback`` with each item, one after the other, in a thread of its own. A context manager.
 
@@ -153,6 +168,11 @@ class Subscription:
     ) -> None:
         if user_id is None and after:
             raise ValueError("after: a cursor is of one user; name the user_id as well")
+        check_callback(callback)
+        if inspect.iscoroutinefunction(callback):
+            raise TypeError(
+                "callback is a coroutine function, which AsyncNotificationService awaits; here give a plain one"
+            )
         self.cursor = after
         self.ended: Future[None] = running()
         self._callback = callback

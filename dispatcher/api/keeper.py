@@ -20,7 +20,7 @@ BACKOFF_S = (0.0, 0.2, 1.0, 5.0, 15.0)  # before a start, by how many have faile
 LOG_BYTES_MAX = 4 * 2**20  # of a log that is gone on with
 SHOWN = 5  # last lines, where no line says what is wrong
 WORDS_MAX = 2_000
-READY = re.compile(r"ready: ingest (\S+)  submit (\S+)  stream (\S+)")
+READY = re.compile(r"ready: ingest (.+)  submit (.+)  stream (.+)")  # paths may have spaces
 
 log = logging.getLogger("dispatcher")
 
@@ -62,17 +62,24 @@ class Keeper:
             self._thread.join()
 
     def _run(self) -> None:
+        try:
+            self._keep()
+        except Exception as error:
+            log.exception("nobody keeps the embedded dispatcher any more")
+            self._failure = f"python -m dispatcher cannot be kept: {error}"
+        finally:
+            self._told.set()  # whatever happens: the constructor waits for it
+
+    def _keep(self) -> None:
         failures = 0
         while not self._stopping.wait(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]):
             why = self._live()
             if not self._told.is_set():
                 self._failure = why
-                self._told.set()
                 return
             failures = 1 if not why else failures + 1
             if not self._stopping.is_set():
                 log.warning("the embedded dispatcher ended, and is started again: %s", why or self._last_words())
-        self._told.set()
 
     def _live(self) -> str:
         """One process, from its start to its end; why it was never ready, if it was not."""
@@ -89,6 +96,7 @@ class Keeper:
             ready = READY.match(output.readline().decode(errors="replace"))
             if ready:
                 self.endpoints = (ready[1], ready[2], ready[3])
+                self._pass_on_errors()
                 self._told.set()
             output.read()
         code = self._process.wait()
@@ -111,11 +119,21 @@ class Keeper:
                 start_new_session=True,  # Ctrl-C is for this process, which stops it in order
             )
 
-    def _last_words(self) -> str:
-        """What the last process said: why it cannot run, or else the end of its log."""
+    def _said(self) -> list[str]:
+        """The log of the last process, line by line."""
         with self._log_file.open("rb") as file:
             file.seek(self._log_from)
-            lines = file.read().decode(errors="replace").splitlines()
+            return file.read().decode(errors="replace").splitlines()
+
+    def _pass_on_errors(self) -> None:
+        """What went wrong at the start and kept nobody from starting, such as a damaged journal, is told here too."""
+        for line in self._said():
+            if '"level": "error"' in line:
+                log.error("the embedded dispatcher says: %s", line)
+
+    def _last_words(self) -> str:
+        """What the last process said: why it cannot run, or else the end of its log."""
+        lines = self._said()
         told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
         raw = [line for line in lines if not line.startswith(("error: ", "{"))]  # such as a traceback's
         return "\n".join(told + raw[-1:] if told else lines[-SHOWN:])[-WORDS_MAX:]

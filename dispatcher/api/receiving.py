@@ -12,23 +12,23 @@ import msgspec
 
 from dispatcher.api.errors import DispatcherError, RejectedError, RequestError
 from dispatcher.api.frames import Single
+from dispatcher.api.ids import Id, Ids
 from dispatcher.api.results import BatchReceipt, Duplicate, Receipt, Rejection
 from shards.wire import Error
 
-Ids = str | list[str | None] | None
-
 
 class Answered(msgspec.Struct):
-    """A receipt as it comes, of one frame."""
+    """A receipt as it comes, of one frame, but for its ids."""
 
     accepted: int
     duplicates: int
-    ids: list[Ids]
+    ids: msgspec.Raw
     duplicate: list[Duplicate]
     rejected: list[Rejection]
 
 
 read_receipt = msgspec.msgpack.Decoder(Answered).decode
+_read_ids = msgspec.msgpack.Decoder(list[Id]).decode
 
 
 def handed_out(
@@ -44,8 +44,9 @@ def handed_out(
     answered = read_receipt(message)
     if len(answered.ids) != len(singles):
         raise msgspec.ValidationError(f"{len(answered.ids)} ids for {len(singles)} notifications")
+    all_ids = _read_ids(answered.ids)
     if not answered.duplicate and not answered.rejected:
-        for single, ids in zip(singles, answered.ids, strict=True):
+        for single, ids in zip(singles, all_ids, strict=True):
             single.sink(Receipt(ids, [ids]) if type(ids) is str else _receipt(ids, False, False, []), None)
         return
     mismatches: dict[int, bool] = {}
@@ -54,7 +55,7 @@ def handed_out(
     rejections: dict[int, list[Rejection]] = {}
     for other in answered.rejected:
         rejections.setdefault(other.index, []).append(other)
-    for at, (single, ids) in enumerate(zip(singles, answered.ids, strict=True)):
+    for at, (single, ids) in enumerate(zip(singles, all_ids, strict=True)):
         is_known = at in mismatches and not (single.is_made and was_repeated)
         rejected = rejections.get(at, [])
         if rejected and not (isinstance(ids, list) and any(ids)):
@@ -63,7 +64,7 @@ def handed_out(
             single.sink(_receipt(ids, is_known, is_known and mismatches[at], rejected), None)
 
 
-def _receipt(ids: Ids, duplicate: bool, mismatch: bool, rejected: list[Rejection]) -> Receipt:
+def _receipt(ids: Id, duplicate: bool, mismatch: bool, rejected: list[Rejection]) -> Receipt:
     listed = ids if isinstance(ids, list) else [ids]
     missing = [at for at, id in enumerate(listed) if id is None]
     places = [Rejection(at, one.error) for at, one in zip(missing, rejected, strict=False)]
@@ -95,19 +96,20 @@ class Gathering:
     def __init__(self) -> None:
         self._accepted = 0
         self._duplicates = 0
-        self._ids: list[Ids] = []
+        self._length = 0
+        self._ids: dict[int, msgspec.Raw] = {}
         self._duplicate: list[Duplicate] = []
         self._rejected: list[Rejection] = []
 
     def expect(self, count: int) -> int:
         """More notifications come: the place of the first one."""
-        first = len(self._ids)
-        self._ids += [None] * count
+        first = self._length
+        self._length += count
         return first
 
     def take(self, first: int, answered: Answered, made: Collection[int], was_repeated: bool) -> None:
         """Of a frame whose notifications begin at ``first``; ``made``: the places of those with a key made for them."""
-        self._ids[first : first + len(answered.ids)] = answered.ids
+        self._ids[first] = answered.ids
         self._accepted += answered.accepted
         for one in answered.duplicate:
             if was_repeated and first + one.index in made:
@@ -125,7 +127,7 @@ class Gathering:
         return BatchReceipt(
             self._accepted,
             self._duplicates,
-            self._ids,
+            Ids(self._length, self._ids),
             sorted(self._duplicate, key=_index),
             sorted(self._rejected, key=_index),
         )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from dispatcher.api.errors import RequestError
+from dispatcher.api.arguments import integer, text
+from dispatcher.api.errors import RequestError, ShutdownError
 
 if TYPE_CHECKING:
     from dispatcher.api.host import Host
@@ -48,18 +51,32 @@ def register(
     """Raises ``DispatcherError`` where the channel takes no workers, ``ValueError`` for what must be configured."""
     from dispatcher.api.worker import Worker  # noqa: PLC0415 - it has asyncio, of which others are spared the import
 
+    if host.engine.is_closing:
+        raise ShutdownError
+    text("name", name)
     if isinstance(channel, str):
         yield from _configure(host, name, {"class": channel, **options})
         return Registration(name)
+    if isinstance(channel, type):
+        kind = channel.__name__
+        raise TypeError(f'{kind} is a class; give an object of it, {kind}(), or its place, "package.module:{kind}"')
     for method in ("send", "supports_recipient"):
         if not callable(getattr(channel, method, None)):
-            raise TypeError(f"{channel!r} is no channel: it has no {method}; see docs/python.md")
+            raise TypeError(
+                f"{channel!r} is no channel, as it has no {method}; help(NotificationChannel) has what one has"
+            )
+    try:
+        with contextlib.suppress(ValueError):  # of what is not written in Python
+            inspect.signature(channel.send).bind(None)
+    except TypeError as error:
+        raise TypeError(f"{type(channel).__name__}.send must take one argument, the delivery: {error}") from None
+    concurrency = integer("concurrency", options.get("concurrency", CONCURRENCY), 1)
     if host.own_channels is None or name in host.own_channels:
         if others := options.keys() - {"concurrency"}:
             raise ValueError(f"{', '.join(sorted(others))}: to be set in [channels.{name}] of the configuration")
     else:
         yield from _configure(host, name, {"provider": "attached", **options})
-    worker = Worker(host.engine, name, channel, options.get("concurrency", CONCURRENCY))
+    worker = Worker(host.engine, name, channel, concurrency)
     yield host.engine.request("channel.attach", worker.call(0))
     worker.start()
     return Registration(name, worker)

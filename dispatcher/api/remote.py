@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import zmq
 
+from dispatcher.api.arguments import endpoint
 from dispatcher.api.engine import Engine
 
 if TYPE_CHECKING:
@@ -17,13 +18,13 @@ ABANDONED_S = 5.0  # for what is under way, of a service that nobody shut down
 
 
 class Remote:
-    """A dispatcher that runs already. Raises ``ValueError`` if ``submit`` is no endpoint."""
+    """A dispatcher that runs already. Raises ``ValueError`` for what is no endpoint."""
 
     def __init__(
         self, submit: str, stream: str | None, keys: ClientKeys | None, timeout_s: float, max_pending: int
     ) -> None:
-        self.submit = submit
-        self.stream = stream or STREAM
+        self.submit = endpoint("submit", submit, SUBMIT)
+        self.stream = endpoint("stream", stream or STREAM, STREAM)
         self.engine = connect(submit, timeout_s, max_pending, keys)
         self.is_shut_down = False
         self.own_channels = None

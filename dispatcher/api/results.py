@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
 
 from dispatcher.api.errors import RejectedError
+from dispatcher.api.ids import Id
 from shards.wire import Error
 
 Outcome = Literal[
@@ -54,7 +55,7 @@ class BatchReceipt(msgspec.Struct, frozen=True):
 
     accepted: int
     duplicates: int
-    ids: list[str | list[str | None] | None]
+    ids: Sequence[Id]
     duplicate: list[Duplicate] = []
     rejected: list[Rejection] = []
 

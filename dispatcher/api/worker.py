@@ -161,21 +161,22 @@ class Worker:
 
     async def _attempt(self, document: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         """One delivery; what its result says."""
-        limit = asyncio.timeout(timeout_s)
+        limit: asyncio.Timeout | None = None
         try:
             delivery = msgspec.convert(document, Delivery)
             if not self._channel.supports_recipient(delivery.recipient):
                 return {"error_class": "no_contact", "message": "the channel does not reach this recipient"}
-            async with limit:
+            async with asyncio.timeout(timeout_s) as limit:
                 sent = await self._send(delivery)
         except SendError as error:
             return _refusal(error)
         except (Exception, asyncio.CancelledError, SystemExit, KeyboardInterrupt) as error:
             if isinstance(error, asyncio.CancelledError) and _is_cancelled():
                 raise
-            if isinstance(error, TimeoutError) and limit.expired():
+            if isinstance(error, TimeoutError) and limit is not None and limit.expired():
                 return {"error_class": "ambiguous", "message": f"send took more than {timeout_s:g} s"}
-            log.exception("channel %s: send raised what is no SendError", self._name)
+            where = "supports_recipient" if limit is None else "send"
+            log.exception("channel %s: %s raised what is no SendError", self._name, where)
             return {"error_class": "transient", "message": f"{type(error).__name__}: {error}"}
         if sent is None:
             return {}
@@ -211,8 +212,10 @@ def _sendable(result: dict[str, Any]) -> dict[str, Any]:
             return result
     except UNSENDABLE:
         pass
-    kept = {name: value for name, value in result.items() if name != "bad"}
-    return {name: value if name == "retry_after_ms" else _text(value) for name, value in kept.items()}
+    sendable: dict[str, Any] = {
+        name: _text(result[name]) for name in ("detail", "message", "error_class") if name in result
+    }
+    return {**sendable, **{name: result[name] for name in ("retry_after_ms",) if name in result}}
 
 
 def _text(value: object) -> str:

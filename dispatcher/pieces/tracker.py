@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterable
 from typing import Literal, cast
@@ -11,6 +12,8 @@ from shards import ledger
 from shards.answers import ErrorClass
 from shards.retry import DueHeap, RetryPolicy
 from shards.sending import RETRIED, SLOWED, reason_of_end
+
+STALE_MAX = 1_000  # times at which nothing is due any more, beside as many as there are others
 
 
 class _Tracked:
@@ -64,6 +67,7 @@ class DeliveryTracker:
         self._open: dict[str, int] = {}  # by notification, how many of its deliveries have not ended
         self._ended: dict[str, None] = {}  # notifications, the oldest first
         self._waiting: DueHeap[tuple[str, str, float]] = DueHeap()
+        self._due = 0  # deliveries that wait for a time
         self._counts = [0] * len(ledger.OUTCOMES)
 
     def counts(self) -> dict[str, int]:
@@ -138,15 +142,26 @@ class DeliveryTracker:
         """What is to be attempted now, as ``(id, channel)``: each is named once, and never before its time."""
         found = []
         for id, channel, due in self._waiting.pop_due(now):
-            tracked = self._tracked.get(id, {}).get(channel)
-            if tracked is not None and tracked.due == due:  # else it has ended, or waits for another time
+            tracked = self._waits(id, channel, due)
+            if tracked is not None:
                 tracked.due = None
+                self._due -= 1
                 found.append((id, channel))
         return found
 
     def next_due(self) -> float | None:
         """When ``due`` may have something; None if nothing waits."""
         return self._waiting.next_due()
+
+    def _waits(self, id: str, channel: str, due: float) -> _Tracked | None:
+        """None if it has ended, or waits for another time."""
+        tracked = self._tracked.get(id, {}).get(channel)
+        return tracked if tracked is not None and tracked.due == due else None
+
+    def _forget_stale(self) -> None:
+        for id, channel, due in dict.fromkeys(self._waiting.pop_due(math.inf)):
+            if self._waits(id, channel, due) is not None:
+                self._waiting.push(due, (id, channel, due))
 
     def _open_one(self, id: str, channel: str) -> _Tracked:
         tracked = self._tracked[id][channel]
@@ -172,9 +187,12 @@ class DeliveryTracker:
         attempts += ledger.attempts_of(tracked.word)
         tracked.word = ledger.word(0, 0, outcome, ledger.REASON[reason], attempts)
         tracked.updated = now
+        self._due += (due is not None) - (tracked.due is not None)
         tracked.due = due
         if due is not None:
             self._waiting.push(due, (id, channel, due))
+            if len(self._waiting) > 2 * self._due + STALE_MAX:
+                self._forget_stale()
         if outcome in ledger.FINAL:
             self._end_one(id)
 

@@ -56,7 +56,7 @@ def run(program: str, *args: str, **options: Any) -> subprocess.CompletedProcess
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("embedded") / "data"
+    return tmp_path_factory.mktemp("embedded in Käfer") / "data"
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +144,15 @@ def test_what_was_handed_over_is_there_the_next_time(tmp_path: Path) -> None:
         wait_until(lambda: len(list(again.inbox("ada"))) == 100, PATIENCE_S, "all of them")
 
 
+def test_damage_is_told_to_the_program(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with NotificationService(tmp_path, shards=1) as service:
+        service.notify(user_id="ada", title="Hello")
+    (tmp_path / "shard-0.db").write_bytes(b"no database" * 1_000)
+    with NotificationService(tmp_path, shards=1) as service:
+        service.notify(user_id="ada", title="Again")
+    assert "damaged" in caplog.text
+
+
 def test_who_is_not_shut_down_warns_and_ends(tmp_path: Path) -> None:
     services = [NotificationService(tmp_path, shards=1)]
     pid = pid_of(services[0])
@@ -227,8 +236,9 @@ def test_a_mapping_or_a_file_configures_it(tmp_path: Path) -> None:
     [
         ({"channels": {"sms": {"provider": "simulatd"}}}, "did you mean simulated"),
         ({"dispatcher": {"durability": "some"}}, "dispatcher.durability"),
-        ({"dispatcher": 3}, "dispatcher is a int, and must be a table"),
-        ({"channels": {"email": {"host": None}}}, "NoneType.*what a TOML file can have"),
+        ({"dispatcher": 3}, "dispatcher must be a table, and not int"),
+        ({"dispatcher": {"shard": 2}}, "^config: dispatcher.shard: unknown key 'shard'"),
+        ({"channels": {"sms": {"sender": None}}}, "config: channels.sms.sender: .*NoneType"),
         ({"dispatcher": {"submit": "tcp://127.0.0.1:*"}}, "where this process is to connect to"),
     ],
 )

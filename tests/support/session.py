@@ -20,6 +20,9 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Self
 
+from click.testing import CliRunner
+
+from dispatcher.cli import main
 from dispatcher.settings import Settings
 from tests.support.service import DIES_WITH_US, ROOT, free_endpoints
 from tests.support.snippets import Snippet
@@ -27,6 +30,8 @@ from tests.support.snippets import Snippet
 COMMAND_S = 60.0
 SETTLED_S = 30.0  # what a command that only looks shows may take a moment to become so
 ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{16}-[0-9a-f]+-[0-9a-f]+")
+# asks a running dispatcher, and is nothing to a shell but words
+ASKS = re.compile(r"dispatcher (?!serve|config|channel test)[^$|<>;&`\n]*")
 LOOKS = re.compile(r"dispatcher (?:status|inbox|stats|dead list|channel list|user get)\b")
 VARYING = (  # what it looks like, and what it is called where runs are compared
     (ID, "ID"),
@@ -48,9 +53,8 @@ class Session:
         own = Settings().dispatcher
         names = ("ingest", "submit", "stream")
         self._endpoints = dict(zip([getattr(own, name) for name in names], free_endpoints(3), strict=True))
-        given = [
-            f"DISPATCHER_{name.upper()}={here}" for name, here in zip(names, self._endpoints.values(), strict=True)
-        ]
+        self._given = {f"DISPATCHER_{name.upper()}": self._endpoints[getattr(own, name)] for name in names}
+        given = [f"{name}={endpoint}" for name, endpoint in self._given.items()]
         programs = directory / "bin"
         programs.mkdir()
         for name, words in (("dispatcher", [*given, sys.executable, "-m", "dispatcher"]), ("python", [sys.executable])):
@@ -92,7 +96,10 @@ class Session:
         assert ended.returncode == 0, ended.stdout
 
     def _call(self, command: str) -> str:
-        return self._ended(["bash", "-c", command]).stdout
+        if not ASKS.fullmatch(command):
+            return self._ended(["bash", "-c", command]).stdout
+        with contextlib.chdir(self._work):  # in this interpreter, which spares half a second
+            return CliRunner().invoke(main, shlex.split(command)[1:], env=self._given).output
 
     def _ended(self, words: list[str], text: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -28,13 +28,15 @@ class Rig:
     def __init__(self, settings: Any = ALONE) -> None:
         self.settings = settings
         self.second = 0
+        self.clock_s: float | None = None  # the monotonic one, if it is not with the other
         self.frames = 0
         self.coming: list[Data | Ping | Ask] = []  # in the next turn
         self.shard = Shard(settings, self.now, set())
 
     @property
     def now(self) -> Now:
-        return at(self.second)
+        moment = at(self.second)
+        return moment if self.clock_s is None else moment._replace(mono=self.clock_s)
 
     def submit(self, count: int, **fields: Any) -> None:
         self.frames += 1
@@ -200,6 +202,34 @@ def test_numbers_are_never_used_again(rig: Rig) -> None:
     assert after.keys().isdisjoint(before)
     rig.turn(settled(*before, error_class="permanent"))
     assert rig.outcomes() == [("pending", 0)] * 3
+
+
+def test_numbers_are_not_used_again_after_a_reboot(rig: Rig) -> None:
+    """Workers on other machines still have what they were given; the monotonic clock begins anew."""
+    rig.submit(1)
+    rig.turn()
+    rig.clock_s = 20.0  # the service starts as long after each boot
+    rig.reopen()
+    before = rig.turn(want(1))
+    rig.second += 60
+    rig.reopen()
+    after = rig.turn(want(1))
+    rig.turn(settled(*before))
+    assert rig.outcomes() == [("pending", 0)]
+    rig.turn(settled(*after))
+    assert rig.outcomes() == [("delivered", 1)]
+
+
+@pytest.mark.parametrize(("before", "after"), [(HELD, ALONE), (ALONE, HELD)])
+def test_what_is_under_way_may_see_another_policy(rig: Rig, before: Any, after: Any) -> None:
+    """Nothing stays marked as under way: the next process would suspect it, and its place would be lost."""
+    rig.shard.reconfigure(before, rig.now)
+    rig.submit(5)
+    numbers = rig.turn(want(5))
+    rig.shard.reconfigure(after, rig.now)
+    rig.turn(settled(*numbers))
+    assert rig.outcomes() == [("delivered", 1)] * 5
+    assert rig.shard.marks.found() == []
 
 
 def test_at_the_end_what_never_left_is_as_it_was(rig: Rig) -> None:

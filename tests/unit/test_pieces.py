@@ -166,3 +166,24 @@ def test_every_delivery_is_counted_once_and_none_is_due_before_its_time(done: li
         except (KeyError, ValueError):
             pass
         assert sum(tracker.counts().values()) == planned
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_times_at_which_nothing_is_due_any_more_are_forgotten(ends: bool) -> None:
+    """Deferred for a year, and then cancelled, or deferred again."""
+    tracker = DeliveryTracker(ended_max=10)
+    tracker.plan("kept", ["email"], now=0.0)
+    tracker.defer("kept", "email", now=0.0, until=1e9, reason="send_at")
+    tracemalloc.start()
+    for number in range(20_000):
+        id = str(number if ends else 0)
+        if ends or not number:
+            tracker.plan(id, ["email"], now=0.0)
+        tracker.defer(id, "email", now=0.0, until=1e9 + number % 2, reason="send_at")
+        if ends:
+            tracker.cancel(id, now=0.0)
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert size < 500_000
+    assert tracker.due(now=1e9 + 1) == [("kept", "email")] + [("0", "email")] * (not ends)
+    assert tracker.due(now=1e9 + 1) == []

@@ -204,6 +204,8 @@ def test_a_document_of_another_shape_is_refused(document: Any, code: str, field:
     ("document", "says"),
     [
         ({"contact": {}}, "did you mean contacts?"),
+        ({"email": "x"}, "did you mean contacts.email?"),
+        ({"quiet_hours": {}}, "did you mean preferences.quiet_hours?"),
         ({"contacts": {"emial": "x"}}, "did you mean email?"),
         ({"contacts": {"webhook": {"url": "x", "secrt": "x"}}}, "did you mean secret"),
         ({"contacts": {"push": [{"provider": "x", "token": "x", "tokn": "x"}]}}, "did you mean token?"),

@@ -45,6 +45,7 @@ def test_what_may_change(table: str, value: Any) -> None:
 
 PAGER: dict[str, Any] = {"class": "tests.support.scripted:Scripted", "label": "a"}
 SIMULATED: dict[str, Any] = {"provider": "simulated"}
+ATTACHED: dict[str, Any] = {"provider": "attached"}
 
 
 @pytest.mark.parametrize(
@@ -56,10 +57,13 @@ SIMULATED: dict[str, Any] = {"provider": "simulated"}
         (SIMULATED, {**SIMULATED, "failure_rate": 0.5}, False),
         (SIMULATED, PAGER, False),
         (PAGER, SIMULATED, False),
+        (ATTACHED, {**ATTACHED, "timeout": "1s"}, True),
+        (ATTACHED, PAGER, False),
+        (PAGER, ATTACHED, False),
         (PAGER, {**PAGER, "concurrency": 1}, False),
     ],
 )
-def test_a_channel_changes_its_providers_but_not_whether_it_is_simulated(
+def test_a_channel_changes_its_providers_but_not_whether_it_is_simulated_or_attached(
     before: dict[str, Any], after: dict[str, Any], may: bool
 ) -> None:
     old, new = (composed(channels={"pager": channel}) for channel in (before, after))

@@ -43,6 +43,11 @@ def test_what_does_not_decode(entry: Any, code: str, field: str | None, as_json:
 
 def test_an_unknown_key_names_the_nearest() -> None:
     assert "did you mean title" in refused({"titel": "t"}).message
+    assert "did you mean payload" in refused({"variables": {}}).message
+
+
+def test_an_unknown_value_names_the_known_ones() -> None:
+    assert refused({"type": "warn"}).message == "type is 'warn'; it must be info, success, warning or error"
 
 
 def test_a_lone_surrogate_is_a_bad_value_and_other_bytes_a_bad_encoding() -> None:

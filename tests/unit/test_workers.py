@@ -79,6 +79,14 @@ def test_every_shard_hears_of_a_new_router() -> None:
     ]
 
 
+def test_the_shards_hear_of_a_channel_once_all_have_it(router: Router) -> None:
+    """One that had not taken the new configuration when it was told has understood nothing."""
+    router.call("a", 3)
+    router.step()
+    router.workers.configure({"pager": TIMEOUT_S, "fax": TIMEOUT_S, "email": None})
+    assert [work for _, work in router.step() if work.channel == "pager"] == [Want(7, "pager", 3, 1)] * 2
+
+
 def test_what_is_wanted_is_what_workers_have_room_for(router: Router) -> None:
     router.call("a", 3)
     router.call("b", 4)
@@ -279,3 +287,15 @@ def test_channels_are_added_and_timeouts_change(router: Router) -> None:
     router.call("a", 0, channel="new")
     router.call("b", 0)
     assert [router.answers[name][-1]["lease_ms"] for name in (b"a", b"b")] == [3_000, 60_000]
+
+
+def test_no_number_is_too_large_for_a_shard(router: Router) -> None:
+    """JSON has integers of any size, MessagePack has not."""
+    results = [{"token": "0-1", "error_class": "throttled", "retry_after_ms": number} for number in (10**20, 2**53, -1)]
+    router.call("a", limit=0, results=results)
+    rejected = router.answers[b"a"][-1]["rejected"]
+    assert [(one["index"], one["error"].field) for one in rejected] == [
+        (0, "results[0].retry_after_ms"),
+        (2, "results[2].retry_after_ms"),
+    ]
+    assert [pack(work) for _, work in router.step() if isinstance(work, Settled)]

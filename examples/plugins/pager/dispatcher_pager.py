@@ -8,8 +8,7 @@ from __future__ import annotations
 import httpx
 import msgspec
 
-from shards.channels.base import Context, Delivery, Recipient, SendError, Sent
-from shards.hidden import Secret
+from dispatcher import Context, Delivery, Recipient, Secret, SendError, Sent
 
 TEXT_MAX = 80  # characters that a pager can show
 
