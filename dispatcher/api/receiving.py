@@ -42,9 +42,9 @@ def handed_out(
             single.sink(None, error)
         return
     answered = read_receipt(message)
-    if len(answered.ids) != len(singles):
-        raise msgspec.ValidationError(f"{len(answered.ids)} ids for {len(singles)} notifications")
     all_ids = _read_ids(answered.ids)
+    if len(all_ids) != len(singles):
+        raise msgspec.ValidationError(f"{len(all_ids)} ids for {len(singles)} notifications")
     if not answered.duplicate and not answered.rejected:
         for single, ids in zip(singles, all_ids, strict=True):
             single.sink(Receipt(ids, [ids]) if type(ids) is str else _receipt(ids, False, False, []), None)
