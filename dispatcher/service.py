@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from dispatcher.api.calls import Calls
+from dispatcher.api.engine import WAIT_S_MAX
 from dispatcher.api.host import host
 from dispatcher.api.inapp import Feed, Subscription
 from dispatcher.api.registration import Registration, register
@@ -134,18 +135,19 @@ class NotificationService:
 
     # --- dead letters ------------------------------------------------------------------------------------------
 
-    def dead_letters(self, **filters: Any) -> Iterator[DeadLetter]:
-        """Deliveries that failed for good, the oldest first.
+    def dead_letters(self, *, limit: int | None = None, **filters: Any) -> Iterator[DeadLetter]:
+        """Deliveries that failed for good, the oldest first; ``limit`` of them at the most.
 
         All filters must match: ``channel``, ``category``, ``reason``, ``error_class``, ``user_id``, ``id``, ``since``,
         which is a ``datetime`` with a time zone, milliseconds since 1970, or text.
         """
         cursor = None
-        while True:
-            letters, cursor = wait_for(self._calls.dead_page(filters, cursor))
+        while limit is None or limit > 0:
+            letters, cursor = wait_for(self._calls.dead_page(filters, cursor, limit))
             yield from letters
             if cursor is None:
                 return
+            limit = None if limit is None else limit - len(letters)
 
     def replay(self, **filters: Any) -> int:
         """Deliver again what matches the filters of ``dead_letters``, or ``limit`` of it: how many."""
@@ -243,9 +245,9 @@ class NotificationService:
         Legal more than once. What is not answered by then raises ``UnavailableError``.
         """
         self._host.engine.refuse()
-        end = time.monotonic() + timeout
+        end = time.monotonic() + min(timeout, WAIT_S_MAX)
         for subscription in list(self._subscriptions):
-            subscription.end()
+            subscription.end(max(0.0, end - time.monotonic()))
         while self._registrations:
             self._registrations.pop().detach(max(0.0, end - time.monotonic()))
         self._host.shutdown(max(0.0, end - time.monotonic()))

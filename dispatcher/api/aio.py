@@ -9,18 +9,20 @@ import time
 import warnings
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 from os import PathLike
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from dispatcher.api.calls import Calls
+from dispatcher.api.engine import WAIT_S_MAX
 from dispatcher.api.futures import settle
 from dispatcher.api.host import Host, host
 from dispatcher.api.inapp import Feed, Subscription, check_callback
 from dispatcher.api.registration import Registration, register
 from dispatcher.api.steps import Steps, wait_for_async
+from dispatcher.api.threads import DaemonThreads
 
 if TYPE_CHECKING:
     from dispatcher.api.keys import Given
@@ -142,15 +144,16 @@ class AsyncNotificationService:
 
     # --- dead letters ------------------------------------------------------------------------------------------
 
-    async def dead_letters(self, **filters: Any) -> AsyncIterator[DeadLetter]:
+    async def dead_letters(self, *, limit: int | None = None, **filters: Any) -> AsyncIterator[DeadLetter]:
         """See ``NotificationService.dead_letters``."""
         cursor: Any = None
-        while True:
-            letters, cursor = await self._do(partial(_dead_page, filters, cursor))
+        while limit is None or limit > 0:
+            letters, cursor = await self._do(partial(_dead_page, filters, cursor, limit))
             for letter in letters:
                 yield letter
             if cursor is None:
                 return
+            limit = None if limit is None else limit - len(letters)
 
     async def replay(self, **filters: Any) -> int:
         """See ``NotificationService.replay``."""
@@ -212,14 +215,14 @@ class AsyncNotificationService:
         """See ``NotificationService.inapp``."""
         found, loop, stopping = await self._started(), asyncio.get_running_loop(), threading.Event()
         items = Feed(found.engine, found.stream, stopping).of_user(user_id, after)
-        thread = ThreadPoolExecutor(1, "inapp")
+        thread = DaemonThreads(1, "inapp")
         try:
             while (item := await loop.run_in_executor(thread, next, items, None)) is not None:
                 yield item
         finally:
             stopping.set()
             thread.submit(items.close)
-            thread.shutdown(wait=False)
+            thread.shutdown()
 
     # --- the dispatcher ----------------------------------------------------------------------------------------
 
@@ -248,12 +251,12 @@ class AsyncNotificationService:
         """See ``NotificationService.shutdown``."""
         found = await self._started()
         found.engine.refuse()
+        end = time.monotonic() + min(timeout, WAIT_S_MAX)
         for subscription in list(self._subscriptions):
-            await subscription.end()
-        await asyncio.to_thread(self._leave, found, timeout)
+            await subscription.end(max(0.0, end - time.monotonic()))
+        await asyncio.to_thread(self._leave, found, end)
 
-    def _leave(self, found: Host, timeout_s: float) -> None:
-        end = time.monotonic() + timeout_s
+    def _leave(self, found: Host, end: float) -> None:
         while self._registrations:
             self._registrations.pop().detach(max(0.0, end - time.monotonic()))
         found.shutdown(max(0.0, end - time.monotonic()))
@@ -278,8 +281,10 @@ class AsyncNotificationService:
         return f"<AsyncNotificationService{at}>"
 
 
-def _dead_page(filters: Mapping[str, Any], cursor: Any, calls: Calls) -> Steps[tuple[list[DeadLetter], Any]]:
-    return calls.dead_page(filters, cursor)
+def _dead_page(
+    filters: Mapping[str, Any], cursor: Any, limit: int | None, calls: Calls
+) -> Steps[tuple[list[DeadLetter], Any]]:
+    return calls.dead_page(filters, cursor, limit)
 
 
 def _inbox_page(user_id: str, cursor: Any, limit: int | None, calls: Calls) -> Steps[tuple[list[InboxItem], Any]]:
@@ -301,8 +306,10 @@ class AsyncSubscription:
     ) -> None:
         check_callback(callback)
         loop = asyncio.get_running_loop()
+        self._calling: asyncio.Task[Any] | None = None
 
         async def call(item: InboxItem) -> None:
+            self._calling = asyncio.current_task()
             result = callback(item)
             if inspect.isawaitable(result):
                 await result
@@ -322,11 +329,20 @@ class AsyncSubscription:
 
     async def stop(self) -> None:
         """See ``Subscription.stop``."""
-        await asyncio.to_thread(self._made.stop)
+        if not self._is_in_callback():
+            await asyncio.to_thread(self._made.stop)
 
-    async def end(self) -> None:
+    async def end(self, timeout_s: float | None = None) -> None:
         """See ``Subscription.end``."""
-        await asyncio.to_thread(self._made.end)
+        if not self._is_in_callback():
+            await asyncio.to_thread(self._made.end, timeout_s)
+
+    def _is_in_callback(self) -> bool:
+        """Whether the callback stops its own subscription: it is not to wait for itself."""
+        if asyncio.current_task() is not self._calling:
+            return False
+        self._made.stop_soon()
+        return True
 
     async def __aenter__(self) -> Self:
         return self

@@ -110,7 +110,7 @@ class Batch:
     def steps(self) -> Steps[BatchReceipt]:
         """Raises what a frame ends with where nobody knows of its notifications, such as ``UnavailableError``."""
         try:
-            while chunk := list(islice(self._source, FRAME_ITEMS)):
+            while chunk := list(islice(self._source, self._engine.at_once)):
                 yield from self._submit(chunk)
                 if self._under_way >= NOTIFICATIONS_UNDER_WAY:
                     yield from self._take(AT_A_TIME)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
@@ -86,14 +87,15 @@ class Calls:
         recipients = many("recipients", recipients, "user ids")
         one, is_made = keyed(document, self._engine.new_key())
         size = max(1, min(PART_RECIPIENTS, PART_BYTES // len(encoded(one))))
-        parts = ({**_document(one), "recipients": part} for part in _parts(recipients, size))
+        sizes: list[int] = []
+        parts = ({**_document(one), "recipients": part} for part in _parts(recipients, size, sizes))
         timeout_s = self._engine.timeout_s
         receipt = yield from Batch(self._engine, parts, timeout_s, are_made=is_made).steps()
         if not receipt.accepted and not receipt.duplicates and receipt.rejected:
             raise RejectedError(receipt.rejected[0].error)
         if not receipt.ids:
             raise ValueError("recipients is empty; name at least one")
-        return flattened(receipt)
+        return flattened(receipt, sizes)
 
     def explain(self, notification: Given | None, fields: Mapping[str, Any]) -> Steps[list[Decision]]:
         raw = encoded(timed(given(notification, fields)))
@@ -108,7 +110,9 @@ class Calls:
         end = None if timeout_s is None else time.monotonic() + seconds("timeout", timeout_s)
         look_s = LOOK_S
         while True:
-            status = yield from self.status({"id": id})
+            left_s = math.inf if end is None else end - time.monotonic()
+            asked_s = max(LOOK_MAX_S, min(self._engine.timeout_s, left_s))
+            status = yield from self._answer(Status, "status", {"id": id}, asked_s)
             if status.final:
                 return status
             left_s = look_s if end is None else end - time.monotonic()
@@ -124,8 +128,11 @@ class Calls:
 
     # --- dead letters ------------------------------------------------------------------------------------------
 
-    def dead_page(self, filters: Mapping[str, Any], cursor: Any) -> Steps[tuple[list[DeadLetter], Any]]:
-        answer = yield from self.request("dead.list", {"limit": PAGE, **_filters(filters), "cursor": cursor})
+    def dead_page(
+        self, filters: Mapping[str, Any], cursor: Any, limit: int | None
+    ) -> Steps[tuple[list[DeadLetter], Any]]:
+        asked = {**_filters(filters), "limit": PAGE if limit is None else min(PAGE, limit), "cursor": cursor}
+        answer = yield from self.request("dead.list", asked)
         return msgspec.convert(answer["items"], list[DeadLetter]), answer["next"]
 
     def dead(self, op: str, filters: Mapping[str, Any]) -> Steps[int]:
@@ -136,7 +143,8 @@ class Calls:
         filters = _filters(filters)
         stats = yield from self.request("stats", {})
         there_are = sum(stats["dead_letters"].values())
-        most = min(filters.get("limit") or there_are, there_are)
+        limit = filters.get("limit")
+        most = there_are if limit is None else min(limit, there_are)
         count = 0
         while count < most:
             left = most - count
@@ -175,8 +183,8 @@ class Calls:
         document = mapping("parts", parts, '{"title": "Order {{ order }} has shipped"}')
         yield from self.request("template.put", {"name": name, "parts": document})
 
-    def _answer(self, kind: type[T], op: str, fields: Mapping[str, Any]) -> Steps[T]:
-        answer = yield from self.request(op, fields)
+    def _answer(self, kind: type[T], op: str, fields: Mapping[str, Any], timeout_s: float | None = None) -> Steps[T]:
+        answer = yield from self.request(op, fields, timeout_s)
         return msgspec.convert(answer, kind)
 
 
@@ -204,7 +212,9 @@ def _filters(filters: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**filters, "since": milliseconds("since", since)} if isinstance(since, datetime) else filters
 
 
-def _parts(recipients: Iterable[str], size: int) -> Iterator[list[str]]:
+def _parts(recipients: Iterable[str], size: int, sizes: list[int]) -> Iterator[list[str]]:
+    """``sizes`` is told how many are in each."""
     source = iter(recipients)
     while part := list(islice(source, size)):
+        sizes.append(len(part))
         yield part

@@ -47,10 +47,11 @@ class Embedded:
         timeout_s: float,
         max_pending: int,
     ) -> None:
-        self._config = config
+        # whatever becomes of the mapping, and of the current directory
+        self._config = _read(config) if config is None or isinstance(config, Mapping) else Path(config).absolute()
         self._owner = os.getpid()
         self.is_shut_down = False
-        document = _read(config)
+        document = _read(self._config)
         self.directory = Path(data_dir or document.get("dispatcher", {}).get("data_dir", DATA_DIR)).absolute()
         with _explained(self.directory):
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -58,7 +59,8 @@ class Embedded:
             self._sockets, self._are_elsewhere = _sockets(self.directory)
         self._file = self.directory / "embedded.toml"
         self._channels_file = self.directory / "embedded-channels.json"
-        self._write_config()
+        with _explained(self.directory):
+            self._write_config()
         options = ["--config", str(self._file), "--data-dir", str(self.directory)]
         options += ["--shards", str(shards)] if shards is not None else []
         options += ["--durability", durability] if durability is not None else []
@@ -95,9 +97,13 @@ class Embedded:
     def kept_channels(self) -> dict[str, dict[str, Any]]:
         """Those that were registered, by name: the tables of their configuration."""
         try:
-            found: dict[str, dict[str, Any]] = msgspec.json.decode(self._channels_file.read_bytes())
+            found = msgspec.json.decode(self._channels_file.read_bytes(), type=dict[str, dict[str, Any]])
         except FileNotFoundError:
             return {}
+        except msgspec.MsgspecError as error:
+            raise StartError(
+                f"{self._channels_file}: {error}; delete it, and have the program register its channels again"
+            ) from None
         return found
 
     def keep_channels(self, channels: dict[str, dict[str, Any]]) -> None:
@@ -213,12 +219,12 @@ def _sockets(directory: Path) -> tuple[Path, bool]:
 
 
 def _write_private(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".new")
-    with contextlib.suppress(FileNotFoundError):
-        temporary.unlink()
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)  # two may start at the same time
+    temporary = Path(name)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)
 
 

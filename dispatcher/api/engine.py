@@ -26,7 +26,7 @@ from dispatcher.api.connection import Connection
 from dispatcher.api.errors import DispatcherError, NoAnswerError, ShutdownError
 from dispatcher.api.exchange import Exchange
 from dispatcher.api.frames import FRAME_ITEMS, Call, Single, Sink, frame
-from dispatcher.api.futures import running, settle
+from dispatcher.api.futures import running, settle, waits_for_itself
 from shards.wire import MADE_KEY, Error, pack
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 PENDING_BYTES_MAX = 64 * 2**20
 MESSAGES_PER_TURN = 100
+WAIT_S_MAX = 10 * 365 * 86_400.0  # of the end; a thread cannot be waited for without a bound and with one beyond
 POLL_MAX_S = 3_600.0  # a timeout may be longer than what a poll can be told
 EXIT_S = 5.0  # at the end of the program, for what is under way
 
@@ -67,13 +68,13 @@ class Engine:
         self._retries = retries
         self._refuses = False
         self._lock = threading.Lock()
+        self._pending = 0
+        self._pending_bytes = 0
+        self._for_room: list[Future[None]] = []
         self._open()
         _engines.add(self)
 
     def _open(self) -> None:
-        self._pending = 0
-        self._pending_bytes = 0
-        self._for_room: list[Future[None]] = []
         self._incoming: deque[Call | Single | Callable[[], None]] = deque()
         self._is_asleep = False
         self._end_at = math.inf
@@ -81,6 +82,7 @@ class Engine:
         self._exchange = Exchange(self.submit, self._connection.why_silent, retries=self._retries)
         self._key = f"{MADE_KEY}{secrets.token_urlsafe(12)}-"
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._has_bell = True  # else its number may be that of somebody else's file
         self._thread = threading.Thread(target=self._run, name="dispatcher", daemon=True)
         self._is_open = True
         self._thread.start()
@@ -89,7 +91,10 @@ class Engine:
         """In a forked child."""
         _inherited.append((self._connection, self._exchange, self._lock))
         self._is_open = False
-        if not self._refuses:
+        self._pending = self._pending_bytes = 0
+        self._for_room = []
+        if self._has_bell:
+            self._has_bell = False
             os.close(self._bell)
         self._lock = threading.Lock()
 
@@ -145,6 +150,11 @@ class Engine:
 
     # --- room --------------------------------------------------------------------------------------------------
 
+    @property
+    def at_once(self) -> int:
+        """How many notifications to reserve at most."""
+        return max(1, min(FRAME_ITEMS, self._max_pending))
+
     def reserve(self, count: int, size: int) -> bool:
         """Let in so many notifications and bytes, if there is room. Raises ``ShutdownError``."""
         self._ensure_open()
@@ -196,6 +206,7 @@ class Engine:
         self.refuse()
         if not self._is_open:
             return
+        wait_s = min(wait_s, WAIT_S_MAX)
         self._end_at = time.monotonic() + wait_s
         self._ring()
         if join and threading.current_thread() is not self._thread:
@@ -229,16 +240,15 @@ class Engine:
             os.eventfd_write(self._bell, 1)
 
     def _run(self) -> None:
-        text = "the service was shut down before there was an answer; whether it was taken is not known"
+        waits_for_itself()
         try:
-            self._serve()
-        except Exception as error:
-            log.exception("the connection to %s has ended", self.submit)
-            text = f"the connection has ended: {type(error).__name__}: {error}"
-            self.refuse()
-        self._finish(text)
+            self._live()
+        except Exception:
+            log.exception("the connection to %s has failed; the next call opens another one", self.submit)
+        finally:
+            self._finish()
 
-    def _serve(self) -> None:
+    def _live(self) -> None:
         poller = zmq.Poller()
         connection, exchange = self._connection, self._exchange
         poller.register(connection.monitor, zmq.POLLIN)
@@ -246,7 +256,7 @@ class Engine:
         poller.register(connection.socket, zmq.POLLIN)
         while True:
             now = time.monotonic()
-            self._take_incoming(now)
+            _take(self._incoming, exchange, now)
             exchange.on_time(now)
             is_blocked = self._send(now)
             if self._refuses and (now >= self._end_at or (self._end_at < math.inf and not exchange)):
@@ -265,17 +275,6 @@ class Engine:
                 exchange.on_lost()
             if ready.get(connection.socket, 0) & zmq.POLLIN:
                 self._receive(time.monotonic())
-
-    def _take_incoming(self, now: float) -> None:
-        incoming, exchange = self._incoming, self._exchange
-        while incoming:
-            one = incoming.popleft()
-            if isinstance(one, Single):
-                exchange.add_single(one)
-            elif isinstance(one, Call):
-                exchange.add(one, now)
-            else:
-                one()
 
     def _send(self, now: float) -> bool:
         """Whether something waits for the connection."""
@@ -296,13 +295,27 @@ class Engine:
                 text = f"{self.submit} does not answer as a dispatcher: {error}"
                 self._exchange.end_all(NoAnswerError(Error("unavailable", text)))
 
-    def _finish(self, text: str) -> None:
-        with self._lock:
-            self._is_open = False
-        self._take_incoming(time.monotonic())
-        self._exchange.end_all(errors.of(Error("unavailable", text)))
-        self._connection.close()
-        os.close(self._bell)
+    def _finish(self) -> None:
+        with self._lock:  # from here on another thread may open anew, and that is to be left alone
+            self._is_open = self._has_bell = False
+            connection, exchange, incoming, bell = self._connection, self._exchange, self._incoming, self._bell
+        _take(incoming, exchange, time.monotonic())
+        why = "the service was shut down" if self._refuses else "the connection failed"
+        text = f"{why} before there was an answer; whether it was taken is not known"
+        exchange.end_all(errors.of(Error("unavailable", text)))
+        connection.close()
+        os.close(bell)
+
+
+def _take(incoming: deque[Call | Single | Callable[[], None]], exchange: Exchange, now: float) -> None:
+    while incoming:
+        one = incoming.popleft()
+        if isinstance(one, Single):
+            exchange.add_single(one)
+        elif isinstance(one, Call):
+            exchange.add(one, now)
+        else:
+            one()
 
 
 def _close_all() -> None:

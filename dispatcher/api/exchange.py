@@ -146,6 +146,7 @@ class Exchange:
             self._end(call, message, None)
         elif self._retries and error.code in ("overloaded", "unavailable"):
             call.last = error
+            call.not_taken += error.code == "overloaded"
             self._try_again(call, now + (error.retry_after_ms / 1000 if error.retry_after_ms else PATIENCE_S))
         elif len(call.items) > 1:
             self._halve(call)
@@ -159,6 +160,7 @@ class Exchange:
             number = self.number()
             half = Call(number, frame(number, items), call.timeout_s, call.sink, items, call.first + first)
             half.deadline, half.tries = call.deadline, call.tries
+            half.not_taken = call.not_taken + 1
             self._enter(half)
 
     def _end(self, call: Call, message: bytes | None, error: DispatcherError | None) -> None:
@@ -187,7 +189,7 @@ class Exchange:
         self._look_at = math.inf
         for call in list(self._calls.values()):
             if call.deadline <= now:
-                self._end(call, None, self._given_up(call.timeout_s, call.last))
+                self._end(call, None, self._given_up(call.timeout_s, _last_word(call)))
                 continue
             if call.due <= now:
                 self._queue(call)
@@ -210,3 +212,11 @@ class Exchange:
             return errors.of(last)
         text = f"no answer from {self._endpoint} within {timeout_s:g} s; {self._why_silent()}"
         return errors.NoAnswerError(Error("unavailable", text))
+
+
+def _last_word(call: Call) -> Error | None:
+    """What to say of a call that came to nothing. Only where each try was refused, nothing was taken."""
+    if call.last is not None and call.last.code == "overloaded" and call.not_taken < call.tries:
+        text = f"it may have been taken before the dispatcher was overloaded: {call.last.message}"
+        return Error("unavailable", text, None, call.last.retry_after_ms)
+    return call.last

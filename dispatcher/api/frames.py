@@ -26,7 +26,8 @@ class Call:
     """
 
     __slots__ = (
-        "deadline", "due", "first", "is_queued", "items", "last", "message", "number", "sink", "timeout_s", "tries",
+        "deadline", "due", "first", "is_queued", "items", "last", "message", "not_taken", "number", "sink", "timeout_s",
+        "tries",
     )  # fmt: skip
 
     def __init__(
@@ -41,6 +42,7 @@ class Call:
         self.deadline = math.inf
         self.due = math.inf  # when it is sent again
         self.tries = 0
+        self.not_taken = 0  # of the tries, those that are known to have come to nothing
         self.is_queued = False
         self.last: Error | None = None  # what the last try was answered
 

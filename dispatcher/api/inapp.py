@@ -209,11 +209,15 @@ class Subscription:
         self.ended.set_result(None)
         ended.result()
 
-    def end(self) -> None:
-        """``stop`` that raises nothing."""
-        self._stopping.set()
+    def end(self, timeout_s: float | None = None) -> None:
+        """``stop`` that raises nothing, and waits so long at most for the callback."""
+        self.stop_soon()
         if threading.current_thread() is not self._thread:  # a callback may stop its own subscription
-            self._thread.join()
+            self._thread.join(timeout_s)
+
+    def stop_soon(self) -> None:
+        """Wait for nothing: a callback that is under way is the last one."""
+        self._stopping.set()
 
     def __enter__(self) -> Self:
         return self

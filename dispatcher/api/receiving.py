@@ -36,13 +36,15 @@ def handed_out(
 ) -> None:
     """Tell each notification of a frame what became of it."""
     if message is None:
-        if isinstance(error, RequestError) and error.code != "internal":  # such as too_large, of one that was alone
+        if isinstance(error, RequestError) and error.code not in ("internal", "unsupported"):  # such as too_large
             error = RejectedError(error.error)
         for single in singles:
             single.sink(None, error)
         return
     answered = read_receipt(message)
     all_ids = _read_ids(answered.ids)
+    if len(all_ids) != len(singles):
+        raise msgspec.ValidationError(f"{len(all_ids)} ids for {len(singles)} notifications")
     if not answered.duplicate and not answered.rejected:
         for single, ids in zip(singles, all_ids, strict=True):
             single.sink(Receipt(ids, [ids]) if type(ids) is str else _receipt(ids, False, False, []), None)
@@ -69,11 +71,23 @@ def _receipt(ids: Id, duplicate: bool, mismatch: bool, rejected: list[Rejection]
     return Receipt(next(id for id in listed if id is not None), listed, duplicate, mismatch, places)
 
 
-def flattened(receipt: BatchReceipt) -> Receipt:
-    """Of a notification that was sent in parts, each with some of its recipients."""
-    ids = [id for part in receipt.ids for id in (part if isinstance(part, list) else [part])]
+def flattened(receipt: BatchReceipt, sizes: Sequence[int]) -> Receipt:
+    """Of a notification that was sent in parts, each with so many of its recipients."""
+    ids: list[str | None] = []
+    rejected: list[Rejection] = []
+    errors: dict[int, list[Error]] = {}
+    for one in receipt.rejected:
+        errors.setdefault(one.index, []).append(one.error)
+    for at, (part, size) in enumerate(zip(receipt.ids, sizes, strict=True)):
+        found = part if isinstance(part, list) else [part] * size  # None: it was rejected as a whole
+        missing = [place for place, id in enumerate(found, len(ids)) if id is None]
+        told = errors.get(at, [])
+        told = told * len(missing) if len(told) == 1 else told
+        rejected += [Rejection(place, error) for place, error in zip(missing, told, strict=False)]
+        ids += found
     mismatch = any(one.mismatch for one in receipt.duplicate)
-    return _receipt(ids, bool(receipt.duplicates), mismatch, receipt.rejected)
+    first = next(id for id in ids if id is not None)
+    return Receipt(first, ids, bool(receipt.duplicates), mismatch, rejected)
 
 
 class Gathering:

@@ -11,6 +11,8 @@ from collections.abc import Generator
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from dispatcher.api.futures import awaited
+
 T = TypeVar("T")
 Steps = Generator["Future[Any] | float", Any, T]
 
@@ -24,7 +26,7 @@ def wait_for(steps: Steps[T]) -> T:
             value, error = None, None
             if isinstance(step, Future):
                 try:
-                    value = step.result()
+                    value = awaited(step)
                 except (KeyboardInterrupt, SystemExit):  # of this thread, and none of the steps' business
                     raise
                 except Exception as raised:  # noqa: BLE001 - the steps decide

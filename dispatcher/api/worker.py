@@ -13,13 +13,13 @@ import os
 import secrets
 import threading
 from collections.abc import Awaitable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
 from dispatcher.api.errors import DispatcherError, OverloadedError, ShutdownError, UnavailableError
 from dispatcher.api.keys import UNSENDABLE
+from dispatcher.api.threads import DaemonThreads
 from shards.channels.base import Delivery, NotificationChannel, SendError, Sent
 from shards.wire import pack
 
@@ -46,7 +46,7 @@ class Result(msgspec.Struct, omit_defaults=True):
     error_class: str = ""
     message: str = ""
     detail: str = ""
-    bad: list[str] = []
+    bad: Annotated[list[str], msgspec.Meta(max_length=100)] = []
     retry_after_ms: int | None = None
 
 
@@ -61,10 +61,10 @@ class Worker:
         self._results: list[dict[str, Any]] = []
         self._sending: set[asyncio.Task[None]] = set()
         self._stopping = threading.Event()
-        self._threads: ThreadPoolExecutor | None = None
+        self._threads: DaemonThreads | None = None
         if not inspect.iscoroutinefunction(channel.send):
             concurrency = min(concurrency, THREADS_MAX)
-            self._threads = ThreadPoolExecutor(concurrency, f"send {name}")
+            self._threads = DaemonThreads(concurrency, f"send {name}")
         self._concurrency = concurrency
         self._thread = threading.Thread(target=self._run, name=f"channel {name}", daemon=True)
 

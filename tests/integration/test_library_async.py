@@ -254,3 +254,23 @@ def test_who_is_not_shut_down_warns(dispatcher: RunningDispatcher) -> None:
     services = [AsyncNotificationService(submit=dispatcher.submit)]
     with pytest.warns(ResourceWarning, match="was not shut down"):
         services.clear()
+
+
+@pytest.mark.parametrize("what", ["stop", "shutdown"])
+def test_a_callback_may_stop_its_subscription(dispatcher: RunningDispatcher, what: str) -> None:
+    async def main() -> None:
+        service = AsyncNotificationService(submit=dispatcher.submit, stream=dispatcher.stream)
+        stopped = asyncio.Event()
+
+        async def stop(_: InboxItem) -> None:
+            await (subscription.stop() if what == "stop" else service.shutdown())
+            stopped.set()
+
+        subscription = await service.on_inapp(stop, f"stops-{what}")
+        await service.notify(user_id=f"stops-{what}", title="a")
+        async with asyncio.timeout(PATIENCE_S):
+            await stopped.wait()
+            await subscription.stop()
+            await service.shutdown()
+
+    asyncio.run(main())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ import pytest
 
 from dispatcher import Delivery, NotificationService, Recipient, RequestError, SendError, Sent
 from dispatcher.api.embedded import Embedded
-from tests.support.service import wait_until
+from tests.support.service import ROOT, wait_until
 
 PATIENCE_S = 60.0
 CONFIG = {"retry": {"max_retries": 1, "base": "10ms"}}
@@ -49,7 +51,7 @@ class Recorder:
             case "detail":
                 return Sent("as 4711")
             case "surrogate":
-                raise ValueError("no file \udcff")
+                raise SendError("transient", "no file \udcff")
             case "long":
                 raise ValueError("x" * 2_000_000)
             case "long detail":
@@ -115,7 +117,7 @@ def recorder(service: NotificationService) -> Recorder:
             "send returned str; it is to return Sent or None, and to raise SendError",
         ),
         ("hang", "dead", "max_retries", 2, None),
-        ("surrogate", "dead", "max_retries", 2, "ValueError: no file ?"),
+        ("surrogate", "dead", "max_retries", 2, "no file ?"),
         ("long", "dead", "max_retries", 2, None),
         ("long detail", "delivered", None, 1, None),
         ("no text", "delivered", None, 1, None),
@@ -271,3 +273,32 @@ def test_what_is_configured_is_not_registered_over(tmp_path: Path) -> None:
             service.register_channel("sms", "tests.support.plugins.odd_channels:Logbook", file="x")
         with pytest.raises(RequestError, match="has its provider already"):
             service.register_channel("sms", Recorder())
+
+
+BLOCKED = """
+import sys, threading
+from dispatcher import NotificationService
+
+class Blocked:
+    name = "blocked"
+    started = threading.Event()
+
+    def supports_recipient(self, recipient):
+        return True
+
+    def send(self, delivery):
+        self.started.set()
+        threading.Event().wait()
+
+service = NotificationService(submit=sys.argv[1])
+service.register_channel("blocked", Blocked())
+service.notify(user_id="ada", title="a", channels=["blocked"])
+Blocked.started.wait()
+"""
+
+
+def test_a_send_that_never_returns_lets_the_program_end(service: NotificationService) -> None:
+    with service.register_channel("blocked", Recorder()):
+        pass
+    command = [sys.executable, "-c", BLOCKED, service.submit_endpoint]
+    assert subprocess.run(command, cwd=ROOT, timeout=PATIENCE_S, check=False).returncode == 0

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from dispatcher import NotificationService, ShutdownError, StartError
+from dispatcher import Delivery, NotificationService, Recipient, ShutdownError, StartError
 from dispatcher.api.embedded import Embedded
 from tests.support.service import ROOT, wait_until
 
@@ -270,3 +270,35 @@ def test_a_path_may_be_long(tmp_path: Path) -> None:
         assert stat.S_IMODE(sockets.stat().st_mode) == 0o700
         assert service.notify(user_id="ada", title="a").id
     assert not sockets.exists()
+
+
+class Nowhere:
+    name = "nowhere"
+
+    def supports_recipient(self, recipient: Recipient) -> bool:
+        return False
+
+    async def send(self, delivery: Delivery) -> None:
+        raise AssertionError
+
+
+def test_its_files_are_found_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.toml").write_text('[channels.sms]\nprovider = "simulated"\n')
+    monkeypatch.chdir(tmp_path)
+    with NotificationService("data", config="mine.toml", shards=1) as service:
+        monkeypatch.chdir("/")
+        service.register_channel("nowhere", Nowhere())
+        assert {"sms", "nowhere"} <= service.metrics()["channels"].keys()
+
+
+def test_what_is_left_of_registered_channels_is_told(tmp_path: Path) -> None:
+    (tmp_path / "embedded-channels.json").write_text("")
+    with pytest.raises(StartError, match=r"embedded-channels\.json: .* delete it"):
+        NotificationService(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_directory_that_is_read_only_is_told(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(StartError, match="who can write to it"):
+        NotificationService(tmp_path)

@@ -232,3 +232,20 @@ def test_with_keys(tmp_path: Path, user: str) -> None:
     ):
         say(service, user, "a")
         seen.until("a")
+
+
+def test_a_callback_that_hangs_does_not_hold_up_the_shutdown(dispatcher: RunningDispatcher, user: str) -> None:
+    called, end = threading.Event(), threading.Event()
+
+    def hang(_: InboxItem) -> None:
+        called.set()
+        end.wait(PATIENCE_S)
+
+    service = NotificationService(submit=dispatcher.submit, stream=dispatcher.stream)
+    subscription = service.on_inapp(hang, user)
+    service.notify(user_id=user, title="a")
+    assert called.wait(PATIENCE_S)
+    service.shutdown(0.1)
+    assert not subscription.ended.done()
+    end.set()
+    subscription.stop()

@@ -501,3 +501,119 @@ def test_who_waits_for_room_hears_of_the_shutdown(user: str) -> None:
     service.shutdown(timeout=0.0)
     thread.join()
     assert caught
+
+
+# --- what is easily got wrong -------------------------------------------------------------------------------------
+
+
+def test_a_limit_of_none_at_all_touches_nothing(dispatcher: RunningDispatcher) -> None:
+    with connected(dispatcher) as service:
+        for at in range(3):
+            receipt = service.notify(user_id="limited", title=f"{at}", channels=["sms"])
+            service.wait(receipt.id, PATIENCE_S)
+
+        def there() -> int:
+            return len(list(service.dead_letters(user_id="limited")))
+
+        wait_until(lambda: there() == 3, PATIENCE_S, "three dead letters")
+        for call in (service.purge, service.replay):
+            with pytest.raises(ValueError, match="limit must be 1 or more"):
+                call(user_id="limited", limit=0)
+        assert there() == 3
+        assert [len(list(service.dead_letters(user_id="limited", limit=at))) for at in (0, 2, 9)] == [0, 2, 3]
+        assert service.purge(user_id="limited", limit=1) == 1
+        wait_until(lambda: there() == 2, PATIENCE_S, "two dead letters")
+
+
+def test_ids_stay_in_the_order_of_recipients_where_a_part_is_rejected(service: NotificationService) -> None:
+    recipients: list[Any] = [f"part-{at}" for at in range(5_001)]
+    recipients[2_500] = 17  # that is no user id, and has its part of 2,000 rejected
+    receipt = service.notify_all(recipients=recipients, title="a")
+    assert [at for at, id in enumerate(receipt.ids) if id is None] == list(range(2_000, 4_000))
+    assert [one.index for one in receipt.rejected] == list(range(2_000, 4_000))
+    assert len(receipt.ids) == 5_001
+
+
+def test_who_waits_for_a_status_waits_no_longer_than_asked() -> None:
+    with (
+        NotificationService(submit=free_endpoints(1)[0], timeout=10 * PATIENCE_S) as service,
+        pytest.raises(TimeoutError),
+    ):
+        service.wait("id", timeout=0.0)
+
+
+def test_a_batch_holds_no_more_than_may_be_pending(dispatcher: RunningDispatcher, user: str) -> None:
+    most = 0
+
+    def pulled() -> Iterator[dict[str, Any]]:
+        nonlocal most
+        for at in range(200):
+            most = max(most, limited._host.engine._pending)
+            yield {"user_id": user, "title": f"{at}"}
+
+    with connected(dispatcher, max_pending=7) as limited:
+        assert limited.batch_notify(pulled()).accepted == 200
+    assert 0 < most <= 7
+
+
+def test_a_callback_cannot_wait_for_another_call(service: NotificationService, user: str) -> None:
+    raised: list[BaseException] = []
+    told = threading.Event()
+    hold = threading.Event()
+
+    def call(_: object) -> None:
+        try:
+            service.notify(user_id=user, title="b")
+        except RuntimeError as error:
+            raised.append(error)
+        told.set()
+
+    def block(_: object) -> None:
+        hold.wait(PATIENCE_S)  # so that the next callback is added in time
+
+    service.submit(user_id=user, title="a").add_done_callback(block)
+    service.submit(user_id=user, title="a").add_done_callback(call)
+    hold.set()
+    assert told.wait(PATIENCE_S)
+    assert "thread of yours" in str(raised[0])
+    assert service.notify(user_id=user, title="c").id
+
+
+def test_a_shutdown_may_wait_for_ever(dispatcher: RunningDispatcher, user: str) -> None:
+    service = connected(dispatcher)
+    future = service.submit(user_id=user, title="a")
+    service.shutdown(float("inf"))
+    assert future.result(0).id
+
+
+def test_a_child_of_a_child_keeps_its_files(service: NotificationService) -> None:
+    pid = os.fork()
+    if not pid:
+        opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(100)]  # one has the number of what was closed
+        inner = os.fork()
+        if not inner:
+            try:
+                [os.fstat(one) for one in opened]
+            except OSError:
+                os._exit(1)
+            os._exit(0)
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(inner, 0)[1]))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_connection_that_fails_is_told_and_replaced(
+    dispatcher: RunningDispatcher, user: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with connected(dispatcher) as service:
+        service.notify(user_id=user, title="a")
+        engine = service._host.engine
+
+        def fail() -> None:
+            raise ZeroDivisionError
+
+        engine._hand_over(fail)
+        with pytest.raises(UnavailableError):
+            engine.request("ping", {}).result(PATIENCE_S)
+        assert service.notify(user_id=user, title="b").id
+    assert "ZeroDivisionError" in caplog.text

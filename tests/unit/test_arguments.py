@@ -50,7 +50,7 @@ def service() -> Iterator[NotificationService]:
     one.shutdown(0.0)
 
 
-RECEIPT = flattened(BatchReceipt(1, 0, ["a-1"]))
+RECEIPT = flattened(BatchReceipt(1, 0, ["a-1"]), [1])
 
 
 @pytest.mark.parametrize(

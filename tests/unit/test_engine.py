@@ -161,6 +161,17 @@ def test_at_the_deadline_the_last_answer_counts(wire: Wire, code: str, kind: typ
     assert answers.error.message == "because"
 
 
+def test_only_where_every_try_was_refused_it_is_known_that_nothing_was_taken(wire: Wire) -> None:
+    answers = wire.call(timeout_s=1.0)
+    wire.sent()
+    wire.exchange.on_lost()  # and with it the answer, perhaps
+    while not answers:
+        for request in wire.sent():
+            wire.refuse(request, "overloaded", retry_after_ms=300)
+        wire.pass_time(0.25)
+    assert type(answers.error) is UnavailableError
+
+
 def test_silence_has_it_sent_again_and_given_up_at_the_deadline(wire: Wire) -> None:
     answers = wire.call()
     copies = [*wire.sent()]
