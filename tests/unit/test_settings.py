@@ -452,7 +452,7 @@ def test_an_error_names_the_source_that_set_the_key(written: Path) -> None:
     assert message == "DISPATCHER_RETRY__BSE: retry.bse: unknown key 'bse'; did you mean base?"
     assert refusal(text, written, {"DISPATCHER_SHARD": "2"}).startswith("DISPATCHER_SHARD: dispatcher.shard: ")
     message = refusal(text, written, {"DISPATCHER_RETRI__BASE": "2s"})
-    assert message == "DISPATCHER_RETRI__BASE: retri: unknown key 'retri'; did you mean retry?"
+    assert message == "DISPATCHER_RETRI__BASE: retri: unknown key 'retri'; did you mean retry or retention?"
     message = refusal(text, written, {"DISPATCHER_CATEGORIES__NEWS__PRIORITY": "low"})
     assert message == "DISPATCHER_CATEGORIES__NEWS__PRIORITY: categories.news: channels is missing"
 
