@@ -26,7 +26,7 @@ from dispatcher.receipts import Receipt, frame_ids
 from dispatcher.reloads import Reloaded, Reloads
 from dispatcher.repair import repair
 from dispatcher.requests import as_list, decode_request, seq_of
-from dispatcher.settings import MESSAGE_BYTES_HARD_MAX, is_local
+from dispatcher.settings import is_local
 from dispatcher.splitter import Frame, Gatherer, Limits, Part, Split, split
 from dispatcher.workers import Workers
 from shards import logs
@@ -34,6 +34,7 @@ from shards.process import WRONG_CONFIGURATION, Stop, begin_child, fail, say, sa
 from shards.wire import (
     EXPANSION,
     INGEST,
+    MESSAGE_BYTES_HARD_MAX,
     SUBMIT,
     UNROUTABLE,
     Ask,

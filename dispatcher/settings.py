@@ -41,14 +41,13 @@ from shards.settings import (
     TemplateSettings,
 )
 from shards.units import Seconds, decode_hook, encode_hook
-from shards.wire import CHANNELS
+from shards.wire import CHANNELS, MESSAGE_BYTES_HARD_MAX
 
 ENVIRONMENT_PREFIX = "DISPATCHER_"
 SHARDS_MAX = 256
 CHANNELS_MAX = 200  # a journal has numbers for 256, those that were configured once among them
 PORT_MAX = 65_535
 PUBLIC = ("ingest", "submit", "stream")
-MESSAGE_BYTES_HARD_MAX = 64 * 2**20  # beyond, ZeroMQ closes the connection; between, the answer is too_large
 POSITIONS_MAX = 60_000  # of one frame: a position must fit 16 bits in an inbox entry
 DEFAULT_RATE_LIMITS: Mapping[str, RateLimit] = {"email": RateLimit(rate="1000/minute", burst=1000)}
 

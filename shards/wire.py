@@ -61,6 +61,7 @@ KEY_BYTES_MAX = 255
 MADE_KEY = "~auto~"  # how keys begin that a client made, so that it may send again
 TOPIC_BYTES_MAX = 256
 EVERY_USER = "*"  # the topic of all who have a document
+MESSAGE_BYTES_HARD_MAX = 64 * 2**20  # of a request: beyond, ZeroMQ closes the connection; below, too_large is answered
 PAGE_BYTES_MAX = 4 * 2**20  # of the items of one answer; a page ends before it, and goes on with its cursor
 
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dispatcher.api.errors import DispatcherError, RejectedError, RequestError
 from dispatcher.api.exchange import UNDER_WAY
-from dispatcher.api.frames import FRAME_BYTES, FRAME_ITEMS, Call
+from dispatcher.api.frames import FRAME_BYTES, FRAME_ITEMS, TOO_LARGE, Call
 from dispatcher.api.futures import running
 from dispatcher.api.keys import UNSENDABLE, Given, encoded, keyed
 from dispatcher.api.receiving import Gathering, read_receipt
 from dispatcher.api.results import BatchReceipt
-from shards.wire import Error, Notification
+from shards.wire import MESSAGE_BYTES_HARD_MAX, Error, Notification
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -188,6 +188,9 @@ class Batch:
             middle = len(items) // 2
             yield from self._send(first, items[:middle], made)
             yield from self._send(first + middle, items[middle:], made)
+            return
+        if len(message) > MESSAGE_BYTES_HARD_MAX:
+            self._gathering.reject(first, TOO_LARGE)
             return
         while not self._engine.reserve(len(items), len(message)):
             yield self._engine.room()

@@ -15,7 +15,7 @@ import shutil
 import tempfile
 import time
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,28 +53,29 @@ class Embedded:
         self.is_shut_down = False
         document = _read(self._config)
         self.directory = Path(data_dir or document.get("dispatcher", {}).get("data_dir", DATA_DIR)).absolute()
-        with _explained(self.directory):
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _check_free(self.directory)
-            self._sockets, self._are_elsewhere = _sockets(self.directory)
         self._file = self.directory / "embedded.toml"
         self._channels_file = self.directory / "embedded-channels.json"
         with _explained(self.directory):
-            self._write_config()
-        options = ["--config", str(self._file), "--data-dir", str(self.directory)]
-        options += ["--shards", str(shards)] if shards is not None else []
-        options += ["--durability", durability] if durability is not None else []
-        self._keeper = Keeper(options, self.directory / "embedded.log")
-        try:
-            self._start()
-            _, self.submit, self.stream = self._keeper.endpoints
-            self.engine = connect(self.submit, timeout_s, max_pending, _keys(document))
-        except BaseException as error:
-            self._keeper.stop(ABANDONED_S)
-            self._remove_sockets()
-            if isinstance(error, ValueError):
-                raise StartError(f"{error}; it is where this process is to connect to") from None
-            raise
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _one_at_a_time(self.directory):
+            with _explained(self.directory):
+                _check_free(self.directory)
+                self._sockets, self._are_elsewhere = _sockets(self.directory)
+                self._write_config()
+            options = ["--config", str(self._file), "--data-dir", str(self.directory)]
+            options += ["--shards", str(shards)] if shards is not None else []
+            options += ["--durability", durability] if durability is not None else []
+            self._keeper = Keeper(options, self.directory / "embedded.log")
+            try:
+                self._start()
+                _, self.submit, self.stream = self._keeper.endpoints
+                self.engine = connect(self.submit, timeout_s, max_pending, _keys(document))
+            except BaseException as error:
+                self._keeper.stop(ABANDONED_S)
+                self._remove_sockets()
+                if isinstance(error, ValueError):
+                    raise StartError(f"{error}; it is where this process is to connect to") from None
+                raise
 
     def _start(self) -> None:
         try:
@@ -189,6 +190,18 @@ def _keys(document: Mapping[str, Any]) -> ClientKeys | None:
     return client_keys(msgspec.convert(document.get("curve", {}), CurveSettings))
 
 
+@contextlib.contextmanager
+def _one_at_a_time(directory: Path) -> Iterator[None]:
+    """Who starts here meanwhile waits: else who gets the directory might read the configuration of the other."""
+    with _explained(directory):
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _check_free(directory: Path) -> None:
     """Another instance must not find its configuration changed."""
     with contextlib.suppress(FileNotFoundError), (directory / "lock").open("rb") as lock:
@@ -229,7 +242,7 @@ def _write_private(path: Path, content: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _explained(directory: Path) -> Any:
+def _explained(directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -25,9 +25,9 @@ from dispatcher.api import answers, errors
 from dispatcher.api.connection import Connection
 from dispatcher.api.errors import DispatcherError, NoAnswerError, ShutdownError
 from dispatcher.api.exchange import Exchange
-from dispatcher.api.frames import FRAME_ITEMS, Call, Single, Sink, frame
+from dispatcher.api.frames import FRAME_ITEMS, TOO_LARGE, Call, Single, Sink, frame
 from dispatcher.api.futures import running, settle, waits_for_itself
-from shards.wire import MADE_KEY, Error, pack
+from shards.wire import MADE_KEY, MESSAGE_BYTES_HARD_MAX, Error, pack
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -113,6 +113,8 @@ class Engine:
         self._ensure_open()
         number = self._exchange.number()
         message = pack({"op": op, "seq": number, **given})
+        if len(message) > MESSAGE_BYTES_HARD_MAX:
+            raise errors.of(TOO_LARGE)
         self._hand_over(Call(number, message, self.timeout_s if timeout_s is None else timeout_s, sink), even_closing)
         return future
 

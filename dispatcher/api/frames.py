@@ -10,10 +10,12 @@ import msgspec
 
 from dispatcher.api.errors import DispatcherError
 from dispatcher.api.results import Receipt
-from shards.wire import Error, pack
+from shards.wire import MESSAGE_BYTES_HARD_MAX, Error, pack
 
 FRAME_ITEMS = 500  # notifications; more gain nothing
 FRAME_BYTES = 1_000_000  # below what a dispatcher takes by default
+
+TOO_LARGE = Error("too_large", f"it is larger than any dispatcher takes: {MESSAGE_BYTES_HARD_MAX} bytes")
 
 Sink = Callable[["Call", bytes | None, DispatcherError | None], None]
 

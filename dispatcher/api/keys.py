@@ -10,12 +10,14 @@ import msgspec
 
 from dispatcher.api.arguments import milliseconds
 from dispatcher.api.errors import RejectedError
-from shards.wire import Code, Error, Notification, pack
+from dispatcher.api.frames import TOO_LARGE
+from shards.wire import MESSAGE_BYTES_HARD_MAX, Code, Error, Notification, pack
 
 Given = Notification | Mapping[str, Any]
 TIMES = frozenset({"send_at", "expires_at"})
 UNSENDABLE = (TypeError, ValueError, OverflowError, RecursionError)  # what encoding a value raises
 PLACE_SHOWN = 80  # characters
+ENVELOPE_BYTES = 1_024  # what a message has beside its notification, at most
 
 
 def given(notification: Given | None, fields: Mapping[str, Any]) -> Given:
@@ -67,11 +69,14 @@ def keyed(one: Given, key: str) -> tuple[Given, bool]:
 def encoded(one: Given) -> msgspec.Raw:
     """As MessagePack. Raises ``RejectedError`` for what cannot be written so."""
     try:
-        return msgspec.Raw(pack(one))
+        packed = pack(one)
     except UNSENDABLE as error:
         place, problem = unsendable(one, error)
         code: Code = "too_deep" if isinstance(error, RecursionError) else "bad_value"
         raise RejectedError(Error(code, problem, place[:PLACE_SHOWN] or None)) from None
+    if len(packed) > MESSAGE_BYTES_HARD_MAX - ENVELOPE_BYTES:
+        raise RejectedError(TOO_LARGE)
+    return msgspec.Raw(packed)
 
 
 def unsendable(value: object, error: Exception) -> tuple[str, str]:

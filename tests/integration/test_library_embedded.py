@@ -10,6 +10,7 @@ import sys
 import textwrap
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,23 @@ def test_another_one_in_the_same_directory_is_told_how_to_connect(
         NotificationService(directory)
     with NotificationService(submit=service.submit_endpoint, stream=service.stream_endpoint) as other:
         assert other.notify(user_id="bob", title="a").id
+
+
+def test_of_two_that_start_at_once_one_gets_the_directory_and_its_own_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dispatcher.api.embedded.FREED_S", 0.0)
+    with ThreadPoolExecutor(2) as pool:
+        futures = {
+            shards: pool.submit(NotificationService, tmp_path, config={"dispatcher": {"shards": shards}})
+            for shards in (1, 2)
+        }
+    (refused,) = (future.exception() for future in futures.values() if future.exception())
+    assert isinstance(refused, StartError)
+    assert "is in use" in str(refused)
+    ((shards, future),) = ((shards, future) for shards, future in futures.items() if not future.exception())
+    with future.result() as service:
+        assert len(service.metrics()["shards"]) == shards
 
 
 def test_a_killed_dispatcher_is_started_again(service: NotificationService, caplog: pytest.LogCaptureFixture) -> None:

@@ -32,6 +32,7 @@ from dispatcher import (
 from dispatcher.api.batch import NOTIFICATIONS_UNDER_WAY
 from dispatcher.api.frames import FRAME_ITEMS
 from dispatcher.curve import read_pair, read_public
+from shards.wire import MESSAGE_BYTES_HARD_MAX
 from tests.support.keys import SERVER, KeyRing
 from tests.support.service import RunningDispatcher, free_endpoints, wait_until
 
@@ -132,6 +133,18 @@ def test_what_is_not_acceptable_raises(service: NotificationService, user: str) 
         service.notify(user_id=user, body="x" * 1_100_000)
     with pytest.raises(TypeError, match="not both: title"):
         service.notify({"user_id": user}, title="a")
+
+
+def test_what_no_dispatcher_takes_is_not_sent(service: NotificationService, user: str) -> None:
+    """ZeroMQ would close the connection, and all that is on it would be sent again."""
+    huge = {"user_id": user, "body": "x" * MESSAGE_BYTES_HARD_MAX}
+    with pytest.raises(RejectedError, match="larger than any dispatcher takes"):
+        service.notify(huge)
+    receipt = service.batch_notify([{"user_id": user, "title": "a"}, huge, {"user_id": user, "title": "b"}])
+    assert receipt.accepted == 2
+    assert [(one.index, one.error.code) for one in receipt.rejected] == [(1, "too_large")]
+    with pytest.raises(RequestError, match="too_large"):
+        service.put_user(user, {"attributes": {"all": "x" * MESSAGE_BYTES_HARD_MAX}})
 
 
 def test_errors_pass_between_processes(service: NotificationService) -> None:
