@@ -20,7 +20,7 @@ from dispatcher.api.engine import WAIT_S_MAX
 from dispatcher.api.futures import settle
 from dispatcher.api.host import Host, host
 from dispatcher.api.inapp import Feed, Subscription, check_callback
-from dispatcher.api.registration import Registration, register
+from dispatcher.api.registration import DETACH_S, Registration, register
 from dispatcher.api.steps import Steps, wait_for_async
 from dispatcher.api.threads import DaemonThreads
 
@@ -230,12 +230,14 @@ class AsyncNotificationService:
         """See ``NotificationService.register_template``."""
         await self._do(lambda calls: calls.register_template(name, parts))
 
-    async def register_channel(self, name: str, channel: str | NotificationChannel, **options: Any) -> Registration:
+    async def register_channel(
+        self, name: str, channel: str | NotificationChannel, **options: Any
+    ) -> AsyncRegistration:
         """See ``NotificationService.register_channel``. An object's ``send`` runs in an event loop of its own."""
         found = await self._started()
         made = await wait_for_async(register(found, name, channel, options))
         self._registrations.append(made)
-        return made
+        return AsyncRegistration(made)
 
     async def metrics(self) -> dict[str, Any]:
         """See ``NotificationService.metrics``."""
@@ -296,6 +298,26 @@ def _abandon(found: Future[Host]) -> None:
         at = found.result().submit
         warnings.warn(f"the AsyncNotificationService at {at} was not shut down", ResourceWarning, 2)
         found.result().abandon()
+
+
+class AsyncRegistration:
+    """As ``Registration``; to wait for what is under way leaves the event loop alone."""
+
+    def __init__(self, made: Registration) -> None:
+        self.name = made.name
+        self._made = made
+
+    async def detach(self, timeout: float = DETACH_S) -> None:
+        """See ``Registration.detach``."""
+        await asyncio.to_thread(self._made.detach, timeout)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.detach()
 
 
 class AsyncSubscription:

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import os
 import signal
+import threading
 from collections.abc import Callable, Coroutine, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -35,7 +36,9 @@ Test = Callable[[AsyncNotificationService, str], Coroutine[Any, Any, None]]
 
 @pytest.fixture(scope="module")
 def dispatcher() -> Iterator[RunningDispatcher]:
-    with RunningDispatcher('[channels.pager]\nprovider = "attached"\n[dispatcher]\n') as running:
+    with RunningDispatcher(
+        '[channels.pager]\nprovider = "attached"\n[channels.slow]\nprovider = "attached"\n[dispatcher]\n'
+    ) as running:
         yield running
 
 
@@ -180,6 +183,33 @@ def test_a_channel_is_registered(run: Callable[[Test], None]) -> None:
         receipt = await service.notify(user_id=user, title="a", channels=["pager"])
         assert (await service.wait(receipt.id, PATIENCE_S)).outcomes == {"pager": "delivered"}
         assert taken.count("a") == 1
+
+    run(test)
+
+
+def test_detaching_leaves_the_loop_alone(run: Callable[[Test], None]) -> None:
+    begun, goes_on = threading.Event(), threading.Event()
+
+    class Slow:
+        name = "slow"
+
+        def supports_recipient(self, _recipient: Recipient) -> bool:
+            return True
+
+        def send(self, _delivery: Delivery) -> None:
+            begun.set()
+            goes_on.wait(PATIENCE_S)
+
+    async def test(service: AsyncNotificationService, user: str) -> None:
+        async with await service.register_channel("slow", Slow()) as registration:
+            receipt = await service.notify(user_id=user, title="a", channels=["slow"])
+            assert await asyncio.to_thread(begun.wait, PATIENCE_S)
+            detaching = asyncio.create_task(registration.detach())
+            await asyncio.sleep(0)
+            assert not detaching.done()
+            goes_on.set()
+            await detaching
+        assert (await service.wait(receipt.id, PATIENCE_S)).outcomes == {"slow": "delivered"}
 
     run(test)
 
