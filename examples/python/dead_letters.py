@@ -5,8 +5,7 @@ Prints:
     fax: dead after 3 attempts
     dead letter: Order 17 to ada: max_retries, the line is busy
     replayed 1
-    sent: Order 17
-    fax: delivered
+    fax: delivered, ['Order 17']
     left: 0
 """
 
@@ -20,7 +19,10 @@ CONFIG = {"channels": {"fax": {"provider": "attached", "retry": {"max_retries": 
 
 class Fax:
     name = "fax"
-    busy = True
+
+    def __init__(self) -> None:
+        self.busy = True
+        self.sent: list[str] = []
 
     def supports_recipient(self, recipient: Recipient) -> bool:
         return True
@@ -28,7 +30,7 @@ class Fax:
     def send(self, delivery: Delivery) -> None:
         if self.busy:
             raise SendError("transient", "the line is busy")
-        print("sent:", delivery.title)
+        self.sent.append(delivery.title)
 
 
 fax = Fax()
@@ -45,7 +47,7 @@ with tempfile.TemporaryDirectory() as directory, NotificationService(directory, 
 
     fax.busy = False
     print("replayed", service.replay(id=receipt.id))
-    print("fax:", service.wait(receipt.id, timeout=20).outcomes["fax"])
+    print(f"fax: {service.wait(receipt.id, timeout=20).outcomes['fax']}, {fax.sent}")
     while letters := list(service.dead_letters()):
         time.sleep(0.01)
     print("left:", len(letters))

@@ -21,7 +21,10 @@ from dispatcher.api.embedded import Embedded
 from tests.support.service import ROOT, wait_until
 
 PATIENCE_S = 60.0
-CONFIG = {"retry": {"max_retries": 1, "base": "10ms"}}
+CONFIG = {
+    "retry": {"max_retries": 1, "base": "10ms"},
+    "dispatcher": {"drain": "1s"},  # one test leaves a delivery with a program that has ended
+}
 
 
 class Recorder:
