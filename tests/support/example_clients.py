@@ -48,6 +48,9 @@ class Program:
         wait_until(lambda: len(self.lines()) >= count, PATIENCE_S, f"{count} lines; {self._error.read_text()}")
         return self.lines()
 
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
     def ended(self) -> Ended:
         code = self._process.wait(PATIENCE_S)
         return Ended(code, self.lines(), self._error.read_text())
