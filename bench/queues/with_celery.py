@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from importlib.metadata import version
 
-from celery import Celery  # type: ignore[import-untyped]
+from celery import Celery  # type: ignore[import-untyped]  # it has no types
 
 from bench.queues.sink import deliver
 

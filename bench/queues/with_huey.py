@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from importlib.metadata import version
 
-from huey import RedisHuey  # type: ignore[import-untyped]
+from huey import RedisHuey  # type: ignore[import-untyped]  # it has no types
 
 from bench.queues.sink import deliver
 

@@ -149,7 +149,7 @@ class Batch:
         for at in without:
             one, key = chunk[at], base + SUFFIXES[at]
             if type(one) is Notification:  # as keyed does it
-                chunk[at] = one = one.__copy__()  # type: ignore[attr-defined]
+                chunk[at] = one = one.__copy__()  # type: ignore[attr-defined]  # as in keyed
                 one.idempotency_key = key
                 made.append(first + at)
                 continue

@@ -60,7 +60,7 @@ class Recorder:
             case "long detail":
                 return Sent("x" * 2_000_000)
             case "no text":
-                return Sent(object(), bad=(object(),))  # type: ignore[arg-type]
+                return Sent(object(), bad=(object(),))  # type: ignore[arg-type]  # on purpose
             case "cancelled":
                 raise asyncio.CancelledError
             case "exit":
