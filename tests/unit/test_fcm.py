@@ -145,6 +145,8 @@ def test_credentials_of_apple_that_firebase_lacks_need_no_new_token(server: FcmS
         (Answer(429, b"", {"Retry-After": "5"}), "throttled", "HTTP 429"),
         (Answer(503, b"busy"), "transient", "busy"),
         (Answer(200, b"<html>"), "transient", "no access token from"),
+        (Answer(200, b'{"access_token": ""}'), "transient", "no access token from"),
+        (Answer(200, b'{"access_token": "a\\nX-Name: b"}'), "transient", "no access token from"),
         (Fault.DROP, "transient", "no access token from"),
     ],
 )
@@ -173,6 +175,7 @@ def test_a_key_that_google_does_not_know(server: FcmServer) -> None:
 # --- its answers ------------------------------------------------------------------------------------------------------
 
 FIELD = "type.googleapis.com/google.rpc.BadRequest"
+NO_TOKEN = "The registration token is not a valid FCM registration token"
 APPLE = "type.googleapis.com/google.firebase.fcm.v1.ApnsError"
 
 
@@ -187,7 +190,9 @@ def violation(field: str) -> dict[str, Any]:
         (error(404, "NOT_FOUND", "", "Requested entity was not found."), "permanent", None),
         (error(403, "PERMISSION_DENIED", "SENDER_ID_MISMATCH", "SenderId mismatch"), "bad_address", None),
         (error(403, "PERMISSION_DENIED", "", "no permission"), "misconfigured", None),
-        (error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", "not a valid token"), "bad_address", None),
+        (error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", NO_TOKEN), "bad_address", None),
+        (error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", "Android message is too big"), "permanent", None),
+        (error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", "Request contains an invalid argument."), "permanent", None),
         (error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", "x", violation("message.token")), "bad_address", None),
         (error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", "x", violation("message.data[0]")), "permanent", None),
         (error(400, "INVALID_ARGUMENT", "", "x", violation("message.data[0].value")), "permanent", None),
