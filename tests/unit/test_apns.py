@@ -150,6 +150,7 @@ def test_a_team_that_apple_does_not_know(server: ApnsServer) -> None:
         (error(410, "Unregistered"), "bad_address", None),
         (error(410, "ExpiredToken"), "bad_address", None),
         (error(400, "BadPriority"), "permanent", None),
+        (error(400, "IdleTimeout"), "transient", None),
         (error(400, "TopicDisallowed"), "misconfigured", None),
         (error(403, "InvalidProviderToken"), "misconfigured", None),
         (error(403, "BadCertificateEnvironment"), "misconfigured", None),

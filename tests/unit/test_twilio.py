@@ -78,6 +78,8 @@ def test_what_expires_is_not_sent_later(twilio: Endpoint, left_s: int, expected:
     [
         (failed(400, 21211, "no number"), "bad_address", "21211: no number (www.twilio.com/docs/api/errors/21211)"),
         (failed(400, 21614, "landline"), "bad_address", "21614"),
+        (failed(400, 21635, "landline"), "bad_address", "21635"),
+        (failed(400, 21661, "not SMS-capable"), "misconfigured", "21661"),
         (failed(400, 21408, "no permission for this region"), "permanent", "no permission"),
         (failed(401, 20003, "Authenticate"), "misconfigured", "Authenticate"),
         (failed(400, 14107, "rate"), "throttled", "14107"),

@@ -194,6 +194,7 @@ def test_a_key_that_is_no_point_is_dead(server: WebPushServer) -> None:
         (Answer(401, b"who are you"), "permanent", None),
         (Answer(403, b"BadJwtToken"), "permanent", None),
         (Answer(413, b"too large"), "permanent", None),
+        (Answer(406, b""), "throttled", None),
         (Answer(301, b"", {"Location": "https://127.0.0.1/"}), "permanent", None),
         (Answer(429, b"slow down", {"Retry-After": "7"}), "throttled", 7.0),
         (Answer(500, b"sorry"), "transient", None),
