@@ -141,7 +141,7 @@ class Ending(Releasing):
         """Contacts that will never work again. What the user has no more, or was known, is left alone."""
         user, name = entry[3], self.channel_names[channel]
         used = contacts_on(name, self.people.recipient(user).contacts)
-        for contact in [one for one in used if one in bad]:
+        for contact in [contact for contact in used if contact in bad]:
             self.health.kill((user.user_id, name, contact), now.wall_us // 1000, message)
             self.alerts.append({"event": "a contact is not used again", "user": f"{user.hash:016x}", "channel": name})
         self.people.forget(user.user_id)

@@ -120,6 +120,7 @@ def test_only_the_token_that_is_dead_is_left_out(world: Make) -> None:
     one.submit(said("fourth", "push"))
     assert one.outcome("fourth") == "suppressed:bad_address"
 
+
 @pytest.mark.parametrize("error_class", ["transient", "ambiguous", "permanent"])
 def test_a_dead_token_is_left_out_whatever_became_of_the_other_devices(world: Make, error_class: ErrorClass) -> None:
     one = world()

@@ -183,57 +183,68 @@ def violation(field: str) -> dict[str, Any]:
     return {"@type": FIELD, "fieldViolations": [{"field": field, "description": "wrong", "more": {"x": 1}}]}
 
 
-@pytest.mark.parametrize(
-    ("answer", "error_class", "retry_after_s"),
-    [
-        (fcm.UNREGISTERED, "bad_address", None),
-        (error(404, "NOT_FOUND", "", "Requested entity was not found."), "permanent", None),
-        (error(403, "PERMISSION_DENIED", "SENDER_ID_MISMATCH", "SenderId mismatch"), "bad_address", None),
-        (error(403, "PERMISSION_DENIED", "", "no permission"), "misconfigured", None),
-        (error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", NO_TOKEN), "bad_address", None),
-        (error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", "Android message is too big"), "permanent", None),
-        (error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", "Request contains an invalid argument."), "permanent", None),
-        (error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", "x", violation("message.token")), "bad_address", None),
-        (error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", "x", violation("message.data[0]")), "permanent", None),
-        (error(400, "INVALID_ARGUMENT", "", "x", violation("message.data[0].value")), "permanent", None),
-        (error(400, "INVALID_ARGUMENT", "", "Invalid JSON payload received."), "permanent", None),
-        (
-            error(
-                400,
-                "INVALID_ARGUMENT",
-                "INVALID_ARGUMENT",
-                "x",
-                {"@type": APPLE, "statusCode": 410, "reason": "Unregistered"},
-            ),
-            "bad_address",
-            None,
+ANSWERS: list[tuple[Any, str, float | None]] = [
+    (fcm.UNREGISTERED, "bad_address", None),
+    (error(404, "NOT_FOUND", "", "Requested entity was not found."), "permanent", None),
+    (error(403, "PERMISSION_DENIED", "SENDER_ID_MISMATCH", "SenderId mismatch"), "bad_address", None),
+    (error(403, "PERMISSION_DENIED", "", "no permission"), "misconfigured", None),
+    (error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", NO_TOKEN), "bad_address", None),
+    (error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", "Android message is too big"), "permanent", None),
+    (error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", "Request contains an invalid argument."), "permanent", None),
+    (error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", "x", violation("message.token")), "bad_address", None),
+    (error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", "x", violation("message.data[0]")), "permanent", None),
+    (error(400, "INVALID_ARGUMENT", "", "x", violation("message.data[0].value")), "permanent", None),
+    (error(400, "INVALID_ARGUMENT", "", "Invalid JSON payload received."), "permanent", None),
+    (
+        error(
+            400,
+            "INVALID_ARGUMENT",
+            "INVALID_ARGUMENT",
+            "x",
+            {"@type": APPLE, "statusCode": 410, "reason": "Unregistered"},
         ),
-        (
-            error(
-                400,
-                "INVALID_ARGUMENT",
-                "INVALID_ARGUMENT",
-                "x",
-                {"@type": APPLE, "statusCode": 413, "reason": "PayloadTooLarge"},
-            ),
-            "permanent",
-            None,
+        "bad_address",
+        None,
+    ),
+    (
+        error(
+            400,
+            "INVALID_ARGUMENT",
+            "INVALID_ARGUMENT",
+            "x",
+            {"@type": APPLE, "statusCode": 413, "reason": "PayloadTooLarge"},
         ),
-        (error(429, "RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED", "x", Retry_After="7"), "throttled", 7.0),
-        (error(429, "RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED", "x"), "throttled", 60.0),
-        (error(500, "INTERNAL", "INTERNAL", "x"), "transient", None),
-        (error(503, "UNAVAILABLE", "UNAVAILABLE", "x"), "transient", None),
-        (error(503, "UNAVAILABLE", "UNAVAILABLE", "x", Retry_After="3"), "throttled", 3.0),
-        (Answer(502, b"<html>Bad Gateway</html>"), "transient", None),
-        (Fault.DROP, "ambiguous", None),
-    ],
-)
-def test_what_an_answer_means(server: FcmServer, answer: Any, error_class: str, retry_after_s: float | None) -> None:
-    server.then(answer)
-    found = refused(push(server), delivery(PHONE))
+        "permanent",
+        None,
+    ),
+    (error(429, "RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED", "x", Retry_After="7"), "throttled", 7.0),
+    (error(429, "RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED", "x"), "throttled", 60.0),
+    (error(500, "INTERNAL", "INTERNAL", "x"), "transient", None),
+    (error(503, "UNAVAILABLE", "UNAVAILABLE", "x"), "transient", None),
+    (error(503, "UNAVAILABLE", "UNAVAILABLE", "x", Retry_After="3"), "throttled", 3.0),
+    (Answer(502, b"<html>Bad Gateway</html>"), "transient", None),
+    (Fault.DROP, "ambiguous", None),
+]
+
+
+@pytest.fixture(scope="module")
+def ends() -> list[Sent | SendError]:
+    """What became of a message for each of ``ANSWERS``."""
+    with FcmServer() as server:
+        server.then(*(answer for answer, *_ in ANSWERS))
+        found = outcomes(push(server), *[delivery(PHONE)] * len(ANSWERS))
+        assert len([request for request in server.requests if server.scripted(request)]) == len(ANSWERS)
+    return found
+
+
+@pytest.mark.parametrize("number", range(len(ANSWERS)))
+def test_what_an_answer_means(ends: list[Sent | SendError], number: int) -> None:
+    _, error_class, retry_after_s = ANSWERS[number]
+    found = ends[number]
+    assert isinstance(found, SendError)
     assert found.error_class == error_class
     assert found.retry_after_s == retry_after_s
-    assert found.bad == (("phone-1",) if error_class == "bad_address" else ())
+    assert len(found.bad) == (error_class == "bad_address")
 
 
 def test_the_words_of_fcm_are_told(server: FcmServer) -> None:
