@@ -14,7 +14,7 @@ import msgspec
 import orjson
 
 from shards.answers import ErrorClass
-from shards.channels import devices, http, jwt
+from shards.channels import devices, http, jwt, urls
 from shards.channels.base import Context, Delivery, SendError
 from shards.channels.certificates import check_ca_file
 from shards.hidden import Secret
@@ -54,6 +54,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"service_account: {error}; give the JSON file of a service account, as file:PATH (Firebase console, "
                 "project settings, service accounts, generate new private key)"
             ) from None
+        if urls.split(uri := account(self).token_uri) is None:
+            raise ValueError(f"service_account: token_uri is {uri!r}, which is no URL; give the file as Google made it")
         devices.check_url("base_url", self.base_url, "https", "http")
         check_ca_file(self.ca_file)
 

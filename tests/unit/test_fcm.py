@@ -264,6 +264,7 @@ def test_the_words_of_fcm_are_told(server: FcmServer) -> None:
         ("hunter2", "JSON is malformed"),
         (json.dumps(dict.fromkeys(("project_id", "private_key_id", "private_key", "client_email"), "hunter2")), "PEM"),
         (None, "not one of RSA"),
+        (fcm.account("oauth2"), "token_uri is 'oauth2', which is no URL"),
     ],
 )
 def test_a_wrong_service_account_is_refused_without_telling_it(server: FcmServer, text: str | None, words: str) -> None:
@@ -274,9 +275,10 @@ def test_a_wrong_service_account_is_refused_without_telling_it(server: FcmServer
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_wrong_url_is_refused(server: FcmServer) -> None:
-    with pytest.raises(ValueError, match=r"base_url is 'fcm.googleapis.com'; it is to be like https://"):
-        Settings(Secret(fcm.account(server.token_uri)), base_url="fcm.googleapis.com")
+@pytest.mark.parametrize("url", ["fcm.googleapis.com", "https://fcm.googleapis.com:99999", "https://[::1"])
+def test_a_wrong_url_is_refused(server: FcmServer, url: str) -> None:
+    with pytest.raises(ValueError, match="base_url is .*; it is to be like https://"):
+        Settings(Secret(fcm.account(server.token_uri)), base_url=url)
 
 
 def test_who_waits_in_vain_for_a_token_has_sent_nothing() -> None:

@@ -132,6 +132,7 @@ def test_a_success_without_an_id_is_one(twilio: Endpoint, left_out: str) -> None
         ({"messaging_service_sid": SERVICE}, "from_number or messaging_service_sid"),
         ({"segments_max": 11}, "segments_max is 11; it must be between 1 and 10"),
         ({"url": "http://api.twilio.com"}, "url is 'http://api.twilio.com'"),
+        ({"url": "https://api twilio.com"}, "url is 'https://api twilio.com'"),
         ({"too_long": "drop"}, "too_long"),
     ],
 )
