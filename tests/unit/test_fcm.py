@@ -277,7 +277,7 @@ def test_a_wrong_service_account_is_refused_without_telling_it(server: FcmServer
 
 @pytest.mark.parametrize("url", ["fcm.googleapis.com", "https://fcm.googleapis.com:99999", "https://[::1"])
 def test_a_wrong_url_is_refused(server: FcmServer, url: str) -> None:
-    with pytest.raises(ValueError, match="base_url is .*; it is to be like https://"):
+    with pytest.raises(ValueError, match=r"base_url is .*; it is to be like https://"):
         Settings(Secret(fcm.account(server.token_uri)), base_url=url)
 
 
