@@ -103,7 +103,11 @@ def disguised(secrets: Iterable[str]) -> list[str]:
 
 
 def _forms(secret: str) -> Iterator[str]:
-    for text in (secret, *(line.strip() for line in secret.splitlines())):
+    texts = [secret, *(line.strip() for line in secret.splitlines())]
+    scheme, _, token = secret.partition(" ")
+    if token and scheme.isalpha():  # as in "Bearer 0a1b2c", of which a service may quote the token alone
+        texts.append(token)
+    for text in texts:
         yield text
         yield json.dumps(text)[1:-1]
         yield json.dumps(text, ensure_ascii=False)[1:-1]

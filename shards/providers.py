@@ -18,6 +18,7 @@ from shards.answers import Answers, ErrorClass
 from shards.breaker import Breaker
 from shards.channels import registry
 from shards.channels.base import Context, Delivery, SendError, Sent
+from shards.contacts import credentials_of
 from shards.hidden import disguised, redact, secrets_of
 from shards.settings import ChannelSettings, ProviderSettings
 
@@ -89,7 +90,7 @@ class Provider:
             sending = self._in_thread(delivery) if self._threads else self._made.send(delivery)
             outcome: Sent | SendError = _taken(await self._in_time(sending))
         except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
-            outcome = self._error(error)
+            outcome = self._error(error, delivery)
         return self._judged(outcome, clock())
 
     async def send_many(self, deliveries: Sequence[Delivery], clock: Callable[[], float]) -> list[Sent | SendError]:
@@ -101,7 +102,7 @@ class Provider:
         except Exception as error:  # noqa: BLE001 - as above
             answers = [error] * len(deliveries)
         now = clock()
-        return [self._judged(self._outcome(one), now) for one in answers]
+        return [self._judged(self._outcome(*one), now) for one in zip(answers, deliveries, strict=True)]
 
     async def _in_time(self, sending: Awaitable[Any]) -> Any:
         """Its answer. What is raised is an ``Exception``, unless we are cancelled ourselves."""
@@ -116,12 +117,12 @@ class Provider:
                 raise
             raise SendError("ambiguous", "the channel has cancelled the attempt by itself") from None
 
-    def _outcome(self, answer: object) -> Sent | SendError:
+    def _outcome(self, answer: object, delivery: Delivery) -> Sent | SendError:
         """Of one delivery of several."""
         try:
-            return self._error(answer) if isinstance(answer, Exception) else _taken(answer)
+            return self._error(answer, delivery) if isinstance(answer, Exception) else _taken(answer)
         except TypeError as error:
-            return self._error(error)
+            return self._error(error, delivery)
 
     async def _in_thread(self, delivery: Delivery) -> Sent | None:
         assert self._threads is not None
@@ -134,7 +135,7 @@ class Provider:
             raise
         return found
 
-    def _error(self, error: Exception) -> SendError:
+    def _error(self, error: Exception, delivery: Delivery) -> SendError:
         if isinstance(error, TimeoutError):
             return SendError("ambiguous", f"no answer within {self._timeout_s:g} s")
         if not isinstance(error, SendError):
@@ -142,7 +143,7 @@ class Provider:
         error_class = error.error_class
         if self.is_of_users and error_class == "misconfigured":
             error_class = "transient"  # one user's service must not stop everybody's
-        words = self._hidden(error.message)
+        words = redact(self._hidden(error.message), credentials_of(delivery.recipient.contacts))
         return SendError(error_class, words, retry_after_s=error.retry_after_s, bad=error.bad)
 
     def _judged(self, outcome: Sent | SendError, now: float) -> Sent | SendError:

@@ -19,7 +19,7 @@ from shards.channels import urls
 from shards.channels.base import Context, Delivery, Recipient, Sent
 from shards.channels.certificates import check_ca_file
 from shards.channels.segments import TooLong, said
-from shards.hidden import HIDDEN, Secret
+from shards.hidden import Secret
 
 if TYPE_CHECKING:
     from shards.channels.http import Answer
@@ -30,7 +30,6 @@ HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token, RFC 9110, 5.6.2
 PLACEHOLDER = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 TYPES = {"json": "application/json", "form": "application/x-www-form-urlencoded"}
 SEGMENTS_MAX = range(1, 256)  # the header of a segment counts in a byte
-SECRET_LENGTH_MIN = 4  # shorter ones are not looked for in what a provider says
 
 
 class SmsChannel:
@@ -114,13 +113,7 @@ class SmsChannel:
         if password:
             credentials = base64.b64encode(f"{settings.username}:{password}".encode()).decode()
             self._headers["Authorization"] = f"Basic {credentials}"
-        hidden = (*self._secrets.values(), *(value.reveal() for value in settings.headers.values()), password)
-        self._hidden = {
-            form for text in hidden for form in (text, quote(text, safe="")) if len(form) >= SECRET_LENGTH_MIN
-        }
-        trace = context.trace
-        masked = context if trace is None else context._replace(trace=lambda line: trace(self._mask(line)))
-        self._http = HttpClient(SERVICE, masked, ca_file=settings.ca_file)
+        self._http = HttpClient(SERVICE, context, ca_file=settings.ca_file)
 
     def supports_recipient(self, recipient: Recipient) -> bool:
         return bool(recipient.contacts.phone)
@@ -152,12 +145,7 @@ class SmsChannel:
             return Sent(self._quoted(_at(document, settings.id_at) or ""))
         detail = code or ("unreadable" if answer.ok and found is None else "")
         words = " ".join(part for part in (code, words) if part) or answer.text
-        raise self._refused(self._answers, SERVICE, answer, detail, self._mask(words))
-
-    def _mask(self, text: str) -> str:
-        for secret in self._hidden:
-            text = text.replace(secret, HIDDEN)
-        return text
+        raise self._refused(self._answers, SERVICE, answer, detail, words)
 
     async def close(self) -> None:
         await self._http.close()

@@ -42,6 +42,11 @@ def test_the_beginning_of_one_is_none_where_a_text_was_cut(left: int) -> None:
     assert redact("it opens by open ses", ["open ses opens"]) == "it opens by ***"
 
 
+def test_a_token_is_hidden_without_its_scheme_as_well() -> None:
+    hidden = disguised(["Bearer 0a1b2c3d4e"])
+    assert redact("Bearer 0a1b2c3d4e: the token 0a1b2c3d4e has expired", hidden) == "***: the token *** has expired"
+
+
 def test_what_holds_no_secret_stays_as_it_is() -> None:
     assert (
         redact("250 2.0.0 Ok: queued as 4F3A", disguised(["open sesame", "", "abc"])) == "250 2.0.0 Ok: queued as 4F3A"

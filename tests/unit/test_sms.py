@@ -166,26 +166,6 @@ def test_it_waits_as_long_as_it_is_asked_to(gateway: Endpoint) -> None:
     assert (raised.value.error_class, raised.value.retry_after_s) == ("throttled", 9.0)
 
 
-def test_no_secret_is_told(gateway: Endpoint) -> None:
-    given = {
-        "url": gateway.url + "?key={key}",
-        "secrets": {"key": KEY},
-        "headers": {"X-Token": "token-17"},
-        "username": "ada",
-        "password": "password-17",
-    }
-    lines: list[str] = []
-    gateway.then(answer(400, f"{KEY}, token-17 or password-17 is wrong"))
-    with pytest.raises(SendError) as raised:
-        send(gateway, given, Context("sms", 5.0, trace=lines.append))
-    basic = base64.b64encode(b"ada:password-17").decode()
-    for secret in (KEY, "k%26y%20of%20the%20account", "token-17", "password-17", basic):
-        assert secret not in raised.value.message
-        assert secret not in "\n".join(lines)
-    assert "***, *** or *** is wrong" in raised.value.message
-    assert any(line.startswith("> POST") for line in lines)
-
-
 # --- settings -------------------------------------------------------------------------------------------------------
 
 
