@@ -88,6 +88,7 @@ TABLES: dict[str, dict[str, ErrorClass]] = {
     "apns": {  # developer.apple.com, "Handling notification responses from APNs"
         "400 BadDeviceToken": "bad_address",
         "400 DeviceTokenNotForTopic": "bad_address",
+        "400 IdleTimeout": "transient",
         "400 BadTopic": "misconfigured",
         "400 MissingTopic": "misconfigured",
         "400 TopicDisallowed": "misconfigured",
@@ -98,6 +99,7 @@ TABLES: dict[str, dict[str, ErrorClass]] = {
         "401": "permanent",
         "403": "permanent",  # the subscription is of another VAPID key, or the subject is not liked
         "404": "bad_address",
+        "406": "throttled",  # of WNS, which serves Edge
         "410": "bad_address",
         "tls": "transient",
     },
@@ -138,15 +140,19 @@ TABLES: dict[str, dict[str, ErrorClass]] = {
         "21214": "bad_address",  # cannot be reached
         "21217": "bad_address",  # does not appear to be valid
         "21265": "bad_address",  # a short code
+        "21601": "misconfigured",  # the sender's number is not the account's
         "21603": "misconfigured",  # no sender
         "21606": "misconfigured",  # the sender's number is not the account's, or has no SMS
         "21610": "bad_address",  # unsubscribed, by answering STOP
         "21611": "throttled",  # the sender's queue is full
         "21614": "bad_address",  # not a mobile number
+        "21635": "bad_address",  # landline
         "21659": "misconfigured",  # the sender is none of Twilio's numbers
         "21660": "misconfigured",  # the sender is another account's
+        "21661": "misconfigured",  # the sender's number has no SMS
         "21701": "misconfigured",  # there is no such messaging service
         "21703": "misconfigured",  # it has no number
+        "21705": "misconfigured",  # its id is none
         "30001": "throttled",  # queue overflow
         "30002": "misconfigured",  # account suspended
         "30003": "transient",  # the handset is off

@@ -82,6 +82,8 @@ class Ending(Releasing):
             withdrawn = ledger.is_withdrawn(frame.slots[slot])
             frame.flying.discard(slot)
             asked_s = advice.retry_after_s if advice else 0.0
+            if advice and advice.bad:
+                self.disown(channel, entry, advice.bad, message, now)
             if gates is not None:
                 patience_s = asked_s if error_class == "throttled" else 0.0
                 gates.leave((frame.seq, slot), now.mono, failed=error_class in RETRIED, asked_s=patience_s)
@@ -111,9 +113,7 @@ class Ending(Releasing):
                 self._log(frame, slot)
             else:
                 frame.slots[slot] = value
-                if error_class == "bad_address":
-                    self.disown(channel, entry, advice.bad if advice else (), message, now)
-                elif error_class in RETRIED and gates is not None:
+                if error_class in RETRIED and gates is not None:
                     self._exhausted(channel, entry, message, now)
                 reason = (advice and advice.reason) or ("ambiguous" if held else reason_of_end(error_class))
                 self._give_up(entry, reason, error_class, message, attempts, now)
@@ -135,9 +135,10 @@ class Ending(Releasing):
         frame.notes[slot] = (due_ms, reason, message)
 
     def disown(self, channel: int, entry: Entry, bad: Sequence[str], message: str, now: Now) -> None:
-        """Contacts that will never work again."""
+        """Contacts that will never work again. What the user has no more, or was known, is left alone."""
         user, name = entry[3], self.channel_names[channel]
-        for contact in bad:
+        used = contacts_on(name, self.people.recipient(user).contacts)
+        for contact in [contact for contact in used if contact in bad]:
             self.health.kill((user.user_id, name, contact), now.wall_us // 1000, message)
             self.alerts.append({"event": "a contact is not used again", "user": f"{user.hash:016x}", "channel": name})
         self.people.forget(user.user_id)
