@@ -127,7 +127,7 @@ def test_a_refusal_means_what_the_table_says(
     assert error.error_class == error_class
     assert error.bad == (("ada@example.org",) if error_class == "bad_address" else ())
     assert answer[:3] in error.message
-    assert server.connections == (2 if answer.startswith("421") or command in ("GREETING", "EHLO") else 1)
+    assert server.connections == (2 if answer.startswith("421") or command in ("GREETING", "EHLO", "MAIL") else 1)
     assert answer.rsplit(maxsplit=1)[-1] in error.message
 
 
@@ -152,19 +152,34 @@ def test_each_recipient_has_an_outcome_of_its_own(server: ScriptedServer, agrees
     assert server.connections == 1
 
 
-def test_no_empty_mail_is_sent_where_all_but_the_beginning_is_agreed_to(server: ScriptedServer) -> None:
+def test_a_connection_that_cannot_begin_anew_is_replaced(server: ScriptedServer) -> None:
     server.on("RCPT", "450 4.2.0 later")
     server.on("RSET", "500 what")
 
     async def work() -> None:
         async with channel(server, connections=1) as one:
-            for _ in range(2):
-                with pytest.raises(SendError):
-                    await one.send(mail_to())
+            with pytest.raises(SendError):
+                await one.send(mail_to())
             await one.send(mail_to(title="after"))
 
     run(work)
     assert [mail["Subject"] for mail in server.mails] == ["after"]
+    assert server.connections == 2
+
+
+def test_enough_mails_for_one_connection_are_not_enough_for_the_next(server: ScriptedServer) -> None:
+    """As OpenSMTPD says it, which leaves the connection open."""
+    server.on("MAIL", "250 ok", "452 4.3.0 Too many messages sent")
+
+    async def work() -> None:
+        async with channel(server, connections=1) as one:
+            await one.send(mail_to())
+            with pytest.raises(SendError):
+                await one.send(mail_to())
+            await one.send(mail_to())
+
+    run(work)
+    assert server.connections == 2
 
 
 @pytest.mark.parametrize(
