@@ -10,6 +10,7 @@ import msgspec
 
 from shards.channels import mail_address, unsubscribe
 from shards.channels.certificates import check_ca_file
+from shards.channels.mail_policy import CONTROL
 from shards.hidden import Secret
 from shards.units import Seconds
 
@@ -45,6 +46,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         """``ValueError`` begins with the key that it is about."""
         if not self.host or not self.host.isprintable() or set(self.host) & set(" /@"):
             raise ValueError(f"host is {self.host!r}; give the mail server's name, as in smtp.example.org")
+        if self.host.count(":") == 1:
+            raise ValueError(f"host is {self.host!r}; port is a setting of its own")
         if not 0 <= self.port <= 65_535:
             raise ValueError(f"port is {self.port}; it must be 1 to 65535, or 0 for that of tls")
         for key in ("connections", "mails_per_connection"):
@@ -93,7 +96,7 @@ def _check_header(name: str, value: str) -> None:
         raise ValueError(f"headers has {name!r}, which is no name of a header; use letters, digits and -")
     if OURS.fullmatch(name):
         raise ValueError(f"headers has {name!r}, which every mail has its own of; leave it out")
-    if not value.isprintable() or not 0 < len(value) <= HEADER_LENGTH_MAX:
+    if CONTROL.search(value) or not 0 < len(value) <= HEADER_LENGTH_MAX:
         raise ValueError(
             f"headers.{name} has a line break or control character, nothing, or over {HEADER_LENGTH_MAX} characters; "
             "give one line"
