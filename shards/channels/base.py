@@ -23,7 +23,8 @@ is given several deliveries (at most ``batch_max``) and returns one ``Sent``, No
 order; and ``close``, which ends connections. ``endpoints_of_users = True`` says that each user names a service of
 their own: then what one of these answers says nothing of the others, and never pauses the channel.
 
-A class without ``Settings`` is given its options as a dictionary.
+A class without ``Settings`` is given its options as a dictionary. ``Settings`` may have ``fitting``, a mapping of what
+the channel's table has by default, such as ``{"timeout": "60s"}``.
 """
 
 from __future__ import annotations

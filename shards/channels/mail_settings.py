@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -78,6 +78,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
                 'use "starttls" or "tls"'
             )
         check_ca_file(self.ca_file)
+
+    @property
+    def fitting(self) -> dict[str, Any]:
+        """Of what every channel has: no attempt waits for a connection, and servers may greet and answer slowly."""
+        return {"concurrency": self.connections, "timeout": "60s"}
 
     @property
     def port_used(self) -> int:

@@ -17,7 +17,7 @@ from shards.channels.smtp_pool import Pool
 from shards.channels.smtp_server import Server
 from tests.support.deliveries import mail_to
 from tests.support.service import wait_until
-from tests.support.smtp import DRIP, DROP, EXTENSIONS, GARBAGE, HANG, ScriptedServer
+from tests.support.smtp import DRIP, DROP, EXTENSIONS, GARBAGE, GREETING, HANG, ScriptedServer
 from tests.support.waiting import until
 
 TEST_S = 60.0
@@ -268,6 +268,48 @@ def test_no_more_connections_than_allowed(server: ScriptedServer) -> None:
     run(work)
     assert len(server.received) == 50
     assert server.connections <= 3
+
+
+def test_a_server_that_admits_fewer_connections_gets_all_mails_over_those(server: ScriptedServer) -> None:
+    server.on("GREETING", GREETING, *["421 4.7.0 too many connections"] * 3, DROP)
+
+    async def work() -> None:
+        async with channel(server, connections=5) as one:
+            await asyncio.gather(*(one.send(mail_to()) for _ in range(50)))
+
+    run(work)
+    assert len(server.received) == 50
+    assert server.connections == 5
+
+
+def test_a_server_that_admits_nobody_is_not_waited_for(server: ScriptedServer) -> None:
+    server.on("GREETING", *["421 4.7.0 too many connections"] * 5)
+
+    async def work() -> None:
+        async with channel(server, connections=2) as one:
+            for _ in range(2):
+                found = await asyncio.gather(*(one.send(mail_to()) for _ in range(2)), return_exceptions=True)
+                assert any(isinstance(error, SendError) and error.error_class == "throttled" for error in found)
+
+    run(work)
+
+
+def test_no_mail_is_begun_without_time_for_its_answer() -> None:
+    async def work() -> None:
+        with ScriptedServer() as server:
+            server.on(".", HANG)
+            async with channel(server, Context("email", timeout_s=HANGS_S), connections=1) as one:
+                sending = asyncio.create_task(one.send(mail_to()))
+                await until(lambda: not server.to_come("."))
+                with pytest.raises(SendError, match="no connection") as caught:
+                    await one.send(mail_to())
+                assert caught.value.error_class == "transient"
+                assert not sending.done()
+                with pytest.raises(SendError, match="did not say"):
+                    await sending
+            assert [line[:4] for line in server.commands].count("MAIL") == 1
+
+    run(work)
 
 
 def test_a_worn_connection_is_replaced(server: ScriptedServer) -> None:
