@@ -55,7 +55,7 @@ class Pool:
                     kept = None
                 return kept or await self._connect(deadline)
             except SendError as error:
-                if error.error_class not in SPARED or self._used == 1:
+                if error.error_class not in SPARED or (self._used == 1 and not self._idle):
                     self._give_room()
                     raise
                 refused = error  # the server has enough of us: one of the others will be free

@@ -108,6 +108,7 @@ def test_a_mail_is_sent_and_the_servers_word_kept(server: ScriptedServer) -> Non
         ("RCPT", "452 4.5.3 Too many", "throttled"),
         ("MAIL", "421 4.7.28 Unusual rate", "throttled"),
         (".", "451 4.7.500 Server busy", "throttled"),
+        (".", "454 Throttling failure: Maximum sending rate exceeded.", "throttled"),
         ("GREETING", "421 too many connections", "throttled"),
         ("GREETING", "554 5.7.1 your address is listed", "misconfigured"),
         ("GREETING", "451 later", "transient"),
