@@ -150,9 +150,11 @@ class Shard:
         assert self.courier
         return self.courier.sender(name, self.core.parcel)
 
-    def _render(self, said: Notification, channel: str, recipient: Recipient, priority: str) -> Mapping[str, str]:
+    def _render(
+        self, said: Notification, channel: str, recipient: Recipient, priority: str, more: Mapping[str, Any]
+    ) -> Mapping[str, str]:
         try:
-            return self.core.templates.say(said, channel, recipient.user_id, priority, recipient.locale)
+            return self.core.templates.say(said, channel, recipient.user_id, priority, recipient.locale, more)
         except TemplateError as error:
             raise SendError("permanent", str(error), reason="template") from None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from shards.channels import mail_settings
 from shards.channels.base import Context, Delivery, Recipient, SendError, Sent
@@ -38,6 +38,10 @@ class EmailChannel:
 
     def supports_recipient(self, recipient: Recipient) -> bool:
         return recipient.contacts.email is not None
+
+    def variables(self, delivery: Delivery) -> dict[str, Any]:
+        """For the end of a mail's text."""
+        return {"unsubscribe_url": self._composer.link(delivery) or None}
 
     async def send(self, delivery: Delivery) -> Sent:
         now = asyncio.get_running_loop().time()

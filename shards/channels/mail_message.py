@@ -58,6 +58,16 @@ class Composer:
         self._unsubscribe_secret = settings.unsubscribe_secret.reveal() if settings.unsubscribe_secret else ""
         self._boundary = _new_boundary()
 
+    def link(self, delivery: Delivery) -> str:
+        """By which the reader unsubscribes; empty where it is not for that. Raises ``SendError``."""
+        if not (delivery.unsubscribable and self._unsubscribe_url):
+            return ""
+        user_id = delivery.recipient.user_id
+        link = unsubscribe.url(self._unsubscribe_url, self._unsubscribe_secret, user_id, delivery.category, delivery.id)
+        if len(link) > unsubscribe.URL_LENGTH_MAX:
+            raise SendError("permanent", f"the unsubscribe link has {len(link)} characters; shorten unsubscribe_url")
+        return link
+
     def compose(self, delivery: Delivery) -> Mail:
         """Raises ``SendError``, mostly ``permanent``, for what cannot become a mail."""
         try:
@@ -97,18 +107,7 @@ class Composer:
         message["Date"] = format_datetime(datetime.now(UTC))
         message["Message-ID"] = f"<{delivery.id}@{self.domain}>"
         message["Auto-Submitted"] = "auto-generated"  # RFC 3834: nobody's answering machine answers it
-        if delivery.unsubscribable and self._unsubscribe_url:
-            link = unsubscribe.url(
-                self._unsubscribe_url,
-                self._unsubscribe_secret,
-                delivery.recipient.user_id,
-                delivery.category,
-                delivery.id,
-            )
-            if len(link) > unsubscribe.URL_LENGTH_MAX:
-                raise SendError(
-                    "permanent", f"the unsubscribe link has {len(link)} characters; shorten unsubscribe_url"
-                )
+        if link := self.link(delivery):
             message["List-Unsubscribe"] = f"<{link}>"
             message["List-Unsubscribe-Post"] = "List-Unsubscribe=One-Click"
         for name, value in self._headers.items():

@@ -13,7 +13,7 @@ from email.headerregistry import BaseHeader, HeaderRegistry
 from email.policy import EmailPolicy
 from typing import Any
 
-# What no line may have in it. Others that are not printed are part of names: spaces that do not break, joiners of letters.
+# What no line may have in it. Other invisible ones are part of names: spaces that do not break, joiners of letters.
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 # Which needs neither: one word, which is never folded, or a short line. But not what looks like an encoded word.
 PLAIN = re.compile(r"(?!.*=\?)(?:[!-~]{1,970}|[!-~][ -~]{0,60}[!-~])", re.ASCII)
