@@ -34,6 +34,9 @@ HTTP: dict[str, ErrorClass] = {
 SMTP: dict[str, ErrorClass] = {
     "4xx": "transient",
     "5xx": "permanent",
+    "unreachable": "transient",  # no connection, or it broke: the server does not have the mail
+    "tls": "misconfigured",  # no certificate to be trusted, or no encryption at all: nothing was sent
+    "unanswered": "ambiguous",  # it got the whole mail, and said nothing
     # the mailbox
     "550 RCPT": "bad_address",  # not found
     "551 RCPT": "bad_address",  # not local
@@ -92,6 +95,7 @@ TABLES: dict[str, dict[str, ErrorClass]] = {
         "400 MissingTopic": "misconfigured",
         "400 TopicDisallowed": "misconfigured",
         "410": "bad_address",
+        "429 TooManyRequests": "transient",  # to one device, so that the others need not wait
     },
     "webpush": {  # RFC 8030; what one push service says is not to pause the others
         "401": "permanent",

@@ -155,7 +155,7 @@ def test_a_team_that_apple_does_not_know(server: ApnsServer) -> None:
         (error(403, "BadCertificateEnvironment"), "misconfigured", None),
         (error(404, "BadPath"), "permanent", None),
         (error(413, "PayloadTooLarge"), "permanent", None),
-        (error(429, "TooManyRequests"), "throttled", None),
+        (error(429, "TooManyRequests"), "transient", None),
         (error(429, "TooManyProviderTokenUpdates", **{"Retry-After": "7"}), "throttled", 7.0),
         (error(500, "InternalServerError"), "transient", None),
         (error(503, "ServiceUnavailable"), "transient", None),

@@ -36,6 +36,12 @@ def test_within_base64_a_secret_is_found_wherever_it_stands(secret: str, before:
     assert len(left.replace("***", "").rstrip("=")) <= len(before + after) * 4 / 3 + 4
 
 
+@pytest.mark.parametrize("left", range(4, 12))
+def test_the_beginning_of_one_is_none_where_a_text_was_cut(left: int) -> None:
+    assert redact(f"it opens by open ses{'open sesame!'[:left]}", ["open sesame!"]) == "it opens by open ses***"
+    assert redact("it opens by open ses", ["open ses opens"]) == "it opens by ***"
+
+
 def test_what_holds_no_secret_stays_as_it_is() -> None:
     assert (
         redact("250 2.0.0 Ok: queued as 4F3A", disguised(["open sesame", "", "abc"])) == "250 2.0.0 Ok: queued as 4F3A"
