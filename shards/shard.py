@@ -224,7 +224,7 @@ class Shard:
         if is_larger:
             self.journal.add_channels(settings.channel_names())
             self._make_counters()
-            self.marks.grow(_concurrency(settings))
+        self.marks.grow(_concurrency(settings))
         self.core.configure(settings)
         if was_read:
             self.core.resume_refused()
