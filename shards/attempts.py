@@ -168,7 +168,7 @@ class Attempts(Ending):
         )
         room = min(concurrency, self.settings.bounds.retrying - len(self.retrying[channel])) - in_flight
         credit = self.credits.get(channel)
-        return room if credit is None else min(room, credit.left)
+        return max(0, room if credit is None else min(room, credit.left))  # there may have been more before a reload
 
     def try_suspect(self, channel: int, now: Now) -> Run | None:
         """A delivery that may have brought the shard down, and is to be tried alone."""
