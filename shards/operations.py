@@ -379,19 +379,19 @@ class Operations:
 
     def _inbox_mark(self, request: Request) -> dict[str, Any]:
         user = self._core.people.user(request.user_id or "")
-        entries = {place: number for number, place in self._inbox.places(user.signed_hash, 0, 2**62)}
-        places = set()
-        for at, text in enumerate(request.ids or ()):
+        places = []
+        for text in request.ids or ():
             _, seq, index = self._core.ids.find(text) or (0, 0, 0)
-            place = seq << PLACE_SHIFT | index
-            if place not in entries:
+            places.append(seq << PLACE_SHIFT | index)
+        numbers = self._inbox.numbers(user.signed_hash, frozenset(places))
+        for at, place in enumerate(places):
+            if place not in numbers:
+                text = (request.ids or [])[at]
                 raise RequestError("not_found", f"{text!r:.80} is not in this user's inbox", f"ids[{at}]")
-            places.add(place)
         self._journal.begin()
-        for place in places:
+        for place in numbers:
             self._inbox.mark(user.signed_hash, place, request.state or "seen")
-        marked = [(number, place) for place, number in entries.items() if place in places]
-        items, _ = self._inbox_items(user, marked)
+        items, _ = self._inbox_items(user, [(number, place) for place, number in numbers.items()])
         return {"items": items, "next": None, "unread": self._inbox.unread(user.signed_hash, self._oldest())}
 
     # --- dead letters ------------------------------------------------------------------------------------------
