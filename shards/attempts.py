@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from array import array
+from collections import deque
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
@@ -15,6 +16,7 @@ from shards.dead_letters import ERROR_TEXT_MAX
 from shards.ending import Ending
 from shards.frames import Entry, Frame, Run, one
 from shards.gates import Gates
+from shards.meter import Meter
 from shards.parcel import Parcel, delivery_id
 from shards.suspects import CRASHES_MAX, Suspects
 from shards.template_parts import TemplateError
@@ -246,13 +248,12 @@ class Attempts(Ending):
                 self._end(run.entry(at), ledger.EXPIRED, "expires_at", now)
         return run.without(ended) if ended else run
 
-    def deliver_inapp(self, now: Now) -> None:
-        """In-app deliveries end as rows of this turn's transaction."""
+    def deliver_inapp(self, now: Now) -> bool:
+        """In-app deliveries end as rows of this turn's transaction. Whether some are left for the next turn."""
         if self.inapp in self.paused:
-            return
-        runs = self._pop(self.inapp, sys.maxsize, now)
-        if self.templates.names:
-            runs = [rest for run in runs if len(rest := self._drop_unrenderable(run, now))]
+            return False
+        waiting = deque(self._pop(self.inapp, sys.maxsize, now))
+        runs = self._renderable(waiting, now) if self.templates.names else list(waiting)
         for run in runs:
             base = run.frame.seq << 16
             rows = array("q", bytes(16 * len(run)))
@@ -261,28 +262,51 @@ class Attempts(Ending):
             self.changes.inbox.extend(rows)
         self.changes.inbox_runs += runs
         self._delivered(self.inapp, [(run.frame, run.slots) for run in runs], now)
+        return bool(waiting)
 
-    def _drop_unrenderable(self, run: Run, now: Now) -> Run:
-        """Without those whose template has not what it takes: dead letters. What stays is rendered when it is read."""
-        content = self.contents.get(run.frame.seq)
-        if not run.frame.digests and (content is None or not content.may_name_templates()):
-            return run
-        dropped = set()
-        for at in range(len(run)):
-            entry = run.entry(at)
-            frame, slot, _, user, _ = entry
-            value = frame.slots[slot]
-            try:
-                self.inapp_parts(user, self.said(entry), ledger.priority_of(value))
-            except TemplateError as error:
-                dropped.add(at)
-                counters = self.counters.channels[self.inapp]
-                counters.attempts += 1
-                counters.failed_attempts += 1
-                frame.slots[slot] = (value & ledger.KEEP) + ledger.ONE_ATTEMPT
-                attempts, message = ledger.attempts_of(frame.slots[slot]), str(error)[:ERROR_TEXT_MAX]
-                self._give_up(entry, "template", "permanent", message, attempts, now)
-        return run.without(dropped) if dropped else run
+    def _renderable(self, waiting: deque[Run], now: Now) -> list[Run]:
+        """Without those whose template has not what it takes: dead letters. What stays is rendered when it is read.
+
+        Together they take no more of a turn than one of them may: what is ``waiting`` then, goes back into its lane.
+        """
+        runs: list[Run] = []
+        with Meter() as turn:
+            while waiting and turn.left > 0:
+                run = waiting.popleft()
+                content = self.contents.get(run.frame.seq)
+                if run.frame.digests or (content is not None and content.may_name_templates()):
+                    refused = set()
+                    for at in range(len(run)):
+                        if turn.left <= 0:
+                            waiting.appendleft(run)
+                            run = run.split(at)
+                            break
+                        if not self._is_renderable(run.entry(at), now):
+                            refused.add(at)
+                    run = run.without(refused) if refused else run
+                if len(run):
+                    runs.append(run)
+        for run in reversed(waiting):
+            priority = ledger.priority_of(run.frame.slots[run.slots[0]])
+            self.queues[self.inapp].put_back(run, priority)
+            self.queued[ledger.lane_of(self.inapp, priority)] += len(run)
+        return runs
+
+    def _is_renderable(self, entry: Entry, now: Now) -> bool:
+        """If not, it is a dead letter."""
+        frame, slot, _, user, _ = entry
+        value = frame.slots[slot]
+        try:
+            self.inapp_parts(user, self.said(entry), ledger.priority_of(value))
+        except TemplateError as error:
+            counters = self.counters.channels[self.inapp]
+            counters.attempts += 1
+            counters.failed_attempts += 1
+            frame.slots[slot] = (value & ledger.KEEP) + ledger.ONE_ATTEMPT
+            attempts, message = ledger.attempts_of(frame.slots[slot]), str(error)[:ERROR_TEXT_MAX]
+            self._give_up(entry, "template", "permanent", message, attempts, now)
+            return False
+        return True
 
     def parcel(self, entry: Entry) -> Parcel:
         """What a real channel is given of a delivery."""

@@ -133,12 +133,19 @@ class TemplateEngine:
             raise TemplateError(name, None, None, f"it has no part for {channel}; add {channel}.text, or text for all")
         return parts
 
+    def channels(self, name: str) -> list[str]:
+        """Those that the template says something on: the built-in ones, and others that its parts name."""
+        return self._parts(name).channels()
+
     def keys(self, name: str, channel: str, locale: str | None) -> Mapping[str, str]:
         """The parts that are taken, each with its key: ``{"subject": "fr/email.subject"}``."""
+        return self._parts(name).plan(channel, locale)
+
+    def _parts(self, name: str) -> Parts:
         template = self._templates.get(name)
         if template is None:
             raise UnknownTemplateError(name, self._templates)
-        return template.plan(channel, locale)
+        return template
 
     def problems(self, only: str | None = None) -> list[TemplateError]:
         """What is wrong with the templates, or with one of them, as far as it is known before they are rendered."""
