@@ -29,7 +29,7 @@ class Ending(Releasing):
         if (gates := self.gates.get(channel)) is not None:
             for frame, slots in delivered:
                 for slot in slots:
-                    gates.leave((frame.seq, slot), now.mono)
+                    gates.leave((frame.seq, slot), now.mono, succeeded=True)
                     if self.health.has_failing:
                         self._succeeded(channel, self._entry(frame, slot, frame.index_of(slot))[0])
         if self.suspects:
@@ -84,8 +84,9 @@ class Ending(Releasing):
             frame.flying.discard(slot)
             asked_s = advice.retry_after_s if advice else 0.0
             if gates is not None:
-                patience_s = asked_s if error_class == "throttled" else 0.0
-                gates.leave((frame.seq, slot), now.mono, failed=error_class in RETRIED, asked_s=patience_s)
+                gates.leave((frame.seq, slot), now.mono, succeeded=error_class not in RETRIED)
+                if asked_s and error_class == "throttled" and (url := self._url(entry)):
+                    gates.rest(url, now.mono + asked_s, now.mono)
             if self.suspects:
                 self._acquit(channel, frame, slot)
             held = error_class == "ambiguous" and self.settings.is_held(self.channel_names[channel])
@@ -144,6 +145,10 @@ class Ending(Releasing):
             self.health.kill((user.user_id, name, contact), now.wall_us // 1000, message)
             self.alerts.append({"event": "a contact is not used again", "user": f"{user.hash:016x}", "channel": name})
         self.people.forget(user.user_id)
+
+    def _url(self, entry: Entry) -> str | None:
+        webhook = self.people.recipient(entry[3]).contacts.webhook
+        return webhook.url if webhook else None
 
     def _succeeded(self, channel: int, entry: Entry) -> None:
         user, name = entry[3], self.channel_names[channel]
