@@ -143,7 +143,7 @@ class Ending(Releasing):
         user, name = entry[3], self.channel_names[channel]
         for contact in bad:
             self.health.kill((user.user_id, name, contact), now.wall_us // 1000, message)
-            self.alerts.append({"event": "a contact is not used again", "user": f"{user.hash:016x}", "channel": name})
+            self._alert("a contact is not used again", channel, entry)
         self.people.forget(user.user_id)
 
     def _url(self, entry: Entry) -> str | None:
@@ -160,8 +160,14 @@ class Ending(Releasing):
         user, name = entry[3], self.channel_names[channel]
         for contact in contacts_on(name, self.people.recipient(user).contacts):
             if self.health.exhaust((user.user_id, name, contact), now.wall_us // 1000, message):
-                self.alerts.append({"event": "an endpoint is disabled", "user": f"{user.hash:016x}", "channel": name})
+                self._alert("an endpoint is disabled", channel, entry)
                 self.people.forget(user.user_id)
+
+    def _alert(self, event: str, channel: int, entry: Entry) -> None:
+        """With the notification's id, which leads to the user and to what was said, without a contact in the log."""
+        frame, _, index, user, _ = entry
+        id_ = self.ids.make(user.hash, frame.seq, index)
+        self.alerts.append({"event": event, "channel": self.channel_names[channel], "id": id_})
 
     def hold(self, channel: int, held: Sequence[tuple[Entry, float]], now: Now) -> None:
         """What could not be attempted, as no provider may be asked before an instant: the channel waits for it."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from shards.answers import ErrorClass
 from shards.retry import WEBHOOK_RETRY, RetryPolicy
@@ -155,7 +156,9 @@ def test_webhooks_are_tried_eight_times_over_a_day_and_a_bit(world: Make) -> Non
         assert 0.8 * planned - 2 <= waited <= 1.2 * planned + 2
 
 
-def test_an_endpoint_that_failed_for_days_is_disabled_and_a_success_between_clears_it(world: Make) -> None:
+def test_an_endpoint_that_failed_for_days_is_disabled_and_a_success_between_clears_it(
+    world: Make,
+) -> None:
     one = world(**LONG)
     hook(one)
     answers(one, "transient", "webhook")
@@ -173,8 +176,11 @@ def test_an_endpoint_that_failed_for_days_is_disabled_and_a_success_between_clea
     assert one.outcome("third") == "dead:max_retries"
     one.advance(4 * DAY)
     one.submit(said("fourth", "webhook"))
-    one.advance(2 * DAY)
+    with capture_logs() as alerts:
+        one.advance(2 * DAY)
     assert one.outcome("fourth") == "dead:max_retries"
+    assert [alert["event"] for alert in alerts] == ["an endpoint is disabled"]
+    assert one.ask("status", id=alerts[0]["id"])["deliveries"] == [one.status("fourth")["webhook"]]
     one.submit(said("fifth", "webhook"))
     assert one.outcome("fifth") == "suppressed:bad_address"
 
