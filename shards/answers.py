@@ -72,9 +72,11 @@ TABLES: dict[str, dict[str, ErrorClass]] = {
         "410": "bad_address",
         "429": "throttled",
         "503 retry-after": "throttled",
+        "1xx": "transient",
         "3xx": "transient",
         "4xx": "transient",
         "5xx": "transient",
+        "unreachable timeout": "throttled",  # it is left alone for as long as after any other timeout
         "tls": "transient",  # of one endpoint, so that the others need not wait
     },
     "fcm": {  # firebase.google.com/docs/reference/fcm/rest/v1/ErrorCode
