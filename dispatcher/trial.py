@@ -115,9 +115,10 @@ class Trial:
         context = Context(self._channel, timeout_s, concurrency, Answers(self._errors), self._step)
         provider = Provider(settings, context)
         try:
+            await provider.made()
             if provider.is_unmade:
                 return SendError("misconfigured", provider.refused)
-            if not provider.supports(delivery):
+            if not await provider.supports(delivery.recipient):
                 return None
             return await provider.send(delivery, time.monotonic)
         except SendError as error:  # of a plug-in that cannot say whom it supports

@@ -127,6 +127,8 @@ class Courier:
         self._providers = {
             name: Providers(name, settings, errors, time.monotonic) for name, settings in channels.items()
         }
+        for providers in self._providers.values():
+            self._keep(self._loop.create_task(providers.made()))
         for providers in before.values():
             self._keep(self._loop.create_task(self._close_later(providers)))
 
@@ -143,8 +145,7 @@ class Courier:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for providers in self._providers.values():
-            await providers.close()
+        await asyncio.gather(*(providers.close() for providers in self._providers.values()))
         await asyncio.sleep(0)  # which closes the sockets
         self._loop.stop()
 

@@ -221,7 +221,7 @@ def test_closing_is_idempotent() -> None:
         await providers.close()
 
     asyncio.run(twice())
-    assert Scripted.closed == ["a", "b"]
+    assert sorted(Scripted.closed) == ["a", "b"]
 
 
 def test_one_that_cannot_be_closed_keeps_no_other_from_closing() -> None:
