@@ -19,7 +19,8 @@ from shards.aside import Aside, EscapedError, HeldUpError, guarded
 from shards.breaker import Breaker
 from shards.channels import registry
 from shards.channels.base import Context, Delivery, Recipient, SendError, Sent, texts
-from shards.hidden import redact, secrets_of
+from shards.contacts import credentials_of
+from shards.hidden import disguised, redact, secrets_of
 from shards.settings import ChannelSettings, ProviderSettings
 
 log = logs.logger()
@@ -29,6 +30,7 @@ THREADS_MAX = 32  # of a channel whose ``send`` blocks
 BLAMED: frozenset[ErrorClass] = frozenset({"transient", "throttled", "ambiguous"})
 HANDED_OVER: frozenset[ErrorClass] = frozenset({"transient", "throttled"})
 TEXT_MAX = 500
+CLOSE_S = 2.0  # for connections to end in order
 
 
 class Held(NamedTuple):
@@ -72,7 +74,7 @@ class Provider:
         try:
             kind = registry.find(settings.provider, settings.path)
             read = options.read(kind, settings.options)
-            self._secrets = secrets_of(read)
+            self._secrets = disguised(secrets_of(read))
             made = kind(read, context)
         except BaseException as error:  # noqa: BLE001 - a plug-in may raise anything, an exit as well
             self.refused = self._words(error)
@@ -120,12 +122,16 @@ class Provider:
                 return all(map(made.supports_recipient, recipients))
             return bool(await self._in_time(self._aside.call(lambda: all(map(made.supports_recipient, recipients)))))
         except (SendError, HeldUpError, TimeoutError) as error:
-            raise SendError("transient", self._error(error).message) from None  # nothing was sent
+            raise SendError("transient", self._meant(error).message) from None  # nothing was sent
         except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
             raise SendError("transient", self._words(error)) from None
 
     def admits(self, now: float) -> bool:
-        return not self.refused and (self.is_of_users or self.breaker.admits(now))
+        return not self.refused and self.breaker.admits(now)
+
+    def admits_many(self, now: float) -> bool:
+        """Half open, a batch would be many attempts."""
+        return not self.refused and self.breaker.state(now) == "closed"
 
     async def send(self, delivery: Delivery, clock: Callable[[], float]) -> Sent | SendError:
         self.breaker.begin()
@@ -134,9 +140,9 @@ class Provider:
                 sending: Awaitable[Any] = self._in_thread(delivery)
             else:
                 sending = self._called(self._made.send, delivery)
-            outcome: Sent | SendError = self._taken(await self._in_time(sending))
+            outcome: Sent | SendError = _taken(await self._in_time(sending))
         except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
-            outcome = self._error(error)
+            outcome = self._error(error, delivery)
         return self._judged(outcome, clock())
 
     async def send_many(self, deliveries: Sequence[Delivery], clock: Callable[[], float]) -> list[Sent | SendError]:
@@ -148,7 +154,7 @@ class Provider:
         except Exception as error:  # noqa: BLE001 - as above
             answers = [error] * len(deliveries)
         now = clock()
-        return [self._judged(self._outcome(one), now) for one in answers]
+        return [self._judged(self._outcome(*one), now) for one in zip(answers, deliveries, strict=True)]
 
     def _called(self, function: Callable[..., Awaitable[Any]], *arguments: object) -> Awaitable[Any]:
         return self._aside.call(function, *arguments) if self._aside else function(*arguments)
@@ -164,12 +170,12 @@ class Provider:
                 raise
             raise SendError("ambiguous", "the channel has cancelled the attempt by itself") from None
 
-    def _outcome(self, answer: object) -> Sent | SendError:
+    def _outcome(self, answer: object, delivery: Delivery) -> Sent | SendError:
         """Of one delivery of several."""
         try:
-            return self._error(answer) if isinstance(answer, Exception) else self._taken(answer)
+            return self._error(answer, delivery) if isinstance(answer, Exception) else _taken(answer)
         except TypeError as error:
-            return self._error(error)
+            return self._error(error, delivery)
 
     async def _in_thread(self, delivery: Delivery) -> Any:
         assert self._threads is not None
@@ -184,17 +190,12 @@ class Provider:
             return await self._called(lambda: found)
         return found
 
-    def _taken(self, answer: object) -> Sent:
-        """What ``send`` has returned, if it is what it may return."""
-        if answer is None:
-            return Sent()
-        if not isinstance(answer, Sent):
-            raise TypeError(
-                f"send returned {type(answer).__name__}; it is to return Sent or None, and to raise SendError"
-            )
-        return Sent(self._hidden(str(answer.detail)), texts(answer.bad))
+    def _error(self, error: Exception, delivery: Delivery) -> SendError:
+        found = self._meant(error)
+        words = redact(found.message, credentials_of(delivery.recipient.contacts))
+        return SendError(found.error_class, words, retry_after_s=found.retry_after_s, bad=found.bad)
 
-    def _error(self, error: Exception) -> SendError:
+    def _meant(self, error: Exception) -> SendError:
         if isinstance(error, TimeoutError):
             return SendError("ambiguous", f"no answer within {self._timeout_s:g} s")
         if isinstance(error, HeldUpError):
@@ -211,6 +212,8 @@ class Provider:
         return SendError(error_class, words, retry_after_s=retry_after_s, bad=bad)
 
     def _judged(self, outcome: Sent | SendError, now: float) -> Sent | SendError:
+        if self.is_of_users:
+            return outcome
         if isinstance(outcome, SendError) and outcome.error_class in BLAMED:
             self.breaker.fail(now, outcome.error_class == "throttled", outcome.retry_after_s or 0.0)
             return outcome
@@ -240,7 +243,8 @@ class Provider:
             self._threads.shutdown(wait=False, cancel_futures=True)
         try:
             if close := getattr(made, "close", None):
-                await self._in_time(self._closed(close))
+                async with asyncio.timeout(CLOSE_S):
+                    await self._closed(close)
         except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
             log.warning("a provider did not close in order", provider=self.name, error=self._words(error))
         if self._aside:
@@ -250,6 +254,16 @@ class Provider:
         found = self._called(close)
         if inspect.isawaitable(found):
             await found
+
+
+def _taken(answer: object) -> Sent:
+    """What ``send`` has returned, if it is what it may return."""
+    if answer is None:
+        return Sent()
+    if not isinstance(answer, Sent):
+        raise TypeError(f"send returned {type(answer).__name__}; it is to return Sent or None, and to raise SendError")
+    texts(answer.bad)
+    return answer
 
 
 class Providers:
@@ -287,9 +301,8 @@ class Providers:
                 self._told.add(one)
                 log.warning("a provider cannot be used", channel=self._channel, provider=one.name, error=one.refused)
 
-    async def send(self, delivery: Delivery) -> Outcome:
-        """Ask one provider after the other, until one has an answer."""
-        failed: SendError | None = None
+    async def send(self, delivery: Delivery, failed: SendError | None = None) -> Outcome:
+        """Ask one provider after the other, until one has an answer; ``failed`` is that of one already asked."""
         if self._is_being_made:
             await self.made()
         try:
@@ -300,31 +313,41 @@ class Providers:
             if not provider.admits(self._clock()):
                 continue
             outcome = await provider.send(delivery, self._clock)
-            if isinstance(outcome, Sent):
+            self._tell()
+            if isinstance(outcome, Sent) or not self._hands_over(provider, outcome):
                 return outcome
             failed = outcome
-            self._tell()
-            hands_over = outcome.error_class in HANDED_OVER and not provider.admits(self._clock())
-            if outcome.error_class != "misconfigured" and not hands_over:
-                return outcome
         if failed is None or failed.error_class == "misconfigured":
             return self._unasked(able)
         return failed
 
     async def send_many(self, deliveries: Sequence[Delivery]) -> list[Outcome]:
-        """The first provider's batch; where that may not be asked, one by one."""
+        """The first provider's batch; where that may not be asked as usual, one by one."""
         first = self.all[0]
         try:
             if self._is_being_made:
                 await self.made()
-            may_all = first.admits(self._clock()) and await first.supports(*(one.recipient for one in deliveries))
+            recipients = (delivery.recipient for delivery in deliveries)
+            may_all = first.admits_many(self._clock()) and await first.supports(*recipients)
         except SendError:
             may_all = False
         if may_all:
             outcomes = await first.send_many(deliveries, self._clock)
             self._tell()
-            return list(outcomes)
+            return await asyncio.gather(*map(self._or_by_others, deliveries, outcomes))
         return await asyncio.gather(*(self.send(delivery) for delivery in deliveries))
+
+    async def _or_by_others(self, delivery: Delivery, outcome: Sent | SendError) -> Outcome:
+        """Of the first provider's batch."""
+        if isinstance(outcome, Sent) or not self._hands_over(self.all[0], outcome):
+            return outcome
+        return await self.send(delivery, outcome)
+
+    def _hands_over(self, provider: Provider, error: SendError) -> bool:
+        """Whether the next one is asked in the same attempt."""
+        if error.error_class == "misconfigured":
+            return True
+        return error.error_class in HANDED_OVER and not provider.admits(self._clock())
 
     def _unasked(self, able: Sequence[Provider]) -> Outcome:
         """Why none of these could be asked."""
