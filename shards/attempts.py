@@ -167,9 +167,10 @@ class Attempts(Ending):
 
     def _rests(self, gates: Gates, entry: Entry, now: Now) -> bool:
         """Whether the endpoint has asked to be left alone; then the delivery waits on disk for as long."""
-        url = self._url(entry)
-        rest_s = gates.rests_until(url) - now.mono if url else 0.0
-        if url is None or rest_s <= 0:
+        if not gates.rests or (url := self._url(entry)) is None:
+            return False
+        rest_s = gates.rests.get(url, 0.0) - now.mono
+        if rest_s <= 0:
             return False
         self._wait_on_disk(entry, max(rest_s, gates.later_s(origin_of(url), now.mono)), now)
         return True
