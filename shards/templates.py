@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from shards.settings import TemplateSettings
@@ -110,16 +111,24 @@ class TemplateEngine:
         return parts
 
     def say(
-        self, said: Notification, channel: str, user_id: str, priority: str, locale: str | None
+        self,
+        said: Notification,
+        channel: str,
+        user_id: str,
+        priority: str,
+        locale: str | None,
+        more: Mapping[str, Any] = MappingProxyType({}),
     ) -> Mapping[str, str]:
         """The parts that a notification gets from its template; none where the installation has no templates.
+
+        ``more`` is what the channel lets it write.
 
         Raises ``TemplateError``, also where nothing would be said at all.
         """
         name = said.template
         if name is None or not self._templates:
             return {}
-        parts = self.render(name, channel, locale, variables_of(said, user_id, priority, locale))
+        parts = self.render(name, channel, locale, {**variables_of(said, user_id, priority, locale), **more})
         if not parts and channel not in WITHOUT_TEXT and not _has_words(said):
             raise TemplateError(name, None, None, f"it has no part for {channel}; add {channel}.text, or text for all")
         return parts
