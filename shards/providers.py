@@ -126,6 +126,10 @@ class Provider:
         except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
             raise SendError("transient", self._words(error)) from None
 
+    def variables(self, delivery: Delivery) -> Mapping[str, Any]:
+        found = getattr(self._made, "variables", None)
+        return dict(guarded(found, delivery)) if found is not None else {}
+
     def admits(self, now: float) -> bool:
         return not self.refused and self.breaker.admits(now)
 
@@ -281,7 +285,7 @@ class Providers:
         self._channel = channel
         self._clock = clock
         self._told: set[Provider] = set()  # whose refusal the log has
-        self._is_being_made = any(provider.is_being_made for provider in self.all)
+        self.is_being_made = any(provider.is_being_made for provider in self.all)
         self._tell()
 
     @property
@@ -292,7 +296,7 @@ class Providers:
         """Wait until each is made, or cannot be; sends wait for that as well."""
         for provider in self.all:
             await provider.made()
-        self._is_being_made = False
+        self.is_being_made = False
         self._tell()
 
     def _tell(self) -> None:
@@ -301,9 +305,13 @@ class Providers:
                 self._told.add(one)
                 log.warning("a provider cannot be used", channel=self._channel, provider=one.name, error=one.refused)
 
+    def variables(self, delivery: Delivery) -> Mapping[str, Any]:
+        """What a template can write of it, beside what every channel lets it write: as the first provider says."""
+        return self.all[0].variables(delivery)
+
     async def send(self, delivery: Delivery, failed: SendError | None = None) -> Outcome:
         """Ask one provider after the other, until one has an answer; ``failed`` is that of one already asked."""
-        if self._is_being_made:
+        if self.is_being_made:
             await self.made()
         try:
             able = [provider for provider in self.all if await provider.supports(delivery.recipient)]
@@ -325,7 +333,7 @@ class Providers:
         """The first provider's batch; where that may not be asked as usual, one by one."""
         first = self.all[0]
         try:
-            if self._is_being_made:
+            if self.is_being_made:
                 await self.made()
             recipients = (delivery.recipient for delivery in deliveries)
             may_all = first.admits_many(self._clock()) and await first.supports(*recipients)
