@@ -1,7 +1,7 @@
-"""From a producer's message to frames for shards: only the routing fields are decoded, bytes are passed on as sent.
+"""From a producer's message to pieces for shards: only the routing fields are decoded, bytes are passed on as sent.
 
 A message whose notifications all hash to one shard is passed on whole; otherwise each notification's bytes go into
-the list of its shard. Small lists are gathered, so that a shard journals few large frames rather than many small.
+the list of its shard.
 """
 
 from __future__ import annotations
@@ -15,13 +15,10 @@ from typing import Any, NamedTuple
 import msgspec
 import xxhash
 
-from dispatcher.receipts import Receipt, ToTopic
-from dispatcher.settings import POSITIONS_MAX
+from dispatcher.receipts import ToTopic
 from shards.validation import check_address, decode_error, located
 from shards.wire import Error, RequestError, Route, UserRoute, is_json, pack
 
-FRAME_NOTIFICATIONS = 500  # a gathered frame is sent when it has so many, and at the end of the turn
-FRAME_BYTES = 262_144
 BROADCAST_DIGEST_BYTES = 16
 WHOLE_MIN = 100  # shorter lists are gathered, even where one shard gets all of it
 
@@ -52,24 +49,6 @@ class Keyed(msgspec.Struct):
 
 _keyed_msgpack = msgspec.msgpack.Decoder(Keyed)
 _keyed_json = msgspec.json.Decoder(Keyed)
-
-
-class Part(NamedTuple):
-    """Consecutive notifications of a frame that belong to one submit (or to none, from ``ingest``)."""
-
-    receipt: Receipt | None
-    positions: list[int] | range
-    hashes: array[int]
-
-
-class Frame(NamedTuple):
-    """What one shard gets: an encoded list of entries, and whose they are."""
-
-    shard: int
-    source: int
-    fanned: bool
-    body: bytes
-    parts: list[Part]
 
 
 class Piece(NamedTuple):
@@ -288,48 +267,3 @@ def _fanned(names: list[str], raw: msgspec.Raw, as_json: bool) -> bytes:
     if as_json:
         return b"[" + msgspec.json.encode(names) + b"," + raw + b"]"
     return b"\x92" + pack(names) + raw
-
-
-class Gatherer:
-    """Gathers pieces of one shard, one encoding and one source into frames."""
-
-    def __init__(self, shard: int, as_json: bool, source: int) -> None:
-        self.shard = shard
-        self.as_json = as_json
-        self.source = source
-        self._entries: list[Any] = []
-        self._parts: list[Part] = []
-        self._count = 0
-        self.size = 0
-        self._fanned = False
-
-    def add(self, piece: Piece, receipt: Receipt | None) -> list[Frame]:
-        """The frames that are full with this piece."""
-        part = Part(receipt, piece.positions, piece.hashes)
-        if piece.whole is not None:
-            # it must not overtake what was gathered before it
-            return [*self.flush(), Frame(self.shard, self.source, piece.fanned, piece.whole, [part])]
-        frames = []
-        if self._count + len(piece.hashes) > POSITIONS_MAX:
-            frames += self.flush()
-        self._entries += piece.entries
-        self._parts.append(part)
-        self._count += len(piece.hashes)
-        self.size += piece.size
-        self._fanned = self._fanned or piece.fanned
-        if self._count >= FRAME_NOTIFICATIONS or self.size >= FRAME_BYTES:
-            frames += self.flush()
-        return frames
-
-    def flush(self) -> list[Frame]:
-        if not self._parts:
-            return []
-        if self.as_json:
-            body = b"[" + b",".join(self._entries) + b"]"
-        else:
-            body = b"\xdd" + len(self._entries).to_bytes(4, "big") + b"".join(self._entries)
-        frame = Frame(self.shard, self.source, self._fanned, body, self._parts)
-        self._entries, self._parts = [], []
-        self._count = self.size = 0
-        self._fanned = False
-        return [frame]
