@@ -21,7 +21,7 @@ import msgspec
 
 from dispatcher.api.errors import DispatcherError
 from dispatcher.client import Client
-from dispatcher.collector import Store
+from dispatcher.collector_store import Store
 from dispatcher.data_directory import Identity
 from dispatcher.reshard import journal_path, told
 from dispatcher.templates import PUT_FILE

@@ -24,3 +24,8 @@ class RouterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     channels: dict[str, float | None]  # all, with the timeout of those that are attached
     curve_secret: str = ""  # without it the public sockets are open
     allow: str = ""
+
+
+class CollectorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    path: str
+    shards: int

@@ -20,8 +20,7 @@ import msgspec
 from dispatcher import reshard, templates
 from dispatcher.channel_options import without_unsubscribe
 from dispatcher.child import READY_S, Child
-from dispatcher.child_settings import RouterSettings
-from dispatcher.collector import CollectorSettings
+from dispatcher.child_settings import CollectorSettings, RouterSettings
 from dispatcher.curve import KeyFileError, server_secret
 from dispatcher.data_directory import DataDirectory, Identity, explained
 from dispatcher.errors import BrokenError, StartError
