@@ -32,7 +32,7 @@ def store_users(journals: list[Path], count: int, durability: str) -> None:
         journal.begin()
         for number in range(count):
             if hash_user(f"member-{number}") % len(journals) == shard:
-                journal.put_user(f"member-{number}", UserDocument(locale="en"))
+                journal.users.put(f"member-{number}", UserDocument(locale="en"))
         journal.commit()
         journal.close()
 

@@ -182,7 +182,7 @@ def _begin_anew(target: Path, journals: list[str]) -> None:
             journal.begin()
             journal.begin_generation(reached.get((shard, journal.generation), 0))
             journal.commit()
-            letters += ((shard, letter) for _, _, letter in journal.dead({}, -1))
+            letters += ((shard, letter) for _, _, letter in journal.dead.find({}, -1))
         finally:
             journal.close()
         (target / name).with_suffix(".marks").unlink(missing_ok=True)

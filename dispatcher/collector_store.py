@@ -10,8 +10,8 @@ import msgspec
 import orjson
 import sqlite_utils
 
-from shards.dead_table import dead_filter
 from shards.process import usage
+from shards.tables.dead import dead_filter
 from shards.wire import (
     PAGE_BYTES_MAX,
     DeadAdded,

@@ -13,9 +13,10 @@ import msgspec
 from shards import ledger, schema
 from shards.counters import ChannelCounters
 from shards.cutting import Part, counted
-from shards.journal import State, topics_of
 from shards.preferences import UserDocument
 from shards.schema import checksum
+from shards.tables.state import State
+from shards.tables.users import topics_of
 from shards.wire import EVERY_USER, pack
 
 BATCH_ROWS = 1_000

@@ -28,6 +28,7 @@ import shards.maintenance
 import shards.releasing
 import shards.schema
 import shards.shard
+import shards.tables.ledgers
 import shards.worker
 from shards.process import Stop
 from shards.retry import RetryPolicy
@@ -62,7 +63,8 @@ TINY: dict[Any, dict[str, float]] = {
     shards.ending: {"LOGGED_MAX": 2, "SHORT_S": 0.1},
     shards.releasing: {"FRAMES_PER_REFILL": 2, "RELEASED_MAX": 3, "ITEMS_MAX": 2},
     shards.limit_store: {"CHARGES_MAX": 40, "PART_TIMES": 3, "OLD_ROWS": 2},
-    shards.journal: {"LOG_ROWS_MAX": 6, "LOGGED_FRAMES_MAX": 4, "TAIL_FRAMES": 8},
+    shards.journal: {"TAIL_FRAMES": 8},
+    shards.tables.ledgers: {"LOG_ROWS_MAX": 6, "LOGGED_FRAMES_MAX": 4},
     shards.schema: {"CHECKPOINT_PAGES": 20},
     shards.inbox: {"TAIL_MAX": 6, "SORTED_USERS": 1},
     shards.contents: {"FRAMES_KEPT": 3},

@@ -14,7 +14,7 @@ import xxhash
 from shards import ledger
 from shards.changes import Note
 from shards.dedupe import DIGEST_BYTES, NO_DIGEST
-from shards.journal import State
+from shards.tables.state import State
 from shards.wire import PRIORITIES, Verdict
 from tests.simulation.policies import Policies
 from tests.simulation.producer import Sent, Submission

@@ -253,5 +253,5 @@ class World:
     def conserved(self) -> bool:
         """Invariant C."""
         channels = self.core.counters.channels
-        open_ = self.shard.journal.pending()
+        open_ = self.shard.journal.ledgers.pending()
         return sum(one.planned for one in channels) == sum(sum(one.outcomes) for one in channels) + open_

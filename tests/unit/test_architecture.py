@@ -65,6 +65,7 @@ PURE = (
     "retry",
     "rules",
     "sandbox",
+    "stored",
     "subscription",
     "suspects",
     "template_parts",
@@ -117,7 +118,7 @@ OF_ONE_SHARD = {
     "shard",
     "stream",
     "suspects",
-    "topics",
+    "tables.topics",
     "worker",
 }
 

@@ -77,7 +77,7 @@ class Rig:
         words = [
             word
             for seq in range(1, self.frames + 1)
-            if (row := self.shard.journal.frame(seq))
+            if (row := self.shard.journal.frames.get(seq))
             for word in (
                 self.shard.core.frames[seq].slots if seq in self.shard.core.frames else ledger.words(row.slots)
             )

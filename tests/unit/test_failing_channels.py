@@ -135,7 +135,7 @@ def test_the_contacts_of_a_user_who_is_deleted_are_forgotten(world: Make) -> Non
     answers(one, "bad_address")
     one.submit(said("k"))
     one.ask("user.delete", user_id="ann")
-    assert not list(one.shard.journal.health_of("ann"))
+    assert not list(one.shard.journal.health.health_of("ann"))
 
 
 # --- endpoints --------------------------------------------------------------------------------------------------------

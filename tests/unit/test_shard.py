@@ -73,7 +73,7 @@ def turn(shard: Shard, moment: Now) -> None:
 
 
 def words(shard: Shard, seq: int) -> list[int]:
-    row = shard.journal.frame(seq)
+    row = shard.journal.frames.get(seq)
     assert row is not None
     return list(ledger.words(row.slots))
 
@@ -106,7 +106,7 @@ def test_a_retry_on_a_channel_that_is_no_more_becomes_a_dead_letter(open_shard: 
     shard = open_shard(msgspec.structs.replace(SETTINGS, channels={}), at(1))
     turn(shard, at(3))
     assert [ledger.outcome_of(value) for value in words(shard, 1)] == [ledger.DEAD]
-    ((_, _, letter),) = shard.journal.dead({}, 10)
+    ((_, _, letter),) = shard.journal.dead.find({}, 10)
     assert (letter.reason, letter.attempts) == ("channel_not_configured", 1)
     shard = open_shard(SETTINGS, at(4))
     assert shard.operations.answer(Request("dead.replay"), at(4)) == {"count": 1}

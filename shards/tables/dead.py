@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import sqlite3
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
 
-from shards import schema
 from shards.changes import Dead, Place
 from shards.schema import checksum
+from shards.tables.outbox import OutboxTable
+from shards.tables.rows import Rows
 from shards.validation import instant_ms
-from shards.wire import DeadAdded, DeadLetter, DeadRemoved, OutboxItem, pack
+from shards.wire import DeadAdded, DeadLetter, DeadRemoved, pack
 
 
-class DeadTable(ABC):
-    """A part of ``SqliteJournal``, which has the file. What changes here is posted to the collector."""
+class DeadTable:
+    """What changes here is posted to the collector."""
 
-    path: Path
-    database: sqlite3.Connection
+    def __init__(self, rows: Rows, outbox: OutboxTable) -> None:
+        self._rows = rows
+        self._outbox = outbox
 
-    @abstractmethod
-    def post(self, items: Iterable[OutboxItem]) -> None: ...
-
-    def _add_dead(self, dead: list[Dead]) -> None:
+    def add(self, dead: list[Dead]) -> None:
         rows = []
         for seq, slot, letter in dead:
             row = (
@@ -42,19 +38,17 @@ class DeadTable(ABC):
                 pack(letter),
             )
             rows.append((*row, checksum(*row)))
-        self.database.executemany("INSERT OR REPLACE INTO dead VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
-        self.post([DeadAdded(letter) for _, _, letter in dead])
+        self._rows.many("INSERT OR REPLACE INTO dead VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        self._outbox.post([DeadAdded(letter) for _, _, letter in dead])
 
-    def _remove_dead(self, places: list[Place]) -> None:
+    def remove(self, places: list[Place]) -> None:
         ids = []
         for place in places:
-            row = self.database.execute(
-                "DELETE FROM dead WHERE seq = ? AND slot = ? RETURNING id, channel", place
-            ).fetchone()
+            row = self._rows.run("DELETE FROM dead WHERE seq = ? AND slot = ? RETURNING id, channel", place).fetchone()
             ids.append((row[0], row[1]))
-        self.post([DeadRemoved(ids)])
+        self._outbox.post([DeadRemoved(ids)])
 
-    def dead(
+    def find(
         self, filters: dict[str, Any], count: int, channels: Sequence[str] | None = None
     ) -> Iterator[tuple[int, int, DeadLetter]]:
         """Dead letters that match all filters, the oldest first, one at a time: each may be large.
@@ -66,7 +60,7 @@ class DeadTable(ABC):
             where += f" AND slot >= 0 AND channel IN ({', '.join('?' * len(channels))})"
             where += " AND EXISTS (SELECT 1 FROM frames WHERE frames.seq = dead.seq)"
             values += channels
-        places = self.database.execute(
+        places = self._rows.run(
             f"SELECT seq, slot FROM dead WHERE {where} ORDER BY died_at_ms, seq, slot LIMIT ?", (*values, count)
         ).fetchall()
         for place in places:
@@ -76,8 +70,8 @@ class DeadTable(ABC):
 
     def letter(self, seq: int, slot: int) -> DeadLetter | None:
         """The dead letter of a delivery; None if there is none (any more)."""
-        row = self.database.execute("SELECT * FROM dead WHERE seq = ? AND slot = ?", (seq, slot)).fetchone()
-        return msgspec.msgpack.decode(schema.verified(self.path, "dead", row)[-1], type=DeadLetter) if row else None
+        row = self._rows.run("SELECT * FROM dead WHERE seq = ? AND slot = ?", (seq, slot)).fetchone()
+        return msgspec.msgpack.decode(self._rows.verified("dead", row)[-1], type=DeadLetter) if row else None
 
 
 DEAD_FILTERS = ("channel", "category", "reason", "error_class", "user_id", "id")

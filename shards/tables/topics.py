@@ -6,25 +6,24 @@ transaction. Raises ``DamagedError`` for what is not as it was written.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Collection, Iterable
-from pathlib import Path
 
 import msgspec
 
 from shards.broadcast import Broadcast
-from shards.schema import checksum, verified
+from shards.schema import checksum
+from shards.tables.rows import Rows
 from shards.wire import EVERY_USER, pack
 
 LIKELY_SHARED = 2  # characters that a misspelt name most often has in common with what was meant
 _broadcast = msgspec.msgpack.Decoder(Broadcast)
 
 
-class Topics:
-    def __init__(self, path: Path, database: sqlite3.Connection) -> None:
-        self._path = path
-        self._run = database.execute
-        self._many = database.executemany
+class TopicTables:
+    def __init__(self, rows: Rows) -> None:
+        self._verified = rows.verified
+        self._run = rows.run
+        self._many = rows.many
 
     # --- subscriptions -----------------------------------------------------------------------------------------
 
@@ -51,7 +50,7 @@ class Topics:
     def users(self, topic: str) -> int:
         """How many users of this shard a topic has."""
         row = self._run("SELECT * FROM topics WHERE topic = ?", (topic,)).fetchone()
-        return int(verified(self._path, "topics", row)[1]) if row else 0
+        return int(self._verified("topics", row)[1]) if row else 0
 
     def near(self, topic: str, count: int) -> list[str]:
         """Names among which a misspelt one may be meant: those that begin like it, and the first of all."""
@@ -68,7 +67,7 @@ class Topics:
             "SELECT * FROM subscriptions WHERE topic = ? AND user_id > ? ORDER BY user_id LIMIT ?",
             (topic, after, count),
         )
-        return [verified(self._path, "subscriptions", row)[1] for row in found]
+        return [self._verified("subscriptions", row)[1] for row in found]
 
     # --- broadcasts --------------------------------------------------------------------------------------------
 
@@ -93,11 +92,11 @@ class Topics:
         return self._decoded(row) if row else None
 
     def _decoded(self, row: tuple[object, ...]) -> Broadcast:
-        return broadcast_of(verified(self._path, "broadcasts", row))
+        return broadcast_of(self._verified("broadcasts", row))
 
     def pages(self, id_: str) -> list[int]:
         """The frames that came of a broadcast; some may be pruned."""
-        return [verified(self._path, "pages", row)[1] for row in self._run("SELECT * FROM pages WHERE id = ?", (id_,))]
+        return [self._verified("pages", row)[1] for row in self._run("SELECT * FROM pages WHERE id = ?", (id_,))]
 
     def open_pages(self, id_: str) -> list[tuple[int, int]]:
         """The frames in which something is open, and how much, as the ledgers were last written."""

@@ -1,31 +1,27 @@
-"""What waits, in the journal: the timers of deferred deliveries, and digests."""
+"""What waits: the timers of deferred deliveries, and digests."""
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 import msgspec
 
-from shards import schema
 from shards.deferrals import Timer
 from shards.digests import PLACE_SHIFT, Digest
 from shards.schema import checksum
+from shards.tables.rows import Rows
 
 PLACES_ASKED = 500  # in one query
 
 
 class WaitingTables:
-    """A part of ``SqliteJournal``, which has the file."""
-
-    path: Path
-    database: sqlite3.Connection
-    _digests_stored: bool  # whether there are any: most installations have none
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+        self._digests_stored = rows.any("digests")  # whether there are any: most installations have none
 
     def record_deferrals(self, added: Iterable[Timer], removed: list[Timer]) -> None:
         """Within the transaction."""
-        many = self.database.executemany
+        many = self._rows.many
         if removed:
             many("DELETE FROM timers WHERE lane = ? AND due_ms = ? AND seq = ? AND slot = ?", removed)
         rows = [(*timer, checksum(*timer)) for timer in added]
@@ -34,16 +30,16 @@ class WaitingTables:
 
     def timers(self, lane: int, now_ms: int, count: int) -> list[Timer]:
         """Deferred deliveries of a lane that are due, those that waited longest first."""
-        rows = self.database.execute(
+        rows = self._rows.run(
             "SELECT * FROM timers WHERE lane = ? AND due_ms <= ? ORDER BY due_ms, seq, slot LIMIT ?",
             (lane, now_ms, count),
         )
-        return [Timer(*schema.verified(self.path, "timers", row)) for row in rows]
+        return [Timer(*self._rows.verified("timers", row)) for row in rows]
 
     def due_after(self, lane: int, timers: list[Timer]) -> int | None:
         """When what is left of a lane without these, its first ones, is due."""
         after = timers[-1][1:] if timers else (-1, 0, 0)
-        row = self.database.execute(
+        row = self._rows.run(
             "SELECT due_ms FROM timers WHERE lane = ? AND (due_ms, seq, slot) > (?, ?, ?) "
             "ORDER BY due_ms, seq, slot LIMIT 1",
             (lane, *after),
@@ -52,11 +48,11 @@ class WaitingTables:
 
     def first_dues(self) -> dict[int, int]:
         """By lane, when its first deferred delivery is due."""
-        return dict(self.database.execute("SELECT lane, min(due_ms) FROM timers GROUP BY lane").fetchall())
+        return dict(self._rows.run("SELECT lane, min(due_ms) FROM timers GROUP BY lane").fetchall())
 
     def deferred(self) -> dict[int, int]:
         """By lane, how many wait."""
-        return dict(self.database.execute("SELECT lane, count(*) FROM timers GROUP BY lane").fetchall())
+        return dict(self._rows.run("SELECT lane, count(*) FROM timers GROUP BY lane").fetchall())
 
     # --- digests -----------------------------------------------------------------------------------------------
 
@@ -64,21 +60,21 @@ class WaitingTables:
         """Within the transaction; None removes one."""
         for identifier, digest in changed.items():
             if digest is None:
-                self.database.execute("DELETE FROM digests WHERE id = ?", (identifier,))
+                self._rows.run("DELETE FROM digests WHERE id = ?", (identifier,))
                 continue
             row = digest.row()
-            self.database.execute("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, checksum(*row)))
+            self._rows.run("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, checksum(*row)))
             self._digests_stored = True
 
     def prune_digests(self, seqs: Iterable[int]) -> None:
         """Within the transaction: those that were sent by way of deliveries of these frames."""
         if self._digests_stored:
             ranges = [(seq << PLACE_SHIFT, (seq + 1) << PLACE_SHIFT) for seq in seqs]
-            self.database.executemany("DELETE FROM digests WHERE carrier >= ? AND carrier < ?", ranges)
+            self._rows.many("DELETE FROM digests WHERE carrier >= ? AND carrier < ?", ranges)
 
     def first_windows(self) -> dict[int, int]:
         """By lane, when its first digest closes."""
-        found = self.database.execute(
+        found = self._rows.run(
             "SELECT lane, min(due_ms) FROM digests WHERE due_ms IS NOT NULL GROUP BY lane"
         ).fetchall()
         return dict(found)
@@ -91,7 +87,7 @@ class WaitingTables:
         )
 
     def window_due_after(self, lane: int, now_ms: int) -> int | None:
-        row = self.database.execute(
+        row = self._rows.run(
             "SELECT min(due_ms) FROM digests WHERE due_ms IS NOT NULL AND lane = ? AND due_ms > ?", (lane, now_ms)
         ).fetchone()
         return None if row[0] is None else int(row[0])
@@ -125,5 +121,5 @@ class WaitingTables:
         return found
 
     def _digests(self, query: str, values: tuple[object, ...]) -> list[Digest]:
-        rows = self.database.execute(query, values).fetchall()
-        return [msgspec.msgpack.decode(schema.verified(self.path, "digests", row)[-1], type=Digest) for row in rows]
+        rows = self._rows.run(query, values).fetchall()
+        return [msgspec.msgpack.decode(self._rows.verified("digests", row)[-1], type=Digest) for row in rows]
