@@ -16,7 +16,7 @@ from bench.report import Figure, options, quantile, result, show
 from shards.broadcasts import PAGE_USERS
 from shards.journal import SqliteJournal
 from shards.preferences import UserDocument
-from shards.wire import hash_user
+from shards.wire.ids import hash_user
 from tests.support.client import SubmitClient
 from tests.support.service import RunningDispatcher, wait_until
 

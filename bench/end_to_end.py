@@ -24,7 +24,7 @@ from bench import prototype
 from bench.report import Figure, end_in_order, medians, result, show
 from dispatcher.simulate import Plan, simulate
 from dispatcher.workload import batches
-from shards.wire import pack
+from shards.wire.encoding import pack
 from tests.support.service import ROOT, RunningDispatcher
 
 SINGLES_SHARE = 10

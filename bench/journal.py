@@ -17,7 +17,9 @@ from shards.counters import ChannelCounters
 from shards.journal import SqliteJournal
 from shards.schema import CACHE_KIB, CHECKPOINT_PAGES, PAGE_BYTES
 from shards.settings import ShardSettings
-from shards.wire import CHANNELS, SUBMIT, Data, pack
+from shards.wire.encoding import pack
+from shards.wire.link import SUBMIT, Data
+from shards.wire.notification import CHANNELS
 
 TURN_FRAMES = 256
 Durability = Literal["power", "process"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dispatcher.workload import BATCH, user_id
-from shards.wire import Notification
+from shards.wire.notification import Notification
 
 USERS = 10_000
 

@@ -9,7 +9,8 @@ import msgspec
 
 from bench.report import Figure, medians, options, result, seconds, show
 from dispatcher.workload import batches
-from shards.wire import Notification, Plain, pack
+from shards.wire.encoding import pack
+from shards.wire.notification import Notification, Plain
 
 BATCH = 500
 

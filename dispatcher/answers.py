@@ -7,7 +7,8 @@ from typing import Any
 import zmq
 
 from shards import logs
-from shards.wire import Error, encode_answer
+from shards.wire.encoding import encode_answer
+from shards.wire.errors import Error
 
 log = logs.logger()
 

@@ -29,7 +29,7 @@ from dispatcher.terminal import Progress
 from shards.journal import SqliteJournal, witness_path
 from shards.resharding import sync_directory
 from shards.schema import JournalError
-from shards.wire import DeadLetter
+from shards.wire.outbox import DeadLetter
 
 CHUNK_BYTES = 64 * 2**20
 NOT_SHARED = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}  # another file system, or an old one

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from shards.wire import Error
+from shards.wire.errors import Error
 
 # of shards that differ, the first of these is the state of the whole
 STATES = ("expanding", "scheduled", "failed", "cancelled", "expired", "done")

@@ -15,19 +15,13 @@ import zmq
 
 from dispatcher.child_settings import CollectorSettings
 from dispatcher.collector_store import Store
-from dispatcher.queries import COLLECTOR
 from shards import logs
 from shards.process import Stop, begin_child, say_ready
-from shards.wire import (
-    Error,
-    Outbox,
-    OutboxAck,
-    Query,
-    Reply,
-    RequestError,
-    ToCollector,
-    pack,
-)
+from shards.wire.control import COLLECTOR, Query, Reply
+from shards.wire.encoding import pack
+from shards.wire.errors import Error, RequestError
+from shards.wire.outbox import Outbox, OutboxAck
+from shards.wire.sockets import ToCollector
 
 log = logs.logger()
 

@@ -12,16 +12,9 @@ import sqlite_utils
 
 from shards.process import usage
 from shards.tables.dead import dead_filter
-from shards.wire import (
-    PAGE_BYTES_MAX,
-    DeadAdded,
-    DeadLetter,
-    DeadRemoved,
-    Metrics,
-    Outbox,
-    Request,
-    RequestError,
-)
+from shards.wire.errors import RequestError
+from shards.wire.outbox import DeadAdded, DeadLetter, DeadRemoved, Metrics, Outbox
+from shards.wire.requests import PAGE_BYTES_MAX, Request
 
 PAGE = 100
 

@@ -9,7 +9,9 @@ import msgspec
 from dispatcher.splitter import broadcast_id
 from shards.nearest import unknown
 from shards.validation import check_address
-from shards.wire import Request, RequestError, Route
+from shards.wire.errors import RequestError
+from shards.wire.notification import Route
+from shards.wire.requests import Request
 
 EXPLAINED_MAX = 20  # recipients of a notification; more are only counted
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from dispatcher.receipts import Receipt
 from dispatcher.settings import POSITIONS_MAX
 from dispatcher.splitter import Piece, Split
-from shards.wire import INGEST, SUBMIT
+from shards.wire.link import INGEST, SUBMIT
 
 FRAME_NOTIFICATIONS = 500  # a gathered frame is sent when it has so many, and at the end of the turn
 FRAME_BYTES = 262_144

@@ -14,7 +14,9 @@ from dispatcher.repair import repair
 from dispatcher.requests import as_list
 from dispatcher.sockets import Sockets
 from dispatcher.splitter import Limits, Split, split
-from shards.wire import INGEST, UNROUTABLE, Error, RequestError, is_json
+from shards.wire.encoding import is_json
+from shards.wire.errors import Error, RequestError
+from shards.wire.link import INGEST, UNROUTABLE
 
 MESSAGES_PER_TURN = 1_000
 BYTES_PER_TURN = 2**21

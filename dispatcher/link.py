@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from typing import Generic, NamedTuple, TypeVar
 
 from shards import logs
-from shards.wire import Data, Error, Ping, Report
+from shards.wire.errors import Error
+from shards.wire.link import Data, Ping, Report
 
 log = logs.logger()
 

@@ -14,7 +14,7 @@ from dispatcher.gathering import Frame, Part
 from dispatcher.link import Link
 from dispatcher.sockets import Sockets
 from shards import logs
-from shards.wire import pack
+from shards.wire.encoding import pack
 
 log = logs.logger()
 

@@ -14,7 +14,8 @@ import zmq
 
 from dispatcher import workload
 from shards.process import begin_child, settle_memory, usage
-from shards.wire import Notification, pack
+from shards.wire.encoding import pack
+from shards.wire.notification import Notification
 
 PIPELINE = 32
 TIMEOUT_S = 10.0

@@ -6,7 +6,8 @@ from array import array
 from typing import Any
 
 from shards.nearest import unknown
-from shards.wire import Duplicate, Error, Rejection, Verdict
+from shards.wire.errors import Error
+from shards.wire.link import Duplicate, Rejection, Verdict
 
 _SUFFIXES = [f"-{index:x}" for index in range(20_000)]
 

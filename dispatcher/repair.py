@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from shards.wire import is_json
+from shards.wire.encoding import is_json
 
 OUT_OF_RANGE = b"1e999"  # refused where a number is decoded
 NOT_UTF8 = b"\xed\xa0\x80"  # U+D800, refused where a text is decoded

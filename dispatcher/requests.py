@@ -12,7 +12,9 @@ import msgspec
 
 from shards.nearest import unknown
 from shards.validation import bad_text, check_document, located, spoiled_field
-from shards.wire import OPERATIONS, Request, RequestError, Submit, WorkerCall, is_json, pack
+from shards.wire.encoding import is_json, pack
+from shards.wire.errors import RequestError
+from shards.wire.requests import OPERATIONS, Request, Submit, WorkerCall
 
 PLACES_MAX = 2**62  # what a cursor counts fits SQLite's integers
 SEQ_BYTES_MAX = 255  # it is kept while a request waits, and sent back

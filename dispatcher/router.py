@@ -43,23 +43,13 @@ from dispatcher.stream import Stream
 from dispatcher.submits import Submits
 from dispatcher.workers import Workers
 from shards.process import Stop, begin_child, fail, say, say_ready
-from shards.wire import (
-    EXPANSION,
-    Error,
-    FromShard,
-    Offer,
-    Publish,
-    Reply,
-    Report,
-    Request,
-    RequestError,
-    Stalled,
-    Submit,
-    Turn,
-    WorkerCall,
-    is_json,
-    pack,
-)
+from shards.wire.control import Publish, Reply
+from shards.wire.encoding import is_json, pack
+from shards.wire.errors import Error, RequestError
+from shards.wire.link import EXPANSION, Report, Stalled, Turn
+from shards.wire.requests import Request, Submit, WorkerCall
+from shards.wire.sockets import FromShard
+from shards.wire.workers import Offer
 
 TICK_S = 0.1
 POLL_MS = 100

@@ -11,7 +11,7 @@ from dispatcher.gathering import Part
 from dispatcher.link import Link, Released
 from dispatcher.links import Links
 from dispatcher.receipts import Receipt, frame_ids
-from shards.wire import Ask, Report, Verdict
+from shards.wire.link import Ask, Report, Verdict
 
 ASKED = 1_000  # verdicts, at a time
 

@@ -25,7 +25,7 @@ from dispatcher.producer import ProducerSettings, Totals
 from shards.logs import LogSettings
 from shards.process import handover
 from shards.units import Seconds
-from shards.wire import pack
+from shards.wire.encoding import pack
 
 PROCESSES = 2
 SAMPLED_USERS = 100

@@ -14,7 +14,8 @@ from dispatcher.gate import Gate
 from dispatcher.settings import is_local
 from shards import logs
 from shards.process import WRONG_CONFIGURATION, fail
-from shards.wire import MESSAGE_BYTES_HARD_MAX, pack
+from shards.wire.encoding import pack
+from shards.wire.requests import MESSAGE_BYTES_HARD_MAX
 
 log = logs.logger()
 

@@ -17,7 +17,9 @@ import xxhash
 
 from dispatcher.receipts import ToTopic
 from shards.validation import check_address, decode_error, located
-from shards.wire import Error, RequestError, Route, UserRoute, is_json, pack
+from shards.wire.encoding import is_json, pack
+from shards.wire.errors import Error, RequestError
+from shards.wire.notification import Route, UserRoute
 
 BROADCAST_DIGEST_BYTES = 16
 WHOLE_MIN = 100  # shorter lists are gathered, even where one shard gets all of it

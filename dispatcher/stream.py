@@ -6,7 +6,7 @@ import zmq
 
 from dispatcher.sockets import Sockets
 from shards import logs
-from shards.wire import Publish, Subscriptions
+from shards.wire.control import Publish, Subscriptions
 
 log = logs.logger()
 

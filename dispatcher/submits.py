@@ -10,7 +10,9 @@ from dispatcher.gathering import Gathering
 from dispatcher.links import Links
 from dispatcher.receipts import Receipt
 from dispatcher.splitter import Limits, split
-from shards.wire import SUBMIT, Error, RequestError, Stalled, Submit
+from shards.wire.errors import Error, RequestError
+from shards.wire.link import SUBMIT, Stalled
+from shards.wire.requests import Submit
 
 RETRY_AFTER_MS = 100
 STALL_RETRY_MS = 1_000

@@ -17,20 +17,9 @@ import msgspec
 
 from shards.nearest import unknown
 from shards.validation import located
-from shards.wire import (
-    PAGE_BYTES_MAX,
-    Code,
-    Error,
-    Gone,
-    Offer,
-    RequestError,
-    Settled,
-    Taken,
-    Want,
-    Work,
-    WorkerCall,
-    WorkResult,
-)
+from shards.wire.errors import Code, Error, RequestError
+from shards.wire.requests import PAGE_BYTES_MAX, WorkerCall, WorkResult
+from shards.wire.workers import Gone, Offer, Settled, Taken, Want, Work
 
 WORKERS_MAX = 256  # of a channel
 RESULTS_MAX = 1_000  # of a call

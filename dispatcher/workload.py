@@ -13,7 +13,7 @@ from array import array
 from collections.abc import Iterator
 from typing import Any
 
-from shards.wire import Notification
+from shards.wire.notification import Notification
 
 BATCH = 500
 CHANNELS = ("email", "sms", "push", "inapp")

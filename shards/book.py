@@ -36,11 +36,8 @@ from shards.settings import ShardSettings
 from shards.stored import Journal, StoredFrame
 from shards.suspects import Suspects
 from shards.templates import TemplateEngine
-from shards.wire import (
-    PRIORITIES,
-    Notification,
-    hash_user,
-)
+from shards.wire.ids import hash_user
+from shards.wire.notification import PRIORITIES, Notification
 
 INAPP = "inapp"
 PLACE_SHIFT, PLACE_MASK = 16, (1 << 16) - 1

@@ -33,16 +33,9 @@ from shards.rules import Routing
 from shards.settings import ShardSettings
 from shards.stored import Journal
 from shards.templates import TemplateEngine
-from shards.wire import (
-    EXPANSION,
-    INGEST,
-    UNROUTABLE,
-    Data,
-    Error,
-    Rejection,
-    Verdict,
-    pack,
-)
+from shards.wire.encoding import pack
+from shards.wire.errors import Error
+from shards.wire.link import EXPANSION, INGEST, UNROUTABLE, Data, Rejection, Verdict
 
 WAITING_MAX = 1_000  # deliveries of one priority that wait in memory for one endpoint
 

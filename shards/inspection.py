@@ -20,7 +20,8 @@ from shards.reader import Loss
 from shards.schema import DamagedError, JournalError
 from shards.source import Source, item, waits_for_digest
 from shards.tables.users import topics_of
-from shards.wire import EVERY_USER, DeadAdded, DeadRemoved, OutboxItem
+from shards.wire.notification import EVERY_USER
+from shards.wire.outbox import DeadAdded, DeadRemoved, OutboxItem
 from shards.witness import latest
 
 PROBLEMS_MAX = 1_000

@@ -28,7 +28,7 @@ from shards.tables.suspects import SuspectTable
 from shards.tables.topics import TopicTables
 from shards.tables.users import UserTable
 from shards.tables.waiting import WaitingTables
-from shards.wire import pack
+from shards.wire.encoding import pack
 from shards.witness import Statement, Witness, boot_now
 
 log = logs.logger()

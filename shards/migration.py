@@ -20,7 +20,7 @@ from shards.schema import (
     meta,
     set_meta,
 )
-from shards.wire import EVERY_USER
+from shards.wire.notification import EVERY_USER
 
 _OLD_INDEXES: dict[int, tuple[str, ...]] = {
     1: ("open_frames",),

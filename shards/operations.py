@@ -28,16 +28,10 @@ from shards.people import User
 from shards.preferences import UserDocument, check_size, parse_document, problem_of_topic
 from shards.stored import StoredFrame
 from shards.template_parts import TemplateError, listed
-from shards.wire import (
-    CHANNELS,
-    PAGE_BYTES_MAX,
-    PRIORITIES,
-    Notification,
-    Request,
-    RequestError,
-    hash_user,
-    is_broadcast,
-)
+from shards.wire.errors import RequestError
+from shards.wire.ids import hash_user, is_broadcast
+from shards.wire.notification import CHANNELS, PRIORITIES, Notification
+from shards.wire.requests import PAGE_BYTES_MAX, Request
 
 INBOX_PAGE = 50
 FIELD_MAX = 200  # characters

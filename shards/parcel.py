@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from shards.channels.base import Delivery, Recipient
 from shards.frames import Entry
-from shards.wire import PRIORITIES, Notification
+from shards.wire.notification import PRIORITIES, Notification
 
 # of a notification on a channel for a recipient, with a priority: the parts of its template; raises ``SendError``
 Renderer = Callable[[Notification, str, Recipient, str], Mapping[str, str]]

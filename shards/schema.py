@@ -16,7 +16,7 @@ from typing import Any
 
 import xxhash
 
-from shards.wire import pack
+from shards.wire.encoding import pack
 
 FORMAT = 4
 PAGE_BYTES = 4_096  # every page that a small commit touches is written whole: this decides the tail of the latency

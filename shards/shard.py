@@ -38,7 +38,10 @@ from shards.settings import ChannelSettings, ShardSettings
 from shards.stream import Stream
 from shards.tables.state import State
 from shards.templates import TemplateError
-from shards.wire import Ask, Data, Metrics, Notification, Outbox, OutboxItem, Ping, Turn, Verdict, Work
+from shards.wire.link import Ask, Data, Ping, Turn, Verdict
+from shards.wire.notification import Notification
+from shards.wire.outbox import Metrics, Outbox, OutboxItem
+from shards.wire.workers import Work
 
 if TYPE_CHECKING:
     from shards.courier import Courier

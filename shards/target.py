@@ -17,7 +17,8 @@ from shards.preferences import UserDocument
 from shards.schema import checksum
 from shards.tables.state import State
 from shards.tables.users import topics_of
-from shards.wire import EVERY_USER, pack
+from shards.wire.encoding import pack
+from shards.wire.notification import EVERY_USER
 
 BATCH_ROWS = 1_000
 BATCH_BYTES = 32 * 2**20  # for all targets together, like the cache

@@ -8,7 +8,7 @@ import msgspec
 
 from shards.schema import checksum
 from shards.tables.rows import Rows
-from shards.wire import pack
+from shards.wire.encoding import pack
 
 
 class ConfigTable:

@@ -12,7 +12,8 @@ from shards.schema import checksum
 from shards.tables.outbox import OutboxTable
 from shards.tables.rows import Rows
 from shards.validation import instant_ms
-from shards.wire import DeadAdded, DeadLetter, DeadRemoved, pack
+from shards.wire.encoding import pack
+from shards.wire.outbox import DeadAdded, DeadLetter, DeadRemoved
 
 
 class DeadTable:

@@ -17,7 +17,7 @@ from shards.frames import Frame
 from shards.ledger import OPEN, outcome_of, words
 from shards.schema import checksum
 from shards.tables.rows import Rows
-from shards.wire import pack
+from shards.wire.encoding import pack
 
 LOG_ROWS_MAX = 1_000
 LOGGED_FRAMES_MAX = 2_000

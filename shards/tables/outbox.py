@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from shards.schema import checksum
 from shards.tables.rows import Rows
 from shards.tables.state import State
-from shards.wire import OutboxItem, pack
+from shards.wire.encoding import pack
+from shards.wire.outbox import OutboxItem
 
 
 class OutboxTable:

@@ -7,7 +7,7 @@ import msgspec
 from shards.counters import Counters
 from shards.schema import checksum
 from shards.tables.rows import Rows
-from shards.wire import pack
+from shards.wire.encoding import pack
 
 
 class State(msgspec.Struct, array_like=True):

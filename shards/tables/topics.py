@@ -13,7 +13,8 @@ import msgspec
 from shards.broadcast import Broadcast
 from shards.schema import checksum
 from shards.tables.rows import Rows
-from shards.wire import EVERY_USER, pack
+from shards.wire.encoding import pack
+from shards.wire.notification import EVERY_USER
 
 LIKELY_SHARED = 2  # characters that a misspelt name most often has in common with what was meant
 _broadcast = msgspec.msgpack.Decoder(Broadcast)

@@ -8,7 +8,8 @@ from shards.preferences import UserDocument
 from shards.schema import checksum
 from shards.tables.rows import Rows
 from shards.tables.topics import TopicTables
-from shards.wire import EVERY_USER, pack
+from shards.wire.encoding import pack
+from shards.wire.notification import EVERY_USER
 
 
 class UserTable:

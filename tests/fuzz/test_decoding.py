@@ -21,7 +21,10 @@ from dispatcher.settings import SettingsError, load
 from dispatcher.splitter import Limits, split
 from shards.preferences import parse_document
 from shards.validation import decode_items, instant_ms, readable
-from shards.wire import Data, Error, RequestError, encode_answer, is_json, pack, parse_id
+from shards.wire.encoding import encode_answer, is_json, pack
+from shards.wire.errors import Error, RequestError
+from shards.wire.ids import parse_id
+from shards.wire.link import Data
 from tests.fuzz.documents import NASTY, OPERATIONS, encoded, mapped, mutilated, notification, spoiled
 from tests.unit.test_judging import Side, essence
 

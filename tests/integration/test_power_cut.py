@@ -12,7 +12,8 @@ from typing import Literal, NamedTuple
 import pytest
 
 from shards.journal import SqliteJournal
-from shards.wire import CHANNELS, parse_id
+from shards.wire.ids import parse_id
+from shards.wire.notification import CHANNELS
 from tests.support.needs import needs
 from tests.support.power.cut import Drive, build, records
 from tests.support.service import RunningDispatcher

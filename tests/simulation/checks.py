@@ -15,7 +15,7 @@ from shards.frames import Entry, Run
 from shards.inbox import PLACE_SHIFT, Inbox
 from shards.sending import SLOWED
 from shards.shard import Shard
-from shards.wire import Notification
+from shards.wire.notification import Notification
 from shards.worker import Worker
 from tests.simulation.asking import Asking, signed
 from tests.simulation.memory import Memory

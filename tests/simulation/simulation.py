@@ -35,7 +35,11 @@ from shards.retry import RetryPolicy
 from shards.settings import Bounds, Idempotency, Priorities, Retention, ShardSettings
 from shards.shard import Shard
 from shards.units import Seconds
-from shards.wire import FromShard, OutboxAck, Reply, Report, Stalled, Subscriptions, pack
+from shards.wire.control import Reply, Subscriptions
+from shards.wire.encoding import pack
+from shards.wire.link import Report, Stalled
+from shards.wire.outbox import OutboxAck
+from shards.wire.sockets import FromShard
 from shards.worker import Worker
 from tests.simulation.asking import Asking
 from tests.simulation.channels import HEALTHY, TEMPERS, TemperedChannel

@@ -22,7 +22,11 @@ from shards.rules import Category
 from shards.settings import Bounds, Idempotency, Priorities, Retention, ShardSettings
 from shards.shard import Shard
 from shards.units import Seconds
-from shards.wire import SUBMIT, Data, Request, RequestError, hash_user, make_id, pack
+from shards.wire.encoding import pack
+from shards.wire.errors import RequestError
+from shards.wire.ids import hash_user, make_id
+from shards.wire.link import SUBMIT, Data
+from shards.wire.requests import Request
 from tests.support.simulated import simulated
 
 USERS = ("anna", "ben")

@@ -73,7 +73,23 @@ PURE = (
     "units",
 )
 # What pure modules may use beside each other: shapes and checks, as pure as they are.
-SHAPES = ("answers", "channels.base", "sending", "settings", "validation", "wire")
+SHAPES = (
+    "answers",
+    "channels.base",
+    "sending",
+    "settings",
+    "validation",
+    "wire.control",
+    "wire.encoding",
+    "wire.errors",
+    "wire.ids",
+    "wire.link",
+    "wire.notification",
+    "wire.outbox",
+    "wire.requests",
+    "wire.sockets",
+    "wire.workers",
+)
 IMPURE_LIBRARIES = {
     "asyncio",
     "multiprocessing",

@@ -14,7 +14,10 @@ from shards.changes import Now
 from shards.settings import ATTACHED, ChannelSettings, ProviderSettings
 from shards.shard import Shard
 from shards.units import Seconds
-from shards.wire import SUBMIT, Ask, Data, Gone, Ping, Request, Settled, Taken, Want, Work, WorkResult, pack
+from shards.wire.encoding import pack
+from shards.wire.link import SUBMIT, Ask, Data, Ping
+from shards.wire.requests import Request, WorkResult
+from shards.wire.workers import Gone, Settled, Taken, Want, Work
 from tests.unit.test_shard import SETTINGS, at
 
 TIMEOUT_S = 10

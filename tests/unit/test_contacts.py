@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shards.contacts import Contacts, check_contacts
-from shards.wire import RequestError
+from shards.wire.errors import RequestError
 
 SECRET = "xoxb-secret"
 

@@ -25,7 +25,9 @@ from shards.rules import Category, PlacedRule
 from shards.settings import Bounds, Idempotency, Priorities, Retention, ShardSettings
 from shards.stored import StoredFrame
 from shards.units import Seconds
-from shards.wire import CHANNELS, SUBMIT, Data, Notification, Verdict, pack
+from shards.wire.encoding import pack
+from shards.wire.link import SUBMIT, Data, Verdict
+from shards.wire.notification import CHANNELS, Notification
 from tests.support.simulated import simulated
 from tests.support.topics import NoTopics
 

@@ -7,7 +7,8 @@ import pytest
 
 from dispatcher.gathering import FRAME_NOTIFICATIONS, Frame, Gatherer, Gathering
 from dispatcher.splitter import WHOLE_MIN, Limits, split
-from shards.wire import SUBMIT, hash_user
+from shards.wire.ids import hash_user
+from shards.wire.link import SUBMIT
 
 SHARDS = 3
 SAME = [f"user-{number}" for number in range(400) if hash_user(f"user-{number}") % SHARDS == 0]

@@ -17,7 +17,7 @@ from shards.frames import Frame, NewFrame
 from shards.journal import SqliteJournal
 from shards.preferences import UserDocument
 from shards.schema import DamagedError, JournalError
-from shards.wire import DeadLetter, DeadRemoved
+from shards.wire.outbox import DeadLetter, DeadRemoved
 
 EMAIL = 0
 PENDING = ledger.word(EMAIL, 1)

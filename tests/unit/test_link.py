@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dispatcher.link import Link, SupersededError
-from shards.wire import Report
+from shards.wire.link import Report
 
 EPOCH = 5
 

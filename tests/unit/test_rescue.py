@@ -36,7 +36,9 @@ from shards.settings import (
     ShardSettings,
 )
 from shards.shard import Shard
-from shards.wire import DeadLetter, hash_user, make_id, pack
+from shards.wire.encoding import pack
+from shards.wire.ids import hash_user, make_id
+from shards.wire.outbox import DeadLetter
 from tests.support.simulated import simulated
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"

@@ -18,7 +18,7 @@ from shards.limiter import RateLimit
 from shards.rules import Category
 from shards.settings import PreferenceSettings, Schedules
 from shards.units import Seconds
-from shards.wire import Rejection
+from shards.wire.link import Rejection
 from tests.support.simulated import simulated
 from tests.support.world import World, instant_us
 

@@ -16,7 +16,9 @@ from shards.retry import RetryPolicy
 from shards.settings import Bounds, Idempotency, Priorities, Retention, ShardSettings
 from shards.shard import OUTBOX_BYTES, Shard
 from shards.units import Seconds
-from shards.wire import INGEST, SUBMIT, Data, Request, pack
+from shards.wire.encoding import pack
+from shards.wire.link import INGEST, SUBMIT, Data
+from shards.wire.requests import Request
 from tests.support.simulated import simulated
 
 SETTINGS = ShardSettings(

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dispatcher.splitter import WHOLE_MIN, Limits, Split, split
-from shards.wire import RequestError, hash_user, is_broadcast
+from shards.wire.errors import RequestError
+from shards.wire.ids import hash_user, is_broadcast
 
 SHARDS = 3
 FANOUT_BYTES = 1_000_000
