@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from bench.report import Figure, disk_directory, medians, options, result, seconds, show
 from dispatcher.settings import Settings
-from dispatcher.workload import batches
+from dispatcher.simulation.workload import batches
 from shards.changes import Now
 from shards.core import Core
 from shards.counters import ChannelCounters

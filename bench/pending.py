@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dispatcher.workload import BATCH, user_id
+from dispatcher.simulation.workload import BATCH, user_id
 from shards.wire.notification import Notification
 
 USERS = 10_000

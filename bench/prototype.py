@@ -38,7 +38,7 @@ import msgspec
 import xxhash
 import zmq
 
-from dispatcher.workload import batches, producer_share, user_document, user_id
+from dispatcher.simulation.workload import batches, producer_share, user_document, user_id
 from shards.wire.encoding import pack
 from shards.wire.ids import hash_user
 from shards.wire.notification import Notification

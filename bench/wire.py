@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from bench.report import Figure, medians, options, result, seconds, show
-from dispatcher.workload import batches
+from dispatcher.simulation.workload import batches
 from shards.wire.encoding import pack
 from shards.wire.notification import Notification, Plain
 

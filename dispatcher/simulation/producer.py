@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import msgspec
 import zmq
 
-from dispatcher import workload
+from dispatcher.simulation import workload
 from shards.process import begin_child, settle_memory, usage
 from shards.wire.encoding import pack
 from shards.wire.notification import Notification
