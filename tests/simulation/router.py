@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from dispatcher.link import Link
+from dispatcher.router.link import Link
 from shards.wire.encoding import pack
 from shards.wire.link import Ask, Ping, Report, Verdict
 from shards.wire.outbox import DeadAdded, DeadRemoved, Outbox

@@ -16,7 +16,7 @@ from unittest import mock
 
 import msgspec
 
-import dispatcher.link
+import dispatcher.router.link
 import shards.book
 import shards.contents
 import shards.core
@@ -199,7 +199,7 @@ class Simulation:
                 (shards.core, "Judge", FaultyJudge),
                 (sqlite3, "connect", self.disk.connect),
                 (os, "posix_fallocate", self.disk.allocate),
-                *((module, "log", self._log()) for module in (shards.worker, shards.journal, dispatcher.link)),
+                *((module, "log", self._log()) for module in (shards.worker, shards.journal, dispatcher.router.link)),
             ):
                 stack.enter_context(mock.patch.object(module, name, part))
             try:

@@ -207,7 +207,7 @@ def test_the_state_of_a_shard_is_not_for_the_dispatcher(module: str) -> None:
     assert not imports(module) & {f"shards.{name}" for name in OF_ONE_SHARD}
 
 
-@pytest.mark.parametrize("process", ["dispatcher.collector", "dispatcher.router", "shards.worker"])
+@pytest.mark.parametrize("process", ["dispatcher.collector", "dispatcher.router.__main__", "shards.worker"])
 def test_a_process_is_imported_by_nothing(process: str) -> None:
     assert process in MODULES
     assert not {name for name in MODULES if process in ours(name)}

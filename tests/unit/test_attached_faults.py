@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from dispatcher.workers import Workers
+from dispatcher.router.workers import Workers
 from shards.wire.errors import Error, RequestError
 from shards.wire.requests import WorkerCall
 from shards.wire.workers import Offer, Work

@@ -7,7 +7,7 @@ import random
 import msgspec
 import pytest
 
-from dispatcher.broadcasts import merge
+from dispatcher.router.broadcasts import merge
 from shards.broadcast import EVERYBODY, Broadcast, merged
 from shards.wire.encoding import pack
 from shards.wire.ids import hash_user

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from dispatcher.gathering import FRAME_NOTIFICATIONS, Frame, Gatherer, Gathering
-from dispatcher.splitter import WHOLE_MIN, Limits, split
+from dispatcher.router.gathering import FRAME_NOTIFICATIONS, Frame, Gatherer, Gathering
+from dispatcher.router.splitter import WHOLE_MIN, Limits, split
 from shards.wire.ids import hash_user
 from shards.wire.link import SUBMIT
 

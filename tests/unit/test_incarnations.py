@@ -12,7 +12,7 @@ import pytest
 import zmq
 
 from dispatcher.child_settings import RouterSettings
-from dispatcher.router import Router
+from dispatcher.router.router import Router
 from shards.process import Stop
 from shards.wire.encoding import pack
 from shards.wire.link import Report

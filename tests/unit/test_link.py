@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dispatcher.link import Link, SupersededError
+from dispatcher.router.link import Link, SupersededError
 from shards.wire.link import Report
 
 EPOCH = 5

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dispatcher.receipts import Receipt, ToTopic, frame_ids
+from dispatcher.router.receipts import Receipt, ToTopic, frame_ids
 from shards.wire.errors import Error
 from shards.wire.ids import make_id
 from shards.wire.link import Duplicate, Rejection, Verdict

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dispatcher.splitter import WHOLE_MIN, Limits, Split, split
+from dispatcher.router.splitter import WHOLE_MIN, Limits, Split, split
 from shards.wire.errors import RequestError
 from shards.wire.ids import hash_user, is_broadcast
 

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from dispatcher.workers import QUEUE_BYTES_MAX, WORKERS_MAX, Workers
+from dispatcher.router.workers import QUEUE_BYTES_MAX, WORKERS_MAX, Workers
 from shards.wire.encoding import pack
 from shards.wire.errors import Error, RequestError
 from shards.wire.requests import WorkerCall, WorkResult

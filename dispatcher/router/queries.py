@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from dispatcher import explanations
-from dispatcher.broadcasts import merge_cancelled, merge_status
-from dispatcher.totals import merge_stats
+from dispatcher.router import explanations
+from dispatcher.router.broadcasts import merge_cancelled, merge_status
+from dispatcher.router.totals import merge_stats
 from shards.process import usage
 from shards.wire.control import COLLECTOR, Query, Reply
 from shards.wire.errors import Error, RequestError

@@ -10,9 +10,9 @@ import msgspec
 import zmq
 
 from dispatcher.child_settings import RouterSettings
-from dispatcher.gathering import Frame, Part
-from dispatcher.link import Link
-from dispatcher.sockets import Sockets
+from dispatcher.router.gathering import Frame, Part
+from dispatcher.router.link import Link
+from dispatcher.router.sockets import Sockets
 from shards import logs
 from shards.wire.encoding import pack
 

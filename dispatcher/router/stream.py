@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zmq
 
-from dispatcher.sockets import Sockets
+from dispatcher.router.sockets import Sockets
 from shards import logs
 from shards.wire.control import Publish, Subscriptions
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from dispatcher.broadcasts import merge_broadcasts
+from dispatcher.router.broadcasts import merge_broadcasts
 from shards.ledger import FINAL, OUTCOMES
 
 QUANTILES = {"p50": 0.5, "p99": 0.99}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 
-from dispatcher.answers import Answers
 from dispatcher.child_settings import RouterSettings
-from dispatcher.gathering import Gathering
-from dispatcher.links import Links
-from dispatcher.receipts import Receipt
-from dispatcher.splitter import Limits, split
+from dispatcher.router.answers import Answers
+from dispatcher.router.gathering import Gathering
+from dispatcher.router.links import Links
+from dispatcher.router.receipts import Receipt
+from dispatcher.router.splitter import Limits, split
 from shards.wire.errors import Error, RequestError
 from shards.wire.link import SUBMIT, Stalled
 from shards.wire.requests import Submit

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dispatcher.gathering import Part
-from dispatcher.link import Link, Released
-from dispatcher.links import Links
-from dispatcher.receipts import Receipt, frame_ids
+from dispatcher.router.gathering import Part
+from dispatcher.router.link import Link, Released
+from dispatcher.router.links import Links
+from dispatcher.router.receipts import Receipt, frame_ids
 from shards.wire.link import Ask, Report, Verdict
 
 ASKED = 1_000  # verdicts, at a time

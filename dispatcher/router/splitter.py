@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 import xxhash
 
-from dispatcher.receipts import ToTopic
+from dispatcher.router.receipts import ToTopic
 from shards.validation import check_address, decode_error, located
 from shards.wire.encoding import is_json, pack
 from shards.wire.errors import Error, RequestError

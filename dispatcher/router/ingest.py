@@ -7,13 +7,13 @@ import time
 import zmq
 
 from dispatcher.child_settings import RouterSettings
-from dispatcher.gathering import Gathering
-from dispatcher.links import Links
-from dispatcher.receipts import Receipt
-from dispatcher.repair import repair
-from dispatcher.requests import as_list
-from dispatcher.sockets import Sockets
-from dispatcher.splitter import Limits, Split, split
+from dispatcher.router.gathering import Gathering
+from dispatcher.router.links import Links
+from dispatcher.router.receipts import Receipt
+from dispatcher.router.repair import repair
+from dispatcher.router.requests import as_list
+from dispatcher.router.sockets import Sockets
+from dispatcher.router.splitter import Limits, Split, split
 from shards.wire.encoding import is_json
 from shards.wire.errors import Error, RequestError
 from shards.wire.link import INGEST, UNROUTABLE

@@ -6,9 +6,9 @@ from array import array
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from dispatcher.receipts import Receipt
+from dispatcher.router.receipts import Receipt
+from dispatcher.router.splitter import Piece, Split
 from dispatcher.settings import POSITIONS_MAX
-from dispatcher.splitter import Piece, Split
 from shards.wire.link import INGEST, SUBMIT
 
 FRAME_NOTIFICATIONS = 500  # a gathered frame is sent when it has so many, and at the end of the turn

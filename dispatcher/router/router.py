@@ -1,22 +1,8 @@
-"""The router's process: from the public sockets to the shards and back, without a notification's content in sight.
-
-What happens to a notification here, and where:
-
-1. it is read from ``submit``, and decoded as far as its request goes (``requests``), or from ``ingest``
-2. it is taken, or refused with its whole batch (``submits``, ``ingest``)
-3. its message is cut into pieces, one per shard (``splitter``), which are gathered into frames (``gathering``)
-4. its frame is numbered and kept (``link``), and sent until its shard has it on disk (``links``)
-5. the shard reports so, with its verdict (``settling``); with the last of its frames, the submit has its receipt
-   (``receipts``) and is answered (``answers``)
-
-Other requests are asked of shards and the collector (``queries``) or of the supervisor (``reloads``), or come from the
-workers of attached channels (``workers``).
-"""
+"""The router's loop: what a turn does, and to whom it hands what clients ask and shards say."""
 
 from __future__ import annotations
 
 import itertools
-import sys
 import time
 from collections.abc import Callable
 
@@ -24,25 +10,24 @@ import msgspec
 import zmq
 
 from dispatcher import __version__
-from dispatcher.answers import Answers
 from dispatcher.child_settings import RouterSettings
-from dispatcher.descriptors import Reserve
-from dispatcher.gathering import Gathering
-from dispatcher.ingest import Ingest
-from dispatcher.link import SupersededError
-from dispatcher.links import Links
-from dispatcher.queries import Queries
-from dispatcher.receipts import Receipt
 from dispatcher.reloads import Reloaded, Reloads
-from dispatcher.repair import repair
-from dispatcher.requests import decode_request, seq_of
-from dispatcher.settling import Settling
-from dispatcher.sockets import Sockets
-from dispatcher.splitter import Limits
-from dispatcher.stream import Stream
-from dispatcher.submits import Submits
-from dispatcher.workers import Workers
-from shards.process import Stop, begin_child, fail, say, say_ready
+from dispatcher.router.answers import Answers
+from dispatcher.router.descriptors import Reserve
+from dispatcher.router.gathering import Gathering
+from dispatcher.router.ingest import Ingest
+from dispatcher.router.links import Links
+from dispatcher.router.queries import Queries
+from dispatcher.router.receipts import Receipt
+from dispatcher.router.repair import repair
+from dispatcher.router.requests import decode_request, seq_of
+from dispatcher.router.settling import Settling
+from dispatcher.router.sockets import Sockets
+from dispatcher.router.splitter import Limits
+from dispatcher.router.stream import Stream
+from dispatcher.router.submits import Submits
+from dispatcher.router.workers import Workers
+from shards.process import Stop, say
 from shards.wire.control import Publish, Reply
 from shards.wire.encoding import is_json, pack
 from shards.wire.errors import Error, RequestError
@@ -57,7 +42,6 @@ REPORTS_PER_TURN = 200
 REQUESTS_PER_TURN = 100
 ENVELOPE_PARTS_MAX = 16  # before the request: who gets the answer, by way of which proxies
 ENVELOPE_BYTES_MAX = 4_096
-RECURSION_MAX = 750  # below Python's own: what the router decodes, every process after it can
 
 
 _from_shard = msgspec.msgpack.Decoder(FromShard)
@@ -248,18 +232,3 @@ def _drain(socket: zmq.Socket[bytes], handle: Callable[[bytes], None]) -> None:
             handle(socket.recv(zmq.DONTWAIT))
     except zmq.Again:
         pass
-
-
-def main() -> None:
-    stop, line = begin_child("the router")
-    sys.setrecursionlimit(RECURSION_MAX)
-    router = Router(msgspec.json.decode(line, type=RouterSettings), stop)
-    say_ready()
-    try:
-        router.run()
-    except SupersededError as error:
-        fail(str(error))
-
-
-if __name__ == "__main__":
-    main()

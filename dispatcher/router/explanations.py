@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from dispatcher.splitter import broadcast_id
+from dispatcher.router.splitter import broadcast_id
 from shards.nearest import unknown
 from shards.validation import check_address
 from shards.wire.errors import RequestError

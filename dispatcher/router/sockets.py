@@ -10,7 +10,7 @@ import msgspec
 import zmq
 
 from dispatcher.child_settings import RouterSettings
-from dispatcher.gate import Gate
+from dispatcher.router.gate import Gate
 from dispatcher.settings import is_local
 from shards import logs
 from shards.process import WRONG_CONFIGURATION, fail
