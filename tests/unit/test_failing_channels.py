@@ -138,7 +138,7 @@ def test_a_token_that_the_user_has_no_more_is_not_held_against_them(world: Make)
     one.user(contacts={"push": [{"provider": "fcm", "token": "new"}]})
     answers(one, "transient", "push", Advice(bad=("old",)))
     one.submit(said("k", "push"))
-    assert not list(one.shard.journal.health_of("ann"))
+    assert not list(one.shard.journal.health.health_of("ann"))
 
 
 def test_a_replay_uses_the_contact_again(world: Make) -> None:
