@@ -79,7 +79,7 @@ class Attempts(Ending):
 
     def _reload(self, seq: int, slot: int) -> Entry | None:
         """A waiting delivery of which only the place was kept; None if it has ended in the meantime."""
-        row = self._journal.frame(seq)
+        row = self._journal.frames.get(seq)
         if row is None:
             return None
         frame = self._frame(row)
@@ -348,7 +348,7 @@ class Attempts(Ending):
 
     def revive(self, seq: int, slot: int, reason: str, now: Now) -> bool:
         """Try a dead letter again, from its first attempt; False if its frame is gone."""
-        row = self._journal.frame(seq)
+        row = self._journal.frames.get(seq)
         if row is None or slot < 0:
             return False
         frame = self._frame(row)

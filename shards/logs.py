@@ -20,7 +20,7 @@ import msgspec
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 
-from shards.wire import hash_user
+from shards.wire.ids import hash_user
 
 STDERR = 2
 _PLAIN = re.compile(r"[\w.:/@%+,*-]+", re.ASCII)

@@ -21,7 +21,7 @@ import dispatcher.child
 from dispatcher import report
 from dispatcher.settings import Dispatcher, Settings
 from dispatcher.supervisor import Supervisor
-from shards.wire import hash_user
+from shards.wire.ids import hash_user
 from tests.support.killer import Killer
 from tests.support.pipeline import Pipeline
 from tests.support.service import ROOT, RunningDispatcher, free_endpoints, wait_until

@@ -10,8 +10,8 @@ import pytest
 import zmq
 from structlog.testing import capture_logs
 
-from dispatcher import gate
-from dispatcher.gate import Gate
+from dispatcher.router import gate
+from dispatcher.router.gate import Gate
 from tests.support.client import Keys
 from tests.support.keys import SERVER, KeyRing
 from tests.support.service import wait_until

@@ -1,0 +1,12 @@
+"""What comes over which internal socket; ``link.ToShard`` is that of the link itself."""
+
+from __future__ import annotations
+
+from shards.wire.control import Publish, Query, Reply, Subscriptions
+from shards.wire.link import Report, Stalled, Turn
+from shards.wire.outbox import Outbox, OutboxAck
+from shards.wire.workers import Offer, Work
+
+FromShard = Report | Reply | Publish | Stalled | Turn | Offer
+ToShardControl = Query | OutboxAck | Subscriptions | Work
+ToCollector = Outbox | Query
