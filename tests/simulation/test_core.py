@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 
+from shards.tables.outbox import OutboxTable
 from tests.simulation.simulation import Simulation
 from tests.simulation.simulator import simulate
 
@@ -88,9 +89,7 @@ def test_a_seed_replays() -> None:
 
 
 def test_a_failure_says_its_seed_and_its_last_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    from shards.journal import SqliteJournal
-
-    monkeypatch.setattr(SqliteJournal, "trim_outbox", lambda *_: 1 / 0)
+    monkeypatch.setattr(OutboxTable, "trim", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError) as raised:
         simulate(0)
     assert "its last steps" in raised.value.__notes__[0]

@@ -22,7 +22,7 @@ from shards.providers import Held, Outcome
 from shards.sending import Advice
 from shards.settings import ChannelSettings, ProviderSettings
 from shards.wire.notification import Notification
-from tests.support.scripted import Scripted, Stuck
+from tests.support.scripted import Scripted
 from tests.support.service import wait_until
 from tests.unit.test_gates import entry
 
