@@ -11,7 +11,7 @@ import pytest
 import dispatcher
 from tests.support.service import ROOT
 
-HEAVY = ("asyncio", "jinja2", "aiohttp", "sqlite3", "structlog", "zmq", "dispatcher.api.engine")
+HEAVY = ("asyncio", "jinja2", "aiohttp", "sqlite3", "rich", "zmq", "dispatcher.api.engine")
 TREE = ast.parse((ROOT / "dispatcher" / "__init__.py").read_text())
 PROMISED = [
     (alias.name, node.module or "")

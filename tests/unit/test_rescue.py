@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
-from structlog.testing import capture_logs
 
 from shards import disk, ledger
 from shards.changes import Changes, Dead, Now
@@ -35,6 +34,7 @@ from shards.settings import (
 )
 from shards.shard import Shard
 from shards.wire import DeadLetter, hash_user, make_id, pack
+from tests.support.logs import captured_logs
 from tests.support.simulated import simulated
 
 FRAMES = 150
@@ -290,7 +290,7 @@ def test_a_missing_journal_is_an_empty_one_and_said_loudly(original: Path, path:
     assert damage is not None
     assert "missing" in damage
     path.unlink(missing_ok=True)
-    with capture_logs() as lines:
+    with captured_logs() as lines:
         found = rescued(path, damage)
     assert not found.frames
     assert any("150 frames, are gone" in line.get("what", "") for line in lines)
