@@ -16,11 +16,12 @@ import orjson
 import sqlite_utils
 import zmq
 
-from dispatcher.queries import COLLECTOR
+from dispatcher.child_settings import CollectorSettings
 from shards import logs
 from shards.dead_table import dead_filter
 from shards.process import Stop, begin_child, say_ready, usage
 from shards.wire import (
+    COLLECTOR,
     PAGE_BYTES_MAX,
     DeadAdded,
     DeadLetter,
@@ -48,13 +49,6 @@ OPEN_EVERY_S = 0.5
 PAGE = 100
 
 _to_collector = msgspec.msgpack.Decoder(ToCollector)
-
-
-class CollectorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the supervisor hands to the collector at its start."""
-
-    path: str
-    shards: int
 
 
 class Store:

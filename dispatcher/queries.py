@@ -11,10 +11,9 @@ from dispatcher import explanations
 from dispatcher.broadcasts import merge_cancelled, merge_status
 from dispatcher.totals import merge_stats
 from shards.process import usage
-from shards.wire import Error, Query, Reply, Request, RequestError, hash_user, is_broadcast, parse_id
+from shards.wire import COLLECTOR, Error, Query, Reply, Request, RequestError, hash_user, is_broadcast, parse_id
 
 Target = int | Literal["collector"]
-COLLECTOR = -1  # the ``shard`` of a reply from the collector
 LISTED = ("backup.begin", "backup.end")  # every shard's answer, as it is
 SUMMED = ("dead.replay", "dead.purge")  # every shard does its part, and answers how much that was
 

@@ -18,7 +18,9 @@ import msgspec
 import zmq
 
 from dispatcher import __version__
+from dispatcher.child_settings import RouterSettings
 from dispatcher.descriptors import Reserve
+from dispatcher.endpoints import is_local
 from dispatcher.gate import Gate
 from dispatcher.link import Link, Released, SupersededError
 from dispatcher.queries import Queries
@@ -26,7 +28,6 @@ from dispatcher.receipts import Receipt, frame_ids
 from dispatcher.reloads import Reloaded, Reloads
 from dispatcher.repair import repair
 from dispatcher.requests import as_list, decode_request, seq_of
-from dispatcher.settings import is_local
 from dispatcher.splitter import Frame, Gatherer, Limits, Part, Split, split
 from dispatcher.workers import Workers
 from shards import logs
@@ -84,27 +85,6 @@ RAW_KEPT = 4_096  # bytes of a message over the limit that its dead letter keeps
 
 
 _from_shard = msgspec.msgpack.Decoder(FromShard)
-
-
-class RouterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the supervisor hands to a router at its start."""
-
-    epoch: int
-    shards: int
-    ingest: str
-    submit: str
-    stream: str
-    receipt_timeout_s: float
-    drain_s: float
-    message_bytes: int
-    batch: int
-    fanout_bytes: int
-    window_frames: int
-    window_bytes: int
-    requests: int
-    channels: dict[str, float | None]  # all, with the timeout of those that are attached
-    curve_secret: str = ""  # without it the public sockets are open
-    allow: str = ""
 
 
 class Router:

@@ -16,9 +16,8 @@ import msgspec
 import xxhash
 
 from dispatcher.receipts import Receipt, ToTopic
-from dispatcher.settings import POSITIONS_MAX
 from shards.validation import check_address, decode_error, located
-from shards.wire import Error, RequestError, Route, UserRoute, is_json, pack
+from shards.wire import POSITIONS_MAX, Error, RequestError, Route, UserRoute, is_json, pack
 
 FRAME_NOTIFICATIONS = 500  # a gathered frame is sent when it has so many, and at the end of the turn
 FRAME_BYTES = 262_144

@@ -20,13 +20,12 @@ import msgspec
 from dispatcher import reshard, templates
 from dispatcher.channel_options import without_unsubscribe
 from dispatcher.child import READY_S, Child
-from dispatcher.collector import CollectorSettings
+from dispatcher.child_settings import CollectorSettings, RouterSettings
 from dispatcher.curve import KeyFileError, server_secret
 from dispatcher.data_directory import DataDirectory, Identity, explained
 from dispatcher.errors import BrokenError, StartError
 from dispatcher.reload import Handover, Source, changed_tables
 from dispatcher.reloads import Put, Reloaded, puts_file
-from dispatcher.router import RouterSettings
 from dispatcher.settings import Settings, SettingsError
 from shards import logs
 from shards.process import WRONG_CONFIGURATION

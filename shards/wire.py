@@ -62,7 +62,9 @@ MADE_KEY = "~auto~"  # how keys begin that a client made, so that it may send ag
 TOPIC_BYTES_MAX = 256
 EVERY_USER = "*"  # the topic of all who have a document
 MESSAGE_BYTES_HARD_MAX = 64 * 2**20  # of a request: beyond, ZeroMQ closes the connection; below, too_large is answered
+POSITIONS_MAX = 60_000  # of one frame: a position must fit 16 bits in an inbox entry
 PAGE_BYTES_MAX = 4 * 2**20  # of the items of one answer; a page ends before it, and goes on with its cursor
+COLLECTOR = -1  # the ``shard`` of a reply from the collector
 
 
 class Error(Struct, omit_defaults=True, frozen=True):

@@ -21,7 +21,6 @@ import zmq
 from shards import disk, logs
 from shards.changes import Now
 from shards.process import WRONG_CONFIGURATION, Stop, begin_child, fail, say, say_ready, usage
-from shards.rescue import rescue
 from shards.schema import DamagedError, JournalError
 from shards.settings import ShardSettings
 from shards.shard import FrameNumber, Shard, UnjudgeableError
@@ -147,6 +146,8 @@ class Worker:
         if time.monotonic() < self._open_at:
             return
         if self._damaged:
+            from shards.rescue import rescue
+
             try:
                 rescue(self.settings, self._stalled)
             except (sqlite3.Error, OSError) as error:

@@ -7,7 +7,6 @@ is then that of the provider.
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import entry_points
 from typing import Any
 
 from shards.nearest import unknown
@@ -39,6 +38,8 @@ def find(provider: str, path: str = "") -> type[Any]:
         return _plug_in(path)
     if provider in PROVIDERS:
         return _load(PROVIDERS[provider])
+    from importlib.metadata import entry_points
+
     announced = {entry.name: entry.value for entry in entry_points(group=GROUP)}
     if provider not in announced:
         raise UnknownChannelError(unknown("provider", provider, {*PROVIDERS, *announced}))

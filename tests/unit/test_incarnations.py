@@ -11,7 +11,8 @@ import msgspec
 import pytest
 import zmq
 
-from dispatcher.router import Router, RouterSettings
+from dispatcher.child_settings import RouterSettings
+from dispatcher.router import Router
 from shards.process import Stop
 from shards.wire import Offer, Report, Taken, ToShardControl, Want, pack
 

@@ -1,0 +1,36 @@
+"""What the supervisor hands to the router and to the collector; what it hands to shards is theirs.
+
+Apart from those processes, so that the supervisor is spared what they are made of.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class RouterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the supervisor hands to a router at its start."""
+
+    epoch: int
+    shards: int
+    ingest: str
+    submit: str
+    stream: str
+    receipt_timeout_s: float
+    drain_s: float
+    message_bytes: int
+    batch: int
+    fanout_bytes: int
+    window_frames: int
+    window_bytes: int
+    requests: int
+    channels: dict[str, float | None]  # all, with the timeout of those that are attached
+    curve_secret: str = ""  # without it the public sockets are open
+    allow: str = ""
+
+
+class CollectorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the supervisor hands to the collector at its start."""
+
+    path: str
+    shards: int
