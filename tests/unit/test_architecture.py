@@ -82,7 +82,6 @@ IMPURE_LIBRARIES = {
     "secrets",
     "socket",
     "sqlite3",
-    "sqlite_utils",
     "subprocess",
     "threading",
     "time",
