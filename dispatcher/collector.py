@@ -200,6 +200,9 @@ class Collector:
         self.incoming.bind("ipc://run/collector")
         self.shards = [self._connect(f"ipc://run/control-{shard}") for shard in range(settings.shards)]
         self.router = self._connect("ipc://run/router")
+        self.poller = zmq.Poller()
+        self.poller.register(self.incoming, zmq.POLLIN)
+        self.poller.register(stop.bell, zmq.POLLIN)
         self._next_step = 0.0
 
     def _open(self) -> None:
@@ -224,7 +227,8 @@ class Collector:
     def run(self) -> None:
         while not self.stop.requested:
             self.stop.other_settings()  # no more than the log's level can change
-            if self.incoming.poll(POLL_MS):
+            if self.poller.poll(POLL_MS):
+                self.stop.bell.hear()
                 self._turn()
             if time.monotonic() >= self._next_step:
                 self._next_step = time.monotonic() + self._step()

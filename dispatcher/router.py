@@ -141,6 +141,7 @@ class Router:
         self.poller = zmq.Poller()
         for socket in (self.reports, self.ingest, self.submit, self.stream):
             self.poller.register(socket, zmq.POLLIN)
+        self.poller.register(self.stop.bell, zmq.POLLIN)
         if self.gate:
             self.poller.register(self.gate.socket, zmq.POLLIN)
 
@@ -205,6 +206,7 @@ class Router:
 
     def _turn(self) -> None:
         ready = dict(self.poller.poll(POLL_MS))
+        self.stop.bell.hear()
         now = time.monotonic()
         if told := self.stop.other_settings():
             reloaded = msgspec.json.decode(told, type=Reloaded)

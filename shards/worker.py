@@ -171,6 +171,7 @@ class Worker:
         self.collector.connect("ipc://run/collector")
         self.poller.register(self.data, zmq.POLLIN)
         self.poller.register(self.control, zmq.POLLIN)
+        self.poller.register(self.stop.bell, zmq.POLLIN)
         if self.shard:
             self._report(self.shard, 0, resend=True)
 
@@ -225,6 +226,7 @@ class Worker:
     def _serve(self, shard: Shard) -> None:
         stopping = self.stop.requested
         ready = {socket for socket, _ in self.poller.poll(self._wait_ms(shard, now()))}
+        self.stop.bell.hear()
         moment = now()
         core = shard.core
         self._lagging = core.refill(moment) | core.release(moment)
