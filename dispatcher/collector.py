@@ -22,6 +22,7 @@ from shards.process import Stop, begin_child, say_ready, usage
 from shards.wire import (
     COLLECTOR,
     PAGE_BYTES_MAX,
+    RECONNECT_MS,
     DeadAdded,
     DeadLetter,
     DeadRemoved,
@@ -221,6 +222,7 @@ class Collector:
         socket = self.context.socket(zmq.PUSH)
         socket.set(zmq.SNDHWM, HWM)
         socket.set(zmq.LINGER, 0)
+        socket.set(zmq.RECONNECT_IVL, RECONNECT_MS)
         socket.connect(endpoint)
         return socket
 

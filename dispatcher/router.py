@@ -36,6 +36,7 @@ from shards.wire import (
     EXPANSION,
     INGEST,
     MESSAGE_BYTES_HARD_MAX,
+    RECONNECT_MS,
     SUBMIT,
     UNROUTABLE,
     Ask,
@@ -179,6 +180,7 @@ class Router:
         socket = self.context.socket(zmq.PUSH)
         socket.set(zmq.SNDHWM, hwm)
         socket.set(zmq.LINGER, 0)
+        socket.set(zmq.RECONNECT_IVL, RECONNECT_MS)
         socket.connect(endpoint)
         return socket
 

@@ -64,6 +64,7 @@ EVERY_USER = "*"  # the topic of all who have a document
 MESSAGE_BYTES_HARD_MAX = 64 * 2**20  # of a request: beyond, ZeroMQ closes the connection; below, too_large is answered
 POSITIONS_MAX = 60_000  # of one frame: a position must fit 16 bits in an inbox entry
 PAGE_BYTES_MAX = 4 * 2**20  # of the items of one answer; a page ends before it, and goes on with its cursor
+RECONNECT_MS = 10  # of sockets between our processes; libzmq would look only every 100 ms whether one has started
 COLLECTOR = -1  # the ``shard`` of a reply from the collector
 
 

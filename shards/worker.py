@@ -26,6 +26,7 @@ from shards.settings import ShardSettings
 from shards.shard import FrameNumber, Shard, UnjudgeableError
 from shards.units import decode_hook
 from shards.wire import (
+    RECONNECT_MS,
     Ask,
     Data,
     Error,
@@ -180,6 +181,7 @@ class Worker:
         socket.set(zmq.SNDHWM, hwm)
         socket.set(zmq.RCVHWM, hwm)
         socket.set(zmq.LINGER, 0)
+        socket.set(zmq.RECONNECT_IVL, RECONNECT_MS)
         return socket
 
     # --- the loop ----------------------------------------------------------------------------------------------

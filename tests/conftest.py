@@ -6,6 +6,9 @@ import os
 
 import pytest
 
+# the tests start thousands of processes, each of which would compile a hundred modules
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 
 def _left_out(config: pytest.Config) -> int:
     reporter = config.pluginmanager.get_plugin("terminalreporter")
