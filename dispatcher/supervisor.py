@@ -37,7 +37,7 @@ from shards.wire import Error, RequestError
 
 log = logs.logger()
 
-CHECK_MS = 50
+CHECK_MS = 100
 CRASH_LOOP = 10  # ends in a row, each soon after its start
 STOP_MARGIN_S = 2.0  # beyond the time to drain: to end a last turn, and the last answers
 STOP_COLLECTOR_S = 5.0
