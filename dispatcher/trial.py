@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
@@ -19,7 +18,6 @@ from shards.hidden import disguised, redact, secrets_of
 from shards.providers import HANDED_OVER, Provider
 from shards.settings import ChannelSettings, ProviderSettings
 
-CLOSE_S = 2.0
 STEPS_MAX = 1_000
 STEP_MAX = 1_000  # characters
 NEXT = {*HANDED_OVER, "misconfigured"}  # after such an end another provider cannot make it arrive twice
@@ -123,9 +121,7 @@ class Trial:
         except SendError as error:  # of a plug-in that cannot say whom it supports
             return error
         finally:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(CLOSE_S):
-                    await provider.close()
+            await provider.close()
 
     def _step(self, text: str) -> None:
         for line in redact(text, self._hidden).splitlines():

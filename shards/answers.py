@@ -34,6 +34,9 @@ HTTP: dict[str, ErrorClass] = {
 SMTP: dict[str, ErrorClass] = {
     "4xx": "transient",
     "5xx": "permanent",
+    "unreachable": "transient",  # no connection, or it broke: the server does not have the mail
+    "tls": "misconfigured",  # no certificate to be trusted, or no encryption at all: nothing was sent
+    "unanswered": "ambiguous",  # it got the whole mail, and said nothing
     # the mailbox
     "550 RCPT": "bad_address",  # not found
     "551 RCPT": "bad_address",  # not local
@@ -85,15 +88,18 @@ TABLES: dict[str, dict[str, ErrorClass]] = {
     "apns": {  # developer.apple.com, "Handling notification responses from APNs"
         "400 BadDeviceToken": "bad_address",
         "400 DeviceTokenNotForTopic": "bad_address",
+        "400 IdleTimeout": "transient",
         "400 BadTopic": "misconfigured",
         "400 MissingTopic": "misconfigured",
         "400 TopicDisallowed": "misconfigured",
         "410": "bad_address",
+        "429 TooManyRequests": "transient",  # to one device, so that the others need not wait
     },
     "webpush": {  # RFC 8030; what one push service says is not to pause the others
         "401": "permanent",
         "403": "permanent",  # the subscription is of another VAPID key, or the subject is not liked
         "404": "bad_address",
+        "406": "throttled",  # of WNS, which serves Edge
         "410": "bad_address",
         "tls": "transient",
     },
@@ -134,15 +140,19 @@ TABLES: dict[str, dict[str, ErrorClass]] = {
         "21214": "bad_address",  # cannot be reached
         "21217": "bad_address",  # does not appear to be valid
         "21265": "bad_address",  # a short code
+        "21601": "misconfigured",  # the sender's number is not the account's
         "21603": "misconfigured",  # no sender
         "21606": "misconfigured",  # the sender's number is not the account's, or has no SMS
         "21610": "bad_address",  # unsubscribed, by answering STOP
         "21611": "throttled",  # the sender's queue is full
         "21614": "bad_address",  # not a mobile number
+        "21635": "bad_address",  # landline
         "21659": "misconfigured",  # the sender is none of Twilio's numbers
         "21660": "misconfigured",  # the sender is another account's
+        "21661": "misconfigured",  # the sender's number has no SMS
         "21701": "misconfigured",  # there is no such messaging service
         "21703": "misconfigured",  # it has no number
+        "21705": "misconfigured",  # its id is none
         "30001": "throttled",  # queue overflow
         "30002": "misconfigured",  # account suspended
         "30003": "transient",  # the handset is off

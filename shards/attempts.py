@@ -93,6 +93,7 @@ class Attempts(Ending):
         """What the channel may start now, within its concurrency and the bound on what waits for a retry."""
         if not self._goes(channel, now):
             return []
+        self._readmit(channel)
         pace = self.paces.get(channel)
         room = self._room(channel) if pace is None else min(self._room(channel), pace.available(now.mono))
         gates = self.gates.get(channel)
@@ -103,6 +104,14 @@ class Attempts(Ending):
             if pace is not None:
                 pace.spend(len(run), now.mono)
         return runs
+
+    def _readmit(self, channel: int) -> None:
+        """What was not attempted after all goes to the heads of its lanes, in its old order whenever it came back."""
+        for entry in sorted(self.returned.pop(channel, ()), key=_age, reverse=True):
+            self.queues[channel].readmit(one(entry), ledger.priority_of(entry[0].slots[entry[1]]))
+
+    def _has_queued(self, channel: int) -> bool:
+        return bool(len(self.queues[channel]) or self.returned.get(channel))
 
     def _goes(self, channel: int, now: Now) -> bool:
         """Whether the channel is neither paused nor waits for its providers."""
@@ -329,17 +338,21 @@ class Attempts(Ending):
         dues += [
             due
             for channel, pace in self.paces.items()
-            if len(self.queues[channel])
+            if self._has_queued(channel)
             and self._goes(channel, now)
             and self._room(channel) > 0
             and (due := pace.next_at(now.mono)) is not None
         ]
-        dues += [due for channel, due in self.holds.items() if due > now.mono and len(self.queues[channel])]
+        dues += [due for channel, due in self.holds.items() if due > now.mono and self._has_queued(channel)]
         dues += [due for gates in self.gates.values() if (due := gates.next_due(now.mono)) is not None]
         for lane, due_ms in [*self.deferrals.dues.items(), *self.windows.items()]:
             if self._has_room(lane):
                 dues.append(now.mono + due_ms / 1000 - now.wall_us / 1e6)
         return min(dues) if dues else None
+
+
+def _age(entry: Entry) -> tuple[int, int]:
+    return entry[0].seq, entry[1]
 
 
 @functools.lru_cache(maxsize=10_000)

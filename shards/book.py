@@ -132,6 +132,7 @@ class Book:
         self.queued: list[int] = []  # deliveries in each lane
         self.retrying: list[DueHeap[Entry | tuple[int, int]]] = []
         self.in_flight: list[int] = []
+        self.returned: dict[int, list[Entry]] = {}  # channel -> not attempted after all: before all that is queued
         self.paused: dict[int, Pause] = {}
         self.credits: dict[int, Credit] = {}  # of attached channels
         self.holds: dict[int, float] = {}  # channel -> when one of its providers may be asked again

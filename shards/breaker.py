@@ -25,10 +25,11 @@ class Breaker:
         self._tripped = False
         self._probing = False
 
-    def state(self, now: float) -> Literal["closed", "open", "half_open"]:
-        if not self._tripped:
-            return "closed"
-        return "open" if now < self._until else "half_open"
+    def state(self, now: float) -> Literal["closed", "throttled", "open", "half_open"]:
+        """``throttled`` is left alone as it has asked, and no more."""
+        if now < self._until:
+            return "open" if self._tripped else "throttled"
+        return "half_open" if self._tripped else "closed"
 
     def admits(self, now: float) -> bool:
         """Whether an attempt may be made; half open, one at a time."""
@@ -43,7 +44,7 @@ class Breaker:
         return self._until if now < self._until else now + PATIENCE_S
 
     def succeed(self, now: float) -> None:
-        if self._tripped:
+        if self._tripped and now >= self._until:  # before that it is the end of an attempt from before it opened
             self._tripped = self._probing = False
             self._slots.clear()
         self._count(now, failed=False)

@@ -32,6 +32,8 @@ CHAT_URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE | re.ASCII)
 OTHER_MAX = 20
 OTHER_NAME_BYTES_MAX = 64
 OTHER_BYTES_MAX = 2_048
+HOST = re.compile(r"://[^/?#\"\s]*")
+LONG_WORD = re.compile(r"[\w.~%+-]{16,}", re.ASCII)
 SHOWN = 80  # characters of a wrong value in an error
 
 
@@ -55,6 +57,18 @@ class Contacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     webhook: WebhookContact | None = None
     chat: tuple[str, ...] = ()  # URLs as Apprise has them
     other: dict[str, str] = {}  # of plug-ins, by channel
+
+
+def credentials_of(contacts: Contacts) -> list[str]:
+    """What of them is not to stand in an error: secrets, and what may be one, as in the URL of a webhook of Slack.
+
+    That is any long word with a digit in it, hosts aside.
+    """
+    hook = contacts.webhook
+    texts = [*contacts.chat, *(device.token for device in contacts.push), hook.url if hook else ""]
+    words = [word for text in texts for word in LONG_WORD.findall(HOST.sub(" ", text))]
+    secrets = [hook.secret, hook.previous_secret] if hook else []
+    return [*filter(None, secrets), *(word for word in words if any(map(str.isdigit, word)))]
 
 
 def check_contacts(contacts: Contacts, at: str) -> None:

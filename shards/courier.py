@@ -12,8 +12,8 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence, Set
+from typing import Any, NamedTuple
 
 from shards import logs
 from shards.answers import ErrorClass
@@ -32,6 +32,14 @@ CLOSE_S = 2.0  # for connections to end in order
 CRASHED = 70  # the process's exit code where the thread itself fails
 
 
+class Ended(NamedTuple):
+    """What became of an attempt; ``by`` are the providers that it was begun with."""
+
+    parcel: Parcel
+    outcome: Outcome
+    by: Providers
+
+
 class Courier:
     """``channels`` are the real ones; ``render`` gives a template's parts."""
 
@@ -45,8 +53,8 @@ class Courier:
     ) -> None:
         self.render = render
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._ended: dict[str, deque[tuple[Parcel, Outcome]]] = {}  # the thread's own
-        self._told: dict[str, deque[tuple[Parcel, Outcome]]] = {}
+        self._ended: dict[str, deque[Ended]] = {}  # the thread's own
+        self._told: dict[str, deque[Ended]] = {}
         self._loop = asyncio.new_event_loop()
         self._providers: dict[str, Providers] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -80,8 +88,9 @@ class Courier:
 
     def collect(self, channel: str) -> list[tuple[Parcel, Outcome]]:
         """What has ended since the last call, and was told: not each result one by one."""
-        told = self._told[channel]
-        return [told.popleft() for _ in range(len(told))]
+        told, current = self._told[channel], self._providers[channel]
+        ended = [told.popleft() for _ in range(len(told))]
+        return [(one.parcel, one.outcome if one.by is current else _of_before(one.outcome)) for one in ended]
 
     def reopen(self, channels: Mapping[str, ChannelSettings], errors: Mapping[str, Mapping[str, ErrorClass]]) -> None:
         """Go by other settings, and more channels, from the next attempt on."""
@@ -120,24 +129,14 @@ class Courier:
     async def _open(
         self, channels: Mapping[str, ChannelSettings], errors: Mapping[str, Mapping[str, ErrorClass]]
     ) -> None:
-        before = self._providers
+        before, under_way = self._providers, set(self._tasks)
         for name in channels:
             self._told.setdefault(name, deque())
             self._ended.setdefault(name, deque())
         self._providers = {
             name: Providers(name, settings, errors, time.monotonic) for name, settings in channels.items()
         }
-        for providers in before.values():
-            self._keep(self._loop.create_task(self._close_later(providers)))
-
-    async def _close_later(self, providers: Providers) -> None:
-        """When the attempts are over that were begun with them."""
-        under_way = self._tasks - {asyncio.current_task()}
-        try:
-            if under_way:
-                await asyncio.wait(under_way)
-        finally:
-            await providers.close()
+        self._keep(self._loop.create_task(_close_after(under_way, before.values())))
 
     async def _shut(self) -> None:
         for task in self._tasks:
@@ -165,14 +164,15 @@ class Courier:
     async def _send(self, channel: str, providers: Providers, parcel: Parcel) -> None:
         delivery = self._unpack(channel, parcel)
         outcome = delivery if isinstance(delivery, SendError) else await providers.send(delivery)
-        self._end(channel, [(parcel, outcome)])
+        self._end(channel, [Ended(parcel, outcome, providers)])
 
     async def _send_many(self, channel: str, providers: Providers, parcels: Sequence[Parcel]) -> None:
         unpacked = [(parcel, self._unpack(channel, parcel)) for parcel in parcels]
-        ended = [(parcel, found) for parcel, found in unpacked if isinstance(found, SendError)]
+        ended = [Ended(parcel, found, providers) for parcel, found in unpacked if isinstance(found, SendError)]
         rendered = [(parcel, found) for parcel, found in unpacked if not isinstance(found, SendError)]
         outcomes = await providers.send_many([delivery for _, delivery in rendered]) if rendered else []
-        self._end(channel, [*ended, *zip([parcel for parcel, _ in rendered], outcomes, strict=True)])
+        ended += [Ended(parcel, end, providers) for (parcel, _), end in zip(rendered, outcomes, strict=True)]
+        self._end(channel, ended)
 
     def _unpack(self, channel: str, parcel: Parcel) -> Delivery | SendError:
         try:
@@ -183,7 +183,7 @@ class Courier:
             log.exception("a delivery cannot be made ready", channel=channel, id=parcel.notification_id)
             return SendError("transient", f"{type(error).__name__}: {error}")
 
-    def _end(self, channel: str, ended: Sequence[tuple[Parcel, Outcome]]) -> None:
+    def _end(self, channel: str, ended: Sequence[Ended]) -> None:
         self._ended[channel].extend(ended)
         if not self._is_telling:
             self._is_telling = True
@@ -196,6 +196,22 @@ class Courier:
             self._told[channel].extend(ended)
             ended.clear()
         os.eventfd_write(self._event, 1)
+
+
+async def _close_after(under_way: Set[asyncio.Task[None]], replaced: Collection[Providers]) -> None:
+    """When the attempts are over that were begun with them."""
+    try:
+        if under_way:
+            await asyncio.wait(under_way)
+    finally:
+        await asyncio.gather(*(providers.close() for providers in replaced))
+
+
+def _of_before(outcome: Outcome) -> Outcome:
+    """Of an attempt that was begun before a reload: what refused it, or held it, may be mended by now."""
+    if isinstance(outcome, Held) or (isinstance(outcome, SendError) and outcome.error_class == "misconfigured"):
+        return Held(0.0)
+    return outcome
 
 
 class AsyncSender:

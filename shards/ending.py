@@ -8,7 +8,7 @@ from shards import ledger
 from shards.book import expires_ms_of
 from shards.changes import Note, Now, Pause
 from shards.dead_letters import ERROR_TEXT_MAX
-from shards.frames import Entry, Frame, one
+from shards.frames import Entry, Frame
 from shards.health import contacts_on
 from shards.releasing import Releasing
 from shards.sending import RETRIED, SLOWED, Failure, reason_of_end
@@ -69,12 +69,11 @@ class Ending(Releasing):
         self.in_flight[channel] -= len(failures)
         counters = self.counters.channels[channel]
         policy, heap, gates = self.policies[channel], self.retrying[channel], self.gates.get(channel)
-        refused: list[tuple[Entry, str]] = []
         for entry, error_class, text, advice in failures:
             frame, slot, *_ = entry
             message = text[:ERROR_TEXT_MAX]
             if error_class == "misconfigured":  # which is not the delivery's fault, and burns no attempt
-                refused.append((entry, message))
+                self._refuse(channel, entry, message, now)
                 continue
             counters.attempts += 1
             counters.failed_attempts += 1
@@ -83,6 +82,8 @@ class Ending(Releasing):
             withdrawn = ledger.is_withdrawn(frame.slots[slot])
             frame.flying.discard(slot)
             asked_s = advice.retry_after_s if advice else 0.0
+            if advice and advice.bad:
+                self.disown(channel, entry, advice.bad, message, now)
             if gates is not None:
                 patience_s = asked_s if error_class == "throttled" else 0.0
                 gates.leave((frame.seq, slot), now.mono, failed=error_class in RETRIED, asked_s=patience_s)
@@ -112,14 +113,10 @@ class Ending(Releasing):
                 self._log(frame, slot)
             else:
                 frame.slots[slot] = value
-                if error_class == "bad_address":
-                    self.disown(channel, entry, advice.bad if advice else (), message, now)
-                elif error_class in RETRIED and gates is not None:
+                if error_class in RETRIED and gates is not None:
                     self._exhausted(channel, entry, message, now)
                 reason = (advice and advice.reason) or ("ambiguous" if held else reason_of_end(error_class))
                 self._give_up(entry, reason, error_class, message, attempts, now)
-        for entry, message in sorted(refused, key=_age):
-            self._refuse(channel, entry, message, now)
 
     def _refuse(self, channel: int, entry: Entry, message: str, now: Now) -> None:
         frame, slot, *_ = entry
@@ -138,9 +135,10 @@ class Ending(Releasing):
         frame.notes[slot] = (due_ms, reason, message)
 
     def disown(self, channel: int, entry: Entry, bad: Sequence[str], message: str, now: Now) -> None:
-        """Contacts that will never work again."""
+        """Contacts that will never work again. What the user has no more, or was known, is left alone."""
         user, name = entry[3], self.channel_names[channel]
-        for contact in bad:
+        used = contacts_on(name, self.people.recipient(user).contacts)
+        for contact in [contact for contact in used if contact in bad]:
             self.health.kill((user.user_id, name, contact), now.wall_us // 1000, message)
             self.alerts.append({"event": "a contact is not used again", "user": f"{user.hash:016x}", "channel": name})
         self.people.forget(user.user_id)
@@ -161,13 +159,15 @@ class Ending(Releasing):
     def hold(self, channel: int, held: Sequence[tuple[Entry, float]], now: Now) -> None:
         """What could not be attempted, as no provider may be asked before an instant: the channel waits for it."""
         self.in_flight[channel] -= len(held)
-        for entry, until in sorted(held, key=_age):
+        self._refund(channel, len(held), now)
+        for entry, until in held:
             self._put_back(channel, entry, now)
             self.holds[channel] = max(until, self.holds.get(channel, 0.0))
 
     def miss(self, channel: int, entries: Sequence[Entry], now: Now) -> None:
         """Whom no provider of the channel can reach."""
         self.in_flight[channel] -= len(entries)
+        self._refund(channel, len(entries), now)
         for entry in entries:
             self._untried(channel, entry, now)
             self.people.forget(entry[3].user_id)
@@ -175,8 +175,12 @@ class Ending(Releasing):
             entry[0].active -= 1
             self._end(entry, ledger.SUPPRESSED, "bad_address" if dead else "no_contact", now)
 
+    def _refund(self, channel: int, count: int, now: Now) -> None:
+        if (pace := self.paces.get(channel)) is not None:
+            pace.refund(count, now.mono)
+
     def _put_back(self, channel: int, entry: Entry, now: Now) -> None:
-        """A delivery whose attempt does not count goes back to the head of its lane, or to the other suspects."""
+        """A delivery whose attempt does not count waits to be the first again, or goes to the other suspects."""
         frame, slot, *_ = entry
         priority = ledger.priority_of(frame.slots[slot])
         if ledger.is_withdrawn(frame.slots[slot]) or self._withdraws(entry, now):
@@ -189,7 +193,7 @@ class Ending(Releasing):
             self.suspects.again(channel, entry)
         else:
             self._land(channel, entry, now)
-            self.queues[channel].readmit(one(entry), priority)
+            self.returned.setdefault(channel, []).append(entry)
             self.queued[ledger.lane_of(channel, priority)] += 1
 
     def _land(self, channel: int, entry: Entry, now: Now) -> None:
@@ -232,9 +236,3 @@ class Ending(Releasing):
         self.dead_letters.bury(entry, self.said(entry), reason, error_class, message, attempts, now)
         self._log(frame, slot)
         self._end_digest(frame, slot)
-
-
-def _age(ended: tuple[Entry, object]) -> tuple[int, int]:
-    """The newest first: each goes before the others, back to the head of its lane."""
-    frame, slot, *_ = ended[0]
-    return -frame.seq, -slot

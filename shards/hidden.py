@@ -84,10 +84,16 @@ def _secrets(value: Any) -> Iterable[str]:
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:
-    """The text without these secrets."""
+    """The text without these secrets, and without the beginning of one where the text was cut."""
     for secret in secrets:
-        if len(secret) >= REDACTED_MIN:
-            text = text.replace(secret, HIDDEN)
+        if len(secret) < REDACTED_MIN:
+            continue
+        text = text.replace(secret, HIDDEN)
+        at = max(0, len(text) - len(secret)) - 1
+        while (at := text.find(secret[:REDACTED_MIN], at + 1)) >= 0:
+            if secret.startswith(text[at:]):
+                text = text[:at] + HIDDEN
+                break
     return text
 
 
@@ -97,7 +103,11 @@ def disguised(secrets: Iterable[str]) -> list[str]:
 
 
 def _forms(secret: str) -> Iterator[str]:
-    for text in (secret, *(line.strip() for line in secret.splitlines())):
+    texts = [secret, *(line.strip() for line in secret.splitlines())]
+    scheme, _, token = secret.partition(" ")
+    if token and scheme.isalpha():  # as in "Bearer 0a1b2c", of which a service may quote the token alone
+        texts.append(token)
+    for text in texts:
         yield text
         yield json.dumps(text)[1:-1]
         yield json.dumps(text, ensure_ascii=False)[1:-1]

@@ -35,6 +35,10 @@ class Pace:
         """``count`` attempts start; more than are available delay those that follow."""
         self._due = max(now, self._due) + count * self._interval_s
 
+    def refund(self, count: int, now: float) -> None:
+        """``count`` attempts were not made after all."""
+        self._due = max(now, self._due - count * self._interval_s)
+
     def next_at(self, now: float) -> float | None:
         """When at least one attempt may start; None if that is now."""
         if self.available(now):

@@ -18,7 +18,8 @@ from shards.answers import Answers, ErrorClass
 from shards.breaker import Breaker
 from shards.channels import registry
 from shards.channels.base import Context, Delivery, SendError, Sent
-from shards.hidden import redact, secrets_of
+from shards.contacts import credentials_of
+from shards.hidden import disguised, redact, secrets_of
 from shards.settings import ChannelSettings, ProviderSettings
 
 log = logs.logger()
@@ -27,6 +28,7 @@ THREADS_MAX = 32  # of a channel whose ``send`` blocks
 BLAMED: frozenset[ErrorClass] = frozenset({"transient", "throttled", "ambiguous"})
 HANDED_OVER: frozenset[ErrorClass] = frozenset({"transient", "throttled"})
 TEXT_MAX = 500
+CLOSE_S = 2.0  # for connections to end in order
 
 
 class Held(NamedTuple):
@@ -56,7 +58,7 @@ class Provider:
         try:
             kind = registry.find(settings.provider, settings.path)
             read = options.read(kind, settings.options)
-            self._secrets = secrets_of(read)
+            self._secrets = disguised(secrets_of(read))
             self._made = kind(read, context)
         except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
             self.refused = self._words(error)
@@ -76,7 +78,11 @@ class Provider:
             raise SendError("transient", self._words(error)) from None
 
     def admits(self, now: float) -> bool:
-        return not self.refused and (self.is_of_users or self.breaker.admits(now))
+        return not self.refused and self.breaker.admits(now)
+
+    def admits_many(self, now: float) -> bool:
+        """Half open, a batch would be many attempts."""
+        return not self.refused and self.breaker.state(now) == "closed"
 
     async def send(self, delivery: Delivery, clock: Callable[[], float]) -> Sent | SendError:
         self.breaker.begin()
@@ -84,7 +90,7 @@ class Provider:
             sending = self._in_thread(delivery) if self._threads else self._made.send(delivery)
             outcome: Sent | SendError = _taken(await self._in_time(sending))
         except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
-            outcome = self._error(error)
+            outcome = self._error(error, delivery)
         return self._judged(outcome, clock())
 
     async def send_many(self, deliveries: Sequence[Delivery], clock: Callable[[], float]) -> list[Sent | SendError]:
@@ -96,7 +102,7 @@ class Provider:
         except Exception as error:  # noqa: BLE001 - as above
             answers = [error] * len(deliveries)
         now = clock()
-        return [self._judged(self._outcome(one), now) for one in answers]
+        return [self._judged(self._outcome(*one), now) for one in zip(answers, deliveries, strict=True)]
 
     async def _in_time(self, sending: Awaitable[Any]) -> Any:
         """Its answer. What is raised is an ``Exception``, unless we are cancelled ourselves."""
@@ -111,12 +117,12 @@ class Provider:
                 raise
             raise SendError("ambiguous", "the channel has cancelled the attempt by itself") from None
 
-    def _outcome(self, answer: object) -> Sent | SendError:
+    def _outcome(self, answer: object, delivery: Delivery) -> Sent | SendError:
         """Of one delivery of several."""
         try:
-            return self._error(answer) if isinstance(answer, Exception) else _taken(answer)
+            return self._error(answer, delivery) if isinstance(answer, Exception) else _taken(answer)
         except TypeError as error:
-            return self._error(error)
+            return self._error(error, delivery)
 
     async def _in_thread(self, delivery: Delivery) -> Sent | None:
         assert self._threads is not None
@@ -129,7 +135,7 @@ class Provider:
             raise
         return found
 
-    def _error(self, error: Exception) -> SendError:
+    def _error(self, error: Exception, delivery: Delivery) -> SendError:
         if isinstance(error, TimeoutError):
             return SendError("ambiguous", f"no answer within {self._timeout_s:g} s")
         if not isinstance(error, SendError):
@@ -137,10 +143,12 @@ class Provider:
         error_class = error.error_class
         if self.is_of_users and error_class == "misconfigured":
             error_class = "transient"  # one user's service must not stop everybody's
-        words = self._hidden(error.message)
+        words = redact(self._hidden(error.message), credentials_of(delivery.recipient.contacts))
         return SendError(error_class, words, retry_after_s=error.retry_after_s, bad=error.bad)
 
     def _judged(self, outcome: Sent | SendError, now: float) -> Sent | SendError:
+        if self.is_of_users:
+            return outcome
         if isinstance(outcome, SendError) and outcome.error_class in BLAMED:
             self.breaker.fail(now, outcome.error_class == "throttled", outcome.retry_after_s or 0.0)
             return outcome
@@ -163,7 +171,8 @@ class Provider:
         try:
             close = getattr(made, "close", None)
             if close is not None and inspect.isawaitable(closing := close()):
-                await closing
+                async with asyncio.timeout(CLOSE_S):
+                    await closing
         except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
             log.warning("a provider did not close in order", provider=self.name, error=self._words(error))
 
@@ -201,9 +210,8 @@ class Providers:
                 self._told.add(one)
                 log.warning("a provider cannot be used", channel=self._channel, provider=one.name, error=one.refused)
 
-    async def send(self, delivery: Delivery) -> Outcome:
-        """Ask one provider after the other, until one has an answer."""
-        failed: SendError | None = None
+    async def send(self, delivery: Delivery, failed: SendError | None = None) -> Outcome:
+        """Ask one provider after the other, until one has an answer; ``failed`` is that of one already asked."""
         try:
             able = [provider for provider in self.all if provider.supports(delivery)]
         except SendError as error:
@@ -212,29 +220,38 @@ class Providers:
             if not provider.admits(self._clock()):
                 continue
             outcome = await provider.send(delivery, self._clock)
-            if isinstance(outcome, Sent):
+            self._tell()
+            if isinstance(outcome, Sent) or not self._hands_over(provider, outcome):
                 return outcome
             failed = outcome
-            self._tell()
-            hands_over = outcome.error_class in HANDED_OVER and not provider.admits(self._clock())
-            if outcome.error_class != "misconfigured" and not hands_over:
-                return outcome
         if failed is None or failed.error_class == "misconfigured":
             return self._unasked(able)
         return failed
 
     async def send_many(self, deliveries: Sequence[Delivery]) -> list[Outcome]:
-        """The first provider's batch; where that may not be asked, one by one."""
+        """The first provider's batch; where that may not be asked as usual, one by one."""
         first = self.all[0]
         try:
-            may_all = first.admits(self._clock()) and all(map(first.supports, deliveries))
+            may_all = first.admits_many(self._clock()) and all(map(first.supports, deliveries))
         except SendError:
             may_all = False
         if may_all:
             outcomes = await first.send_many(deliveries, self._clock)
             self._tell()
-            return list(outcomes)
+            return await asyncio.gather(*map(self._or_by_others, deliveries, outcomes))
         return await asyncio.gather(*(self.send(delivery) for delivery in deliveries))
+
+    async def _or_by_others(self, delivery: Delivery, outcome: Sent | SendError) -> Outcome:
+        """Of the first provider's batch."""
+        if isinstance(outcome, Sent) or not self._hands_over(self.all[0], outcome):
+            return outcome
+        return await self.send(delivery, outcome)
+
+    def _hands_over(self, provider: Provider, error: SendError) -> bool:
+        """Whether the next one is asked in the same attempt."""
+        if error.error_class == "misconfigured":
+            return True
+        return error.error_class in HANDED_OVER and not provider.admits(self._clock())
 
     def _unasked(self, able: Sequence[Provider]) -> Outcome:
         """Why none of these could be asked."""

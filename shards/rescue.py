@@ -18,7 +18,7 @@ from shards.journal import forget_replaced, witness_path
 from shards.reader import Loss
 from shards.rebuild import Rebuild
 from shards.resharding import sync_directory
-from shards.schema import DamagedError
+from shards.schema import DamagedError, JournalError
 from shards.settings import ShardSettings
 from shards.source import Source
 from shards.target import Target
@@ -119,11 +119,11 @@ def _upgrade(copy: Path) -> None:
     """A copy in an older format is brought to this one, if it can be."""
     with contextlib.closing(sqlite3.connect(copy, isolation_level=None)) as database:
         try:
-            if schema.meta(database, "format") == 1:
-                database.execute("BEGIN")
-                schema.migrate(copy, database)
-                database.execute("COMMIT")
-        except (sqlite3.Error, DamagedError, UnicodeDecodeError) as error:
+            schema.check_meta(copy, database)
+            database.execute("BEGIN")
+            schema.migrate(copy, database)
+            database.execute("COMMIT")
+        except (sqlite3.Error, JournalError, UnicodeDecodeError) as error:
             log.warning("not readable as an older format", journal=str(copy), error=str(error))
 
 

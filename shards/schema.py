@@ -7,6 +7,7 @@ named ``crc``.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import secrets
 import sqlite3
@@ -270,12 +271,11 @@ def is_unopened(path: Path) -> bool:
 
 def check_tables(path: Path, database: sqlite3.Connection) -> None:
     """Raises ``DamagedError`` where the tables are not those of this format."""
-    expected = sqlite3.connect(":memory:")
-    create(expected, 0, 0)
-    found, wanted = (
-        set(one.execute("SELECT type, name, sql FROM sqlite_master").fetchall()) for one in (database, expected)
-    )
-    expected.close()
+    with contextlib.closing(sqlite3.connect(":memory:")) as expected:
+        create(expected, 0, 0)
+        found, wanted = (
+            set(one.execute("SELECT type, name, sql FROM sqlite_master").fetchall()) for one in (database, expected)
+        )
     if found != wanted:
         raise DamagedError(f"{path}: the list of its tables is damaged")
 

@@ -42,8 +42,17 @@ class Source:
         fallback: tuple[str, Sequence[str]] = ("", ()),
     ) -> None:
         self.path = path
-        self.reader = reader = Reader(path, losses)
+        self.reader = Reader(path, losses)
         self.losses = losses
+        try:
+            self._begin(marks, fallback)
+        except BaseException:
+            self.reader.close()
+            raise
+
+    def _begin(self, marks: Iterable[Mark], fallback: tuple[str, Sequence[str]]) -> None:
+        """All but the frames, which are read one by one."""
+        reader = self.reader
         known = reader.meta()
         self.generation = str(known.get("generation", fallback[0]))
         self.channels = (

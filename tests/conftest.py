@@ -1,10 +1,18 @@
-"""With ``CI_STRICT=1`` a test that is left out, or expected to fail, fails the run: CI has everything it needs."""
+"""What holds for all tests.
+
+With ``CI_STRICT=1`` a test that is left out, or expected to fail, fails the run: CI has everything it needs.
+Hypothesis draws the same examples at every run, and no example is too slow on a busy machine.
+"""
 
 from __future__ import annotations
 
 import os
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("tests", deadline=None, derandomize=True)
+settings.load_profile("tests")
 
 # the tests start thousands of processes, each of which would compile a hundred modules
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

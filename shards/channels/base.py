@@ -87,8 +87,8 @@ class SendError(Exception):
 
     ``retry_after_s`` is what the service asked for. ``bad`` are the contacts (an address, number, token or URL, as the
     user's document has them) that will never work again; with the class ``bad_address`` and none named, it is the
-    user's only one on this channel. The message is for a person and has no secret in it. ``reason`` is for the
-    dispatcher itself. ``ValueError`` is for a class that there is none of.
+    user's only one on this channel. The message is for a person; where it has a ``Secret`` of the settings, that is
+    hidden later. ``reason`` is for the dispatcher itself. ``ValueError`` is for a class that there is none of.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ import msgspec
 
 from shards.answers import ErrorClass
 from shards.channels.base import Context, Delivery, Recipient, SendError, Sent
-from shards.hidden import HIDDEN, Secret
+from shards.hidden import Secret, disguised, redact
 
 if importlib.util.find_spec("apprise") is None:
     raise ImportError('chat needs Apprise; run: pip install "notification-dispatcher[chat]"')
@@ -195,9 +195,8 @@ class ChatChannel:
 
 
 def _masked(text: str, url: str) -> str:
-    """Without what the URL is made of, as it stands there and decoded; its scheme aside."""
+    """Without what the URL is made of, as it stands there, decoded, and in base64; its scheme aside."""
     made_of = url.partition("://")[2]
-    for part in sorted(re.split(r"[^\w.-]+", f"{made_of}/{unquote(made_of)}"), key=len, reverse=True):
-        if len(part) >= SECRET_LENGTH_MIN:
-            text = text.replace(part, HIDDEN)
+    parts = re.split(r"[^\w.-]+", f"{made_of}/{unquote(made_of)}")
+    text = redact(text, disguised(part for part in parts if len(part) >= SECRET_LENGTH_MIN))
     return re.sub(r"[\x00-\x1f\x7f]+", " ", text)

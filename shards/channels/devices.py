@@ -5,18 +5,16 @@ from __future__ import annotations
 import hashlib
 import time
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 import msgspec
 import orjson
 
 from shards import base64url
+from shards.channels import urls
 from shards.channels.base import Delivery, SendError
 
 BODY_BYTES_MAX = 4_096  # of FCM and APNs alike
 TTL_S_MAX = 2_419_200  # four weeks: what FCM keeps a message at most, and the others about
-
-
 URGENCIES = {"critical": "high", "high": "high", "normal": "normal", "low": "very-low"}  # RFC 8030, 5.3
 
 
@@ -45,8 +43,8 @@ def collapse_id(delivery: Delivery) -> str | None:
 
 def check_url(name: str, url: str, *schemes: str) -> None:
     """``ValueError`` where a setting is no URL."""
-    parts = urlsplit(url)
-    if parts.scheme not in schemes or not parts.hostname or parts.path or parts.query:
+    parts = urls.split(url)
+    if parts is None or parts.scheme not in schemes or parts.path or parts.query:
         raise ValueError(f"{name} is {url!r}; it is to be like {schemes[0]}://push.example.com, without a path")
 
 

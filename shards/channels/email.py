@@ -40,10 +40,10 @@ class EmailChannel:
             contact = delivery.recipient.contacts.email or ""
             raise refusal(self._context.answers, server, refused.command, refused.reply, contact) from None
         except LostError as lost:
+            name, text = "unreachable", f"the connection to {server} broke: {lost.why}"
             if lost.sent:
-                text = f"{server} got the whole mail and did not say whether it took it: {lost.why}"
-                raise SendError("ambiguous", worded(text)) from None
-            raise SendError("transient", worded(f"the connection to {server} broke: {lost.why}")) from None
+                name, text = "unanswered", f"{server} got the whole mail and did not say whether it took it: {lost.why}"
+            raise SendError(self._context.answers.error_class("smtp", name), worded(text)) from None
         return Sent(worded(reply.text))
 
     async def _send(self, mail: Mail, deadline: float) -> Reply:

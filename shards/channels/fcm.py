@@ -7,14 +7,14 @@ bearer grant (RFC 7523, developers.google.com/identity/protocols/oauth2/service-
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote, urlencode
 
 import msgspec
 import orjson
 
 from shards.answers import ErrorClass
-from shards.channels import devices, http, jwt
+from shards.channels import devices, http, jwt, urls
 from shards.channels.base import Context, Delivery, SendError
 from shards.channels.certificates import check_ca_file
 from shards.hidden import Secret
@@ -54,6 +54,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"service_account: {error}; give the JSON file of a service account, as file:PATH (Firebase console, "
                 "project settings, service accounts, generate new private key)"
             ) from None
+        if urls.split(uri := account(self).token_uri) is None:
+            raise ValueError(f"service_account: token_uri is {uri!r}, which is no URL; give the file as Google made it")
         devices.check_url("base_url", self.base_url, "https", "http")
         check_ca_file(self.ca_file)
 
@@ -88,7 +90,7 @@ class Accepted(msgspec.Struct):
 
 
 class Grant(msgspec.Struct):
-    access_token: str
+    access_token: Annotated[str, msgspec.Meta(pattern=r"^[\x21-\x7e]+$")]  # it becomes a header
     expires_in: int = TOKEN_LIFE_S
 
 
@@ -197,13 +199,14 @@ def _how(delivery: Delivery) -> dict[str, Any]:
 def _code(refusal: Refusal) -> tuple[str, Detail | None]:
     """FCM's own code, and what Apple said where it was asked.
 
-    INVALID_ARGUMENT is said of a bad token, and of a bad message: then without FcmError, or with a field that is not
-    the token (firebase.google.com/docs/cloud-messaging/error-codes).
+    INVALID_ARGUMENT is said of a bad token, and of a bad message, at times with FcmError too ("Android message is too
+    big"): so it is the token's only where that is named (firebase.google.com/docs/cloud-messaging/error-codes).
     """
     details = {detail.kind: detail for detail in refusal.details}
     code = details[FCM_ERROR].error_code if FCM_ERROR in details else ""
     fields = [violation.get("field") for violation in details.get(BAD_REQUEST, Detail()).field_violations]
-    if code == "INVALID_ARGUMENT" and fields and "message.token" not in fields:
+    is_of_token = "message.token" in fields if fields else "token" in refusal.message
+    if code == "INVALID_ARGUMENT" and not is_of_token:
         code = ""
     return code, details.get(APNS_ERROR)
 

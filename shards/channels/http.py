@@ -16,6 +16,7 @@ import time
 import zlib
 from collections.abc import Mapping
 from concurrent.futures import Future
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from threading import Thread
 from typing import NamedTuple
@@ -57,7 +58,8 @@ class Answer(NamedTuple):
         if asked.isascii() and asked.isdigit():
             return min(float(asked), RETRY_AFTER_MAX_S)
         try:
-            seconds = parsedate_to_datetime(asked).timestamp() - time.time()
+            date = parsedate_to_datetime(asked)
+            seconds = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - time.time()
         except (ValueError, OverflowError):
             return None
         return min(max(0.0, seconds), RETRY_AFTER_MAX_S)

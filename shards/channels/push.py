@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from shards import logs
 from shards.answers import ErrorClass
 from shards.channels import apns, fcm, webpush
 from shards.channels.apns import Apns
@@ -25,7 +26,10 @@ from shards.contacts import PushContact
 # who asks for patience, so that it gets it. What no retry mends goes last.
 ORDER: tuple[ErrorClass, ...] = ("ambiguous", "throttled", "transient", "misconfigured", "permanent", "bad_address")
 SHARE = 0.98  # of the channel's timeout: one device that hangs is not to hide that another has it
+AT_ONCE = 8  # devices of one delivery: so one user with many does not take the others' connections
 NAMED = 8  # last characters of a token, which say whose it is
+
+log = logs.logger()
 
 
 class PushChannel:
@@ -45,6 +49,8 @@ class PushChannel:
     def __init__(self, settings: Settings, context: Context) -> None:
         self._timeout_s = context.timeout_s * SHARE
         self._services: dict[str, Service] = {}
+        self._told: set[str] = set()  # services of which the log says that they refuse us
+        context = context._replace(concurrency=context.concurrency * AT_ONCE)
         if settings.fcm:
             self._services["fcm"] = Fcm(settings.fcm, context)
         if settings.apns:
@@ -57,11 +63,13 @@ class PushChannel:
 
     async def send(self, delivery: Delivery) -> Sent:
         devices = [device for device in delivery.recipient.contacts.push if device.provider in self._services]
-        ends = await asyncio.gather(*(self._send_to(device, delivery) for device in devices))
+        until, room = asyncio.get_running_loop().time() + self._timeout_s, asyncio.Semaphore(AT_ONCE)
+        ends = await asyncio.gather(*(self._send_to(device, delivery, until, room) for device in devices))
         errors = [(device, end) for device, end in zip(devices, ends, strict=True) if isinstance(end, SendError)]
         bad = tuple(device.token for device, error in errors if error.error_class == "bad_address")
         if len(errors) == len(devices):
             raise _of_all(errors, bad)
+        self._tell(errors)
         taken = [f"{device.provider} {end}" for device, end in zip(devices, ends, strict=True) if isinstance(end, str)]
         return Sent("; ".join([*taken, *(_told(*error) for error in errors)])[:QUOTED], bad)
 
@@ -69,13 +77,26 @@ class PushChannel:
         for service in self._services.values():
             await service.close()
 
-    async def _send_to(self, device: PushContact, delivery: Delivery) -> str | SendError:
+    def _tell(self, errors: Sequence[tuple[PushContact, SendError]]) -> None:
+        """It pauses the channel only where no other device has been reached."""
+        for device, error in errors:
+            if error.error_class == "misconfigured" and device.provider not in self._told:
+                self._told.add(device.provider)
+                log.warning("a service of push refuses us", service=device.provider, error=error.message)
+
+    async def _send_to(
+        self, device: PushContact, delivery: Delivery, until: float, room: asyncio.Semaphore
+    ) -> str | SendError:
+        begun = False
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout_at(until), room:
+                begun = True
                 return await self._services[device.provider].send(device.token, delivery)
         except SendError as error:
             return error
         except TimeoutError:
+            if not begun:
+                return SendError("transient", f"the user's other devices took all of {self._timeout_s:.3g} s")
             return SendError("ambiguous", f"no answer within {self._timeout_s:.3g} s")
         except Exception as error:  # noqa: BLE001 - a bug of one service is not to hide that another has it
             return SendError("transient", f"{type(error).__name__}: {error}")

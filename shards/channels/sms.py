@@ -11,24 +11,25 @@ import base64
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 import msgspec
 
+from shards.channels import urls
 from shards.channels.base import Context, Delivery, Recipient, Sent
 from shards.channels.certificates import check_ca_file
 from shards.channels.segments import TooLong, said
-from shards.hidden import HIDDEN, Secret
+from shards.hidden import Secret
 
 if TYPE_CHECKING:
     from shards.channels.http import Answer
 
 SERVICE = "sms"
 PLACEHOLDERS = ("to", "number", "text", "from", "id")
+HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token, RFC 9110, 5.6.2
 PLACEHOLDER = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 TYPES = {"json": "application/json", "form": "application/x-www-form-urlencoded"}
 SEGMENTS_MAX = range(1, 256)  # the header of a segment counts in a byte
-SECRET_LENGTH_MIN = 4  # shorter ones are not looked for in what a provider says
 
 
 class SmsChannel:
@@ -57,8 +58,8 @@ class SmsChannel:
 
         def __post_init__(self) -> None:
             check_ca_file(self.ca_file)
-            parts = urlsplit(self.url)
-            if parts.scheme not in {"http", "https"} or not parts.hostname:
+            parts = urls.split(self.url)
+            if parts is None or parts.scheme not in {"http", "https"}:
                 raise ValueError("url is no URL such as https://sms.example.org/send")
             if "@" in parts.netloc:
                 raise ValueError("url has a user name or password, and is shown; give them as username and password")
@@ -72,6 +73,14 @@ class SmsChannel:
                         raise ValueError(f"{key} has {{{name}}}; the placeholders are {', '.join(known)}")
             if any("{text}" in value.reveal() for value in self.headers.values()):
                 raise ValueError("headers has {text}, which may have several lines; put it into the body or the url")
+            filled = dict.fromkeys(PLACEHOLDERS, "") | {name: one.reveal() for name, one in self.secrets.items()}
+            for name, value in self.headers.items():
+                if not HEADER.fullmatch(name):
+                    raise ValueError(f"headers has {name!r}, which is no name of a header")
+                if not _fill(value.reveal(), filled).isprintable():
+                    raise ValueError(f"headers.{name} has a line's end, or another control character; leave it out")
+                if self.username and name.lower() == "authorization":
+                    raise ValueError(f"headers has {name}, which username and password make; leave one of both out")
             if self.encoding == "form" and not all(isinstance(value, str) for value in self.body.values()):
                 raise ValueError('body is to have texts alone with encoding = "form"')
             if taken := set(self.secrets).intersection(PLACEHOLDERS):
@@ -98,19 +107,13 @@ class SmsChannel:
         self._refused, self._quoted = refused, quoted
         self._secrets = {name: secret.reveal() for name, secret in settings.secrets.items()}
         self._headers = {name: value.reveal() for name, value in settings.headers.items()}
-        if settings.encoding != "none":
-            self._headers.setdefault("Content-Type", TYPES[settings.encoding])
+        if settings.encoding != "none" and "content-type" not in {name.lower() for name in self._headers}:
+            self._headers["Content-Type"] = TYPES[settings.encoding]
         password = settings.password.reveal() if settings.password else ""
         if password:
             credentials = base64.b64encode(f"{settings.username}:{password}".encode()).decode()
             self._headers["Authorization"] = f"Basic {credentials}"
-        hidden = (*self._secrets.values(), *(value.reveal() for value in settings.headers.values()), password)
-        self._hidden = {
-            form for text in hidden for form in (text, quote(text, safe="")) if len(form) >= SECRET_LENGTH_MIN
-        }
-        trace = context.trace
-        masked = context if trace is None else context._replace(trace=lambda line: trace(self._mask(line)))
-        self._http = HttpClient(SERVICE, masked, ca_file=settings.ca_file)
+        self._http = HttpClient(SERVICE, context, ca_file=settings.ca_file)
 
     def supports_recipient(self, recipient: Recipient) -> bool:
         return bool(recipient.contacts.phone)
@@ -142,12 +145,7 @@ class SmsChannel:
             return Sent(self._quoted(_at(document, settings.id_at) or ""))
         detail = code or ("unreadable" if answer.ok and found is None else "")
         words = " ".join(part for part in (code, words) if part) or answer.text
-        raise self._refused(self._answers, SERVICE, answer, detail, self._mask(words))
-
-    def _mask(self, text: str) -> str:
-        for secret in self._hidden:
-            text = text.replace(secret, HIDDEN)
-        return text
+        raise self._refused(self._answers, SERVICE, answer, detail, words)
 
     async def close(self) -> None:
         await self._http.close()

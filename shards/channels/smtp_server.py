@@ -63,8 +63,8 @@ class Server:
         await client.ehlo()
         if settings.tls == "starttls":
             if not client.supports_extension("starttls"):
-                raise SendError(
-                    "misconfigured",
+                raise self._named(
+                    "tls",
                     f"{self.name} does not offer STARTTLS, and nothing is sent without encryption; "
                     'use the port for it, mostly 587, or tls = "tls" with the port 465',
                 )
@@ -95,28 +95,31 @@ class Server:
         if isinstance(error, SendError):
             return error
         if isinstance(error, TimeoutError):
-            return SendError("transient", f"{self.name} did not answer in time, at {step}")
+            return self._named("unreachable", f"{self.name} did not answer in time, at {step}")
         if isinstance(error, SMTPResponseException):
             reply = Reply(error.code, " ".join(error.message.split()))
             if not reply.is_refusal:
-                return SendError("transient", worded(f"{self.name} does not speak SMTP, at {step}: {error.message}"))
+                return self._named("unreachable", f"{self.name} does not speak SMTP, at {step}: {error.message}")
             return refusal(self._answers, self.name, step, reply)
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return SendError(
-                "misconfigured",
+            return self._named(
+                "tls",
                 f"the certificate of {self.name} is not valid: {cause.verify_message}; "
                 "host must be the name in it, and ca_file must name its authority if that is not a public one",
             )
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
-            return SendError(
-                "misconfigured",
+            return self._named(
+                "tls",
                 f"{self.name} and we cannot agree on TLS: {cause.reason or cause}; "
                 'tls = "tls" is for port 465, "starttls" for 587',
             )
         if isinstance(cause, OSError | aiosmtplib.SMTPException):
             why = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
-            return SendError("transient", worded(f"{self.name} cannot be reached, at {step}: {why}"))
+            return self._named("unreachable", f"{self.name} cannot be reached, at {step}: {why}")
         return None
+
+    def _named(self, name: str, message: str) -> SendError:
+        return SendError(self._answers.error_class("smtp", name), worded(message))
 
 
 class _Client(aiosmtplib.SMTP):

@@ -20,7 +20,7 @@ SERVICE = "twilio"
 ACCOUNT = re.compile(r"AC[0-9a-f]{32}")
 KEY = re.compile(r"SK[0-9a-f]{32}")
 MESSAGING_SERVICE = re.compile(r"MG[0-9a-f]{32}")
-URL = re.compile(r"https://[^/]+|http://(127\.0\.0\.1|localhost)(:\d+)?")
+URL = re.compile(r"https://[A-Za-z0-9.-]+(:\d+)?|http://(127\.0\.0\.1|localhost)(:\d+)?")
 SEGMENTS_MAX = 10  # Twilio refuses more than 1,600 characters, which is as many of GSM-7
 VALIDITY_S = range(1, 36_001)
 

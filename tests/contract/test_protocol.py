@@ -106,7 +106,7 @@ def test_seq_is_echoed_in_answers_and_errors(service: RunningDispatcher, seq: in
 
 
 UNREADABLE = (
-    ({"notifications": [{"user_id": "u", "title": "t", "payload": nested(900)}]}, 0, "too_deep"),
+    ({"notifications": [{"user_id": "u", "title": "t", "payload": nested(100_000)}]}, 0, "too_deep"),
     ({"notifications": [{"user_id": "u", "title": "t"}]}, 3, "bad_encoding"),
 )
 

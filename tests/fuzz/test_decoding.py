@@ -29,7 +29,7 @@ BATCH_MAX = 200
 FANOUT_BYTES_MAX = 100_000
 LIMITS = Limits(SHARDS, BATCH_MAX, FANOUT_BYTES_MAX, lambda: "b-1")
 SETTINGS = (Path(__file__).parents[2] / "config" / "dispatcher.toml").read_text(encoding="utf-8")
-fuzz = settings(max_examples=300, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+fuzz = settings(max_examples=300, suppress_health_check=list(HealthCheck))
 chance = st.integers(0, 2**32).map(Random)
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -216,5 +217,5 @@ def test_a_newer_format_is_refused(service: RunningDispatcher) -> None:
     assert "has format 99" in service.log()
     assert journal.read_bytes() == before
     assert not (service.data_dir / "quarantine").exists()
-    with sqlite3.connect(journal) as database:
+    with closing(sqlite3.connect(journal)) as database:
         assert database.execute("SELECT value FROM meta WHERE key = 'format'").fetchone() == (99,)

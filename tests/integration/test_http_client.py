@@ -434,6 +434,16 @@ def test_the_trace_has_the_conversation_without_what_authorizes(endpoint: Endpoi
     assert "hunter2" not in said
 
 
+@pytest.fixture
+def far_away() -> Iterator[None]:
+    """Where it is hours later than UTC has it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        yield
+    time.tzset()
+
+
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [
@@ -442,12 +452,14 @@ def test_the_trace_has_the_conversation_without_what_authorizes(endpoint: Endpoi
         ("9" * 400, 86_400.0),
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
         ("Fri, 31 Dec 9999 23:59:59 GMT", 86_400.0),
+        (time.asctime(time.gmtime(time.time() + 7_200)), pytest.approx(7_200, abs=600)),  # of UTC wherever we are
         *(
             (text, None)
             for text in ("", "soon", "-1", "1.5", "٣", "Wed, 99 Foo 2015", "Wed, 21 Oct 99999 07:28:00 GMT")
         ),
     ],
 )
+@pytest.mark.usefixtures("far_away")
 def test_retry_after(value: str, seconds: float | None) -> None:
     assert Answer(503, {"Retry-After": value}, "").retry_after_s() == seconds
 

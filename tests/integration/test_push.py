@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 
-from tests.support.push import apns, fcm, settings
+from tests.support.push import apns, fcm, settings, tokens
 from tests.support.push.apns import ApnsServer
 from tests.support.push.fcm import FcmServer
 from tests.support.push.server import Answer, Fault, Server
@@ -49,6 +50,7 @@ class Everything(NamedTuple):
     fcm: FcmServer
     apns: ApnsServer
     webpush: WebPushServer
+    key_file: Path  # of FCM
 
     def put(self, user: str, *devices: tuple[str, str]) -> None:
         listed = [{"provider": provider, "token": token} for provider, token in devices]
@@ -56,13 +58,21 @@ class Everything(NamedTuple):
 
     def notify(self, user: str, title: str, outcome: str = "delivered") -> dict[str, Any]:
         """The delivery of it, when it has that outcome."""
-        said = {"user_id": user, "title": title, "body": "It has shipped", "channels": ["push"]}
-        (notification_id,) = self.dispatcher.client.submit(said)["ids"]
+        notification_id = self.submit(user, title)
         return wait_until(lambda: self.ended(notification_id, outcome), WAIT_S, f"{title} is {outcome}")
 
+    def submit(self, user: str, title: str) -> str:
+        said = {"user_id": user, "title": title, "body": "It has shipped", "channels": ["push"]}
+        (notification_id,) = self.dispatcher.client.submit(said)["ids"]
+        return str(notification_id)
+
+    def delivery(self, notification_id: str) -> dict[str, Any]:
+        (found,) = self.dispatcher.request("status", id=notification_id)["deliveries"]
+        return {**found, "id": notification_id}
+
     def ended(self, notification_id: str, outcome: str) -> dict[str, Any] | None:
-        (delivery,) = self.dispatcher.request("status", id=notification_id)["deliveries"]
-        return {**delivery, "id": notification_id} if delivery["outcome"] == outcome else None
+        found = self.delivery(notification_id)
+        return found if found["outcome"] == outcome else None
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +84,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Everything]
             directory=directory, fcm=google, apns=apple, webpush=browsers, apple=apns, subject=SUBJECT
         )
         with RunningDispatcher(config) as dispatcher:
-            yield Everything(dispatcher, google, apple, browsers)
+            yield Everything(dispatcher, google, apple, browsers, directory / "fcm.json")
 
 
 def titles(service: Server) -> list[str]:
@@ -92,6 +102,22 @@ def test_all_devices_of_a_user_get_it(everything: Everything) -> None:
     assert everything.notify("ada", "to ada")["attempts"] == 1
     for service in (everything.fcm, everything.apns, everything.webpush):
         assert titles(service).count("to ada") == 1
+
+
+def test_a_key_that_was_exchanged_is_read_again_and_nothing_is_lost(everything: Everything) -> None:
+    """A file that is wrong pauses the channel, and the right one ends the pause."""
+    everything.put("kim", ("fcm", "kim-1"))
+    right = everything.key_file.read_text()
+    other = tokens.pem(rsa.generate_private_key(65_537, 2_048))
+    everything.key_file.write_text(fcm.account(everything.fcm.token_uri, private_key=other))
+    everything.dispatcher.request("config.reload")
+    id = everything.submit("kim", "with the new key")
+    wait_until(lambda: everything.delivery(id)["reason"] == "channel_paused", WAIT_S, "the channel pauses")
+    assert "Invalid JWT Signature" in everything.delivery(id)["last_error"]
+    everything.key_file.write_text(right)
+    everything.dispatcher.request("config.reload")
+    wait_until(lambda: everything.delivery(id)["outcome"] == "delivered", WAIT_S, "it is delivered")
+    assert everything.delivery(id)["attempts"] == 1
 
 
 @pytest.mark.parametrize("name", ["fcm", "apns", "webpush"])
@@ -128,10 +154,14 @@ def test_a_dead_token_is_not_used_again_until_the_user_has_another(everything: E
     everything.put("eve", ("fcm", "eve-old"), ("apns", "e0e1"))
     everything.fcm.dead.add("eve-old")
     everything.notify("eve", "first")
+    everything.dispatcher.kill()
+    everything.dispatcher.start()
     asked = len(everything.fcm.requests)
     everything.notify("eve", "second")
+    everything.put("eve", ("apns", "e0e1"), ("fcm", "eve-old"))
+    everything.notify("eve", "again")
     assert len(everything.fcm.requests) == asked
-    assert {"first", "second"} <= set(titles(everything.apns))
+    assert {"first", "second", "again"} <= set(titles(everything.apns))
     everything.put("eve", ("fcm", "eve-new"), ("apns", "e0e1"))
     everything.notify("eve", "third")
     assert "third" in titles(everything.fcm)

@@ -36,9 +36,9 @@ class Leaky:
             "base64": urlsafe_b64encode(token.encode()).decode(),
             "lines": f"first\n{token}\nlast",
         }
-        assert self._context.trace is not None
-        for name, form in forms.items():
-            self._context.trace(f"> {name}: {form}")
+        if self._context.trace is not None:
+            for name, form in forms.items():
+                self._context.trace(f"> {name}: {form}")
         said = " ".join(forms.values())
         if self._settings.fails:
             raise SendError("permanent", said)

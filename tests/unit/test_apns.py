@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from shards.channels.base import Context, Sent
+from shards.channels.base import Context, SendError, Sent
 from shards.channels.push import PushChannel
 from shards.hidden import Secret
 from tests.support.push import apns, fcm, settings, tokens
@@ -142,35 +142,47 @@ def test_a_team_that_apple_does_not_know(server: ApnsServer) -> None:
 # --- its answers ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("answer", "error_class", "retry_after_s"),
-    [
-        (error(400, "BadDeviceToken"), "bad_address", None),
-        (error(400, "DeviceTokenNotForTopic"), "bad_address", None),
-        (error(410, "Unregistered"), "bad_address", None),
-        (error(410, "ExpiredToken"), "bad_address", None),
-        (error(400, "BadPriority"), "permanent", None),
-        (error(400, "TopicDisallowed"), "misconfigured", None),
-        (error(403, "InvalidProviderToken"), "misconfigured", None),
-        (error(403, "BadCertificateEnvironment"), "misconfigured", None),
-        (error(404, "BadPath"), "permanent", None),
-        (error(413, "PayloadTooLarge"), "permanent", None),
-        (error(429, "TooManyRequests"), "throttled", None),
-        (error(429, "TooManyProviderTokenUpdates", **{"Retry-After": "7"}), "throttled", 7.0),
-        (error(500, "InternalServerError"), "transient", None),
-        (error(503, "ServiceUnavailable"), "transient", None),
-        (error(503, "Shutdown"), "transient", None),
-        (Answer(500, b"\xff{"), "transient", None),
-        (Fault.DROP, "ambiguous", None),
-        (Fault.GO_AWAY_WITHOUT, "transient", None),
-    ],
-)
-def test_what_an_answer_means(server: ApnsServer, answer: Any, error_class: str, retry_after_s: float | None) -> None:
-    server.then(answer)
-    found = refused(push(server), delivery(PHONE))
+ANSWERS: list[tuple[Any, str, float | None]] = [
+    (error(400, "BadDeviceToken"), "bad_address", None),
+    (error(400, "DeviceTokenNotForTopic"), "bad_address", None),
+    (error(410, "Unregistered"), "bad_address", None),
+    (error(410, "ExpiredToken"), "bad_address", None),
+    (error(400, "BadPriority"), "permanent", None),
+    (error(400, "IdleTimeout"), "transient", None),
+    (error(400, "TopicDisallowed"), "misconfigured", None),
+    (error(403, "InvalidProviderToken"), "misconfigured", None),
+    (error(403, "BadCertificateEnvironment"), "misconfigured", None),
+    (error(404, "BadPath"), "permanent", None),
+    (error(413, "PayloadTooLarge"), "permanent", None),
+    (error(429, "TooManyRequests"), "transient", None),
+    (error(429, "TooManyProviderTokenUpdates", **{"Retry-After": "7"}), "throttled", 7.0),
+    (error(500, "InternalServerError"), "transient", None),
+    (error(503, "ServiceUnavailable"), "transient", None),
+    (error(503, "Shutdown"), "transient", None),
+    (Answer(500, b"\xff{"), "transient", None),
+    (Fault.DROP, "ambiguous", None),
+    (Fault.GO_AWAY_WITHOUT, "transient", None),
+]
+
+
+@pytest.fixture(scope="module")
+def ends() -> list[Sent | SendError]:
+    """What became of a message for each of ``ANSWERS``."""
+    with ApnsServer() as server:
+        server.then(*(answer for answer, *_ in ANSWERS))
+        found = outcomes(push(server), *[delivery(PHONE)] * len(ANSWERS))
+        assert len(server.requests) == len(ANSWERS)
+    return found
+
+
+@pytest.mark.parametrize("number", range(len(ANSWERS)))
+def test_what_an_answer_means(ends: list[Sent | SendError], number: int) -> None:
+    _, error_class, retry_after_s = ANSWERS[number]
+    found = ends[number]
+    assert isinstance(found, SendError)
     assert found.error_class == error_class
     assert found.retry_after_s == retry_after_s
-    assert found.bad == ((PHONE[1],) if error_class == "bad_address" else ())
+    assert len(found.bad) == (error_class == "bad_address")
 
 
 def test_a_lost_connection_is_made_again(server: ApnsServer) -> None:

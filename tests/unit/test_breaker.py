@@ -54,10 +54,19 @@ def test_half_open_it_takes_one_attempt_at_a_time() -> None:
     assert breaker.admits(2 * OPEN_S), "what was before is forgotten"
 
 
+def test_what_was_under_way_when_it_opened_does_not_close_it() -> None:
+    """Of a service that fails mostly, something succeeds soon."""
+    breaker = failed(ATTEMPTS_MIN)
+    breaker.succeed(1.0)
+    assert breaker.state(1.0) == "open"
+    assert breaker.state(OPEN_S) == "half_open"
+
+
 def test_a_throttled_provider_is_left_alone_as_long_as_it_asked_but_not_for_ever() -> None:
     for asked_s, waits_s in ((0.0, PATIENCE_S), (7.0, 7.0), (3_600.0, 60.0)):
         breaker = Breaker()
         breaker.fail(0.0, throttled=True, asked_s=asked_s)
         assert not breaker.admits(waits_s - 0.1)
+        assert breaker.state(0.0) == "throttled"
         assert breaker.admits(waits_s)
-        assert breaker.state(0.0) == "closed"
+        assert breaker.state(waits_s) == "closed"

@@ -18,7 +18,7 @@ def cap(limit: int = 3, window_s: float = 10.0, keys_max: int = 10, exempt: tupl
     return Cap(CapSettings(limit=limit, window=Seconds(window_s), exempt=exempt), keys_max)
 
 
-@settings(max_examples=300, derandomize=True, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(st.tuples(st.integers(0, 6_000), st.integers(0, 1), st.booleans()), max_size=80),
     st.integers(1, 5),

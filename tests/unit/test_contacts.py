@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from shards.contacts import Contacts, check_contacts
+from shards.contacts import Contacts, PushContact, WebhookContact, check_contacts, credentials_of
+from shards.hidden import redact
 from shards.wire import RequestError
 
 SECRET = "xoxb-secret"
@@ -46,3 +47,21 @@ def test_a_wrong_contact_is_named_and_not_quoted(contacts: Contacts, field: str,
     assert raised.value.error.field == field
     assert message in raised.value.error.message
     assert SECRET not in raised.value.error.message
+
+
+TOKEN = "Xy0000000000000000000000"
+
+
+@pytest.mark.parametrize(
+    "contacts",
+    [
+        Contacts(webhook=WebhookContact(f"https://hooks7.chat.example.org/services/T00000/{TOKEN}?on=1")),
+        Contacts(webhook=WebhookContact(f"https://hooks7.chat.example.org/services?key={TOKEN}")),
+        Contacts(webhook=WebhookContact("https://hooks7.chat.example.org/", TOKEN, "old")),
+        Contacts(push=(PushContact("webpush", f'{{"endpoint": "https://hooks7.chat.example.org/{TOKEN}"}}'),)),
+        Contacts(chat=(f"slack://hooks7.chat.example.org/{TOKEN}",)),
+    ],
+)
+def test_what_may_be_a_credential_is_no_host_and_no_word(contacts: Contacts) -> None:
+    said = f"no connection to hooks7.chat.example.org, for {TOKEN}: services/internationalisation are down"
+    assert redact(said, credentials_of(contacts)) == said.replace(TOKEN, "***")

@@ -18,7 +18,7 @@ from shards.contacts import Contacts
 from shards.courier import AsyncSender, Courier
 from shards.frames import one
 from shards.parcel import Parcel
-from shards.providers import Outcome
+from shards.providers import Held, Outcome
 from shards.sending import Advice
 from shards.settings import ChannelSettings, ProviderSettings
 from shards.wire import Notification
@@ -132,3 +132,35 @@ worker.main()
 def test_a_process_that_dies_does_not_wait_for_plug_ins_that_hang() -> None:
     found = subprocess.run([sys.executable, "-c", DIES], capture_output=True, timeout=60, check=False)
     assert (found.returncode, b"a bug" in found.stderr) == (1, True)
+
+
+def scripted(label: str, *answers: str) -> ChannelSettings:
+    options = {"label": label, "answers": answers}
+    return ChannelSettings((ProviderSettings("", "tests.support.scripted:Scripted", options),))
+
+
+@pytest.fixture
+def reloaded() -> Iterator[Courier]:
+    """Of two channels."""
+    courier = Courier({"pager": scripted("pager", "ok"), "bell": scripted("bell", "ok")}, {}, render)
+    yield courier
+    courier.close()
+
+
+def test_what_a_reload_replaces_is_closed(reloaded: Courier) -> None:
+    Scripted.closed.clear()
+    for _ in range(3):
+        reloaded.reopen({"pager": scripted("pager", "ok"), "bell": scripted("bell", "ok")}, {})
+    wait_until(lambda: sorted(Scripted.closed) == ["bell"] * 3 + ["pager"] * 3)
+
+
+def test_what_old_credentials_refuse_is_tried_with_the_new_ones(reloaded: Courier) -> None:
+    """The mail server took its time: its answer comes after the reload, and must not pause what is mended."""
+    reloaded.reopen({"pager": scripted("pager", "misconfigured"), "bell": scripted("bell", "ok")}, {})
+    reloaded.send("pager", [parcel()])
+    wait_until(lambda: reloaded.has_ended("pager"))
+    reloaded.reopen({"pager": scripted("pager", "misconfigured"), "bell": scripted("bell", "ok")}, {})
+    assert ended(reloaded) == [Held(0.0)]
+    reloaded.send("pager", [parcel()])
+    (again,) = ended(reloaded)
+    assert isinstance(again, SendError)

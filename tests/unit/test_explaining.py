@@ -553,7 +553,7 @@ NEWS = {"user_id": "ann", "title": "t", "category": "news"}
 PAGED = {"user_id": "ann", "title": "t", "channels": ["system", "pager"]}
 
 
-@settings(max_examples=100, derandomize=True, deadline=None)
+@settings(max_examples=100)
 @given(people, series)
 @example(ASLEEP, [{"user_id": "ann", "title": "t", "channels": ["email", "push"], "expires_at": NOW_MS + 5}])
 @example(ASLEEP, [{"user_id": "ann", "title": "t", "category": "alert"}])
@@ -579,7 +579,7 @@ def test_what_is_explained_is_what_happens(documents: dict[str, Any], series: li
         assert {one["step"] for one in decisions} <= set(STEPS)
 
 
-@settings(max_examples=60, derandomize=True, deadline=None)
+@settings(max_examples=60)
 @given(people, series)
 def test_explaining_changes_nothing(documents: dict[str, Any], series: list[dict[str, Any]]) -> None:
     asked, twin = Side(documents), Side(documents)

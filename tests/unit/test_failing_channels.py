@@ -63,6 +63,12 @@ def works(one: World) -> None:
     one.failing = set()
 
 
+def tokens(one: World) -> list[str]:
+    """Of the devices that are used."""
+    people = one.core.people
+    return [device.token for device in people.recipient(people.user("ann")).contacts.push]
+
+
 # --- contacts ---------------------------------------------------------------------------------------------------------
 
 
@@ -108,12 +114,31 @@ def test_only_the_token_that_is_dead_is_left_out(world: Make) -> None:
     works(one)
     one.submit(said("second", "push"))
     assert one.outcome("second") == "delivered"
-    user = one.core.people.user("ann")
-    assert [device.token for device in one.core.people.recipient(user).contacts.push] == ["new"]
+    assert tokens(one) == ["new"]
     answers(one, "bad_address", "push", Advice(bad=("new",)))
     one.submit(said("third", "push"))
     one.submit(said("fourth", "push"))
     assert one.outcome("fourth") == "suppressed:bad_address"
+
+
+@pytest.mark.parametrize("error_class", ["transient", "ambiguous", "permanent"])
+def test_a_dead_token_is_left_out_whatever_became_of_the_other_devices(world: Make, error_class: ErrorClass) -> None:
+    one = world()
+    one.user(contacts={"push": [{"provider": "fcm", "token": "old"}, {"provider": "fcm", "token": "new"}]})
+    answers(one, error_class, "push", Advice(bad=("old",)))
+    one.submit(said("k", "push"))
+    assert tokens(one) == ["new"]
+    one.restart()
+    assert tokens(one) == ["new"]
+
+
+def test_a_token_that_the_user_has_no_more_is_not_held_against_them(world: Make) -> None:
+    """Its attempt was under way when the document changed; the device may come back with it."""
+    one = world()
+    one.user(contacts={"push": [{"provider": "fcm", "token": "new"}]})
+    answers(one, "transient", "push", Advice(bad=("old",)))
+    one.submit(said("k", "push"))
+    assert not list(one.shard.journal.health_of("ann"))
 
 
 def test_a_replay_uses_the_contact_again(world: Make) -> None:

@@ -145,6 +145,8 @@ def test_credentials_of_apple_that_firebase_lacks_need_no_new_token(server: FcmS
         (Answer(429, b"", {"Retry-After": "5"}), "throttled", "HTTP 429"),
         (Answer(503, b"busy"), "transient", "busy"),
         (Answer(200, b"<html>"), "transient", "no access token from"),
+        (Answer(200, b'{"access_token": ""}'), "transient", "no access token from"),
+        (Answer(200, b'{"access_token": "a\\nX-Name: b"}'), "transient", "no access token from"),
         (Fault.DROP, "transient", "no access token from"),
     ],
 )
@@ -173,6 +175,7 @@ def test_a_key_that_google_does_not_know(server: FcmServer) -> None:
 # --- its answers ------------------------------------------------------------------------------------------------------
 
 FIELD = "type.googleapis.com/google.rpc.BadRequest"
+NO_TOKEN = "The registration token is not a valid FCM registration token"
 APPLE = "type.googleapis.com/google.firebase.fcm.v1.ApnsError"
 
 
@@ -180,55 +183,68 @@ def violation(field: str) -> dict[str, Any]:
     return {"@type": FIELD, "fieldViolations": [{"field": field, "description": "wrong", "more": {"x": 1}}]}
 
 
-@pytest.mark.parametrize(
-    ("answer", "error_class", "retry_after_s"),
-    [
-        (fcm.UNREGISTERED, "bad_address", None),
-        (error(404, "NOT_FOUND", "", "Requested entity was not found."), "permanent", None),
-        (error(403, "PERMISSION_DENIED", "SENDER_ID_MISMATCH", "SenderId mismatch"), "bad_address", None),
-        (error(403, "PERMISSION_DENIED", "", "no permission"), "misconfigured", None),
-        (error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", "not a valid token"), "bad_address", None),
-        (error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", "x", violation("message.token")), "bad_address", None),
-        (error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", "x", violation("message.data[0]")), "permanent", None),
-        (error(400, "INVALID_ARGUMENT", "", "x", violation("message.data[0].value")), "permanent", None),
-        (error(400, "INVALID_ARGUMENT", "", "Invalid JSON payload received."), "permanent", None),
-        (
-            error(
-                400,
-                "INVALID_ARGUMENT",
-                "INVALID_ARGUMENT",
-                "x",
-                {"@type": APPLE, "statusCode": 410, "reason": "Unregistered"},
-            ),
-            "bad_address",
-            None,
+ANSWERS: list[tuple[Any, str, float | None]] = [
+    (fcm.UNREGISTERED, "bad_address", None),
+    (error(404, "NOT_FOUND", "", "Requested entity was not found."), "permanent", None),
+    (error(403, "PERMISSION_DENIED", "SENDER_ID_MISMATCH", "SenderId mismatch"), "bad_address", None),
+    (error(403, "PERMISSION_DENIED", "", "no permission"), "misconfigured", None),
+    (error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", NO_TOKEN), "bad_address", None),
+    (error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", "Android message is too big"), "permanent", None),
+    (error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", "Request contains an invalid argument."), "permanent", None),
+    (error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", "x", violation("message.token")), "bad_address", None),
+    (error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", "x", violation("message.data[0]")), "permanent", None),
+    (error(400, "INVALID_ARGUMENT", "", "x", violation("message.data[0].value")), "permanent", None),
+    (error(400, "INVALID_ARGUMENT", "", "Invalid JSON payload received."), "permanent", None),
+    (
+        error(
+            400,
+            "INVALID_ARGUMENT",
+            "INVALID_ARGUMENT",
+            "x",
+            {"@type": APPLE, "statusCode": 410, "reason": "Unregistered"},
         ),
-        (
-            error(
-                400,
-                "INVALID_ARGUMENT",
-                "INVALID_ARGUMENT",
-                "x",
-                {"@type": APPLE, "statusCode": 413, "reason": "PayloadTooLarge"},
-            ),
-            "permanent",
-            None,
+        "bad_address",
+        None,
+    ),
+    (
+        error(
+            400,
+            "INVALID_ARGUMENT",
+            "INVALID_ARGUMENT",
+            "x",
+            {"@type": APPLE, "statusCode": 413, "reason": "PayloadTooLarge"},
         ),
-        (error(429, "RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED", "x", Retry_After="7"), "throttled", 7.0),
-        (error(429, "RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED", "x"), "throttled", 60.0),
-        (error(500, "INTERNAL", "INTERNAL", "x"), "transient", None),
-        (error(503, "UNAVAILABLE", "UNAVAILABLE", "x"), "transient", None),
-        (error(503, "UNAVAILABLE", "UNAVAILABLE", "x", Retry_After="3"), "throttled", 3.0),
-        (Answer(502, b"<html>Bad Gateway</html>"), "transient", None),
-        (Fault.DROP, "ambiguous", None),
-    ],
-)
-def test_what_an_answer_means(server: FcmServer, answer: Any, error_class: str, retry_after_s: float | None) -> None:
-    server.then(answer)
-    found = refused(push(server), delivery(PHONE))
+        "permanent",
+        None,
+    ),
+    (error(429, "RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED", "x", Retry_After="7"), "throttled", 7.0),
+    (error(429, "RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED", "x"), "throttled", 60.0),
+    (error(500, "INTERNAL", "INTERNAL", "x"), "transient", None),
+    (error(503, "UNAVAILABLE", "UNAVAILABLE", "x"), "transient", None),
+    (error(503, "UNAVAILABLE", "UNAVAILABLE", "x", Retry_After="3"), "throttled", 3.0),
+    (Answer(502, b"<html>Bad Gateway</html>"), "transient", None),
+    (Fault.DROP, "ambiguous", None),
+]
+
+
+@pytest.fixture(scope="module")
+def ends() -> list[Sent | SendError]:
+    """What became of a message for each of ``ANSWERS``."""
+    with FcmServer() as server:
+        server.then(*(answer for answer, *_ in ANSWERS))
+        found = outcomes(push(server), *[delivery(PHONE)] * len(ANSWERS))
+        assert len([request for request in server.requests if server.scripted(request)]) == len(ANSWERS)
+    return found
+
+
+@pytest.mark.parametrize("number", range(len(ANSWERS)))
+def test_what_an_answer_means(ends: list[Sent | SendError], number: int) -> None:
+    _, error_class, retry_after_s = ANSWERS[number]
+    found = ends[number]
+    assert isinstance(found, SendError)
     assert found.error_class == error_class
     assert found.retry_after_s == retry_after_s
-    assert found.bad == (("phone-1",) if error_class == "bad_address" else ())
+    assert len(found.bad) == (error_class == "bad_address")
 
 
 def test_the_words_of_fcm_are_told(server: FcmServer) -> None:
@@ -248,6 +264,7 @@ def test_the_words_of_fcm_are_told(server: FcmServer) -> None:
         ("hunter2", "JSON is malformed"),
         (json.dumps(dict.fromkeys(("project_id", "private_key_id", "private_key", "client_email"), "hunter2")), "PEM"),
         (None, "not one of RSA"),
+        (fcm.account("oauth2"), "token_uri is 'oauth2', which is no URL"),
     ],
 )
 def test_a_wrong_service_account_is_refused_without_telling_it(server: FcmServer, text: str | None, words: str) -> None:
@@ -258,9 +275,10 @@ def test_a_wrong_service_account_is_refused_without_telling_it(server: FcmServer
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_wrong_url_is_refused(server: FcmServer) -> None:
-    with pytest.raises(ValueError, match=r"base_url is 'fcm.googleapis.com'; it is to be like https://"):
-        Settings(Secret(fcm.account(server.token_uri)), base_url="fcm.googleapis.com")
+@pytest.mark.parametrize("url", ["fcm.googleapis.com", "https://fcm.googleapis.com:99999", "https://[::1"])
+def test_a_wrong_url_is_refused(server: FcmServer, url: str) -> None:
+    with pytest.raises(ValueError, match=r"base_url is .*; it is to be like https://"):
+        Settings(Secret(fcm.account(server.token_uri)), base_url=url)
 
 
 def test_who_waits_in_vain_for_a_token_has_sent_nothing() -> None:

@@ -36,6 +36,17 @@ def test_within_base64_a_secret_is_found_wherever_it_stands(secret: str, before:
     assert len(left.replace("***", "").rstrip("=")) <= len(before + after) * 4 / 3 + 4
 
 
+@pytest.mark.parametrize("left", range(4, 12))
+def test_the_beginning_of_one_is_none_where_a_text_was_cut(left: int) -> None:
+    assert redact(f"it opens by open ses{'open sesame!'[:left]}", ["open sesame!"]) == "it opens by open ses***"
+    assert redact("it opens by open ses", ["open ses opens"]) == "it opens by ***"
+
+
+def test_a_token_is_hidden_without_its_scheme_as_well() -> None:
+    hidden = disguised(["Bearer 0a1b2c3d4e"])
+    assert redact("Bearer 0a1b2c3d4e: the token 0a1b2c3d4e has expired", hidden) == "***: the token *** has expired"
+
+
 def test_what_holds_no_secret_stays_as_it_is() -> None:
     assert (
         redact("250 2.0.0 Ok: queued as 4F3A", disguised(["open sesame", "", "abc"])) == "250 2.0.0 Ok: queued as 4F3A"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from array import array
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,11 @@ ANN, BOB = 7, -(2**63)  # hashes are signed
 
 
 @pytest.fixture
-def database() -> sqlite3.Connection:
+def database() -> Iterator[sqlite3.Connection]:
     connection = sqlite3.connect(":memory:", isolation_level=None)
     create(connection, 0, 1)
-    return connection
+    yield connection
+    connection.close()
 
 
 def place(seq: int, index: int = 0) -> int:

@@ -107,7 +107,7 @@ def essence(judged: Judged) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=300, derandomize=True, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(frames, min_size=1, max_size=3), st.booleans())
 def test_columns_and_entries_agree(series: list[list[dict[str, Any]]], as_json: bool) -> None:
     encode = msgspec.json.encode if as_json else msgspec.msgpack.encode

@@ -102,7 +102,7 @@ def test_depths() -> None:
     assert (len(queue), queue.depth(2), queue.depth(0), queue.depth(1)) == (4, 3, 1, 0)
 
 
-@settings(max_examples=200, derandomize=True, deadline=None)
+@settings(max_examples=200)
 @given(steps)
 def test_every_pop_is_of_the_highest_effective_priority(script: list[tuple[str, int]]) -> None:
     queue = NotificationQueue[int](AGING_S)
@@ -132,7 +132,7 @@ def test_every_pop_is_of_the_highest_effective_priority(script: list[tuple[str, 
     assert len(queue) == sum(map(len, lanes))
 
 
-@settings(max_examples=200, derandomize=True, deadline=None)
+@settings(max_examples=200)
 @given(steps, st.integers(1, 7))
 def test_many_at_once_are_the_same_as_one_by_one(script: list[tuple[str, int]], count: int) -> None:
     single, many = NotificationQueue[int](AGING_S), NotificationQueue[int](AGING_S)

@@ -92,7 +92,7 @@ def answers(limits: Limits, key: int, now: Now) -> list[object]:
     ]
 
 
-@settings(max_examples=150, derandomize=True, deadline=None)
+@settings(max_examples=150)
 @given(steps, st.integers(1, 4), st.integers(1, 60))
 def test_who_is_stored_and_read_anew_answers_like_who_never_stopped(
     plan: list[Step], part: int, charges_max: int
@@ -134,7 +134,7 @@ def resharded(databases: list[sqlite3.Connection], count: int) -> list[sqlite3.C
     return made
 
 
-@settings(max_examples=60, derandomize=True, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(

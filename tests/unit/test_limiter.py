@@ -13,7 +13,7 @@ from shards.limiter import Limiter, RateLimit
 KEY, A, B, C, IDLE, LIVE, NEW = range(-3, 4)  # users by their signed hash
 
 
-@settings(max_examples=200, derandomize=True, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.floats(0.0, 3.0), max_size=60), st.integers(1, 5))
 def test_in_any_window_at_most_burst_and_rate(gaps: list[float], burst: int) -> None:
     limiter = Limiter(RateLimit("2/second", burst=burst), 10)
@@ -63,7 +63,7 @@ def test_the_exempt_pass_where_no_key_has_room() -> None:
     assert len(limiter) == 1
 
 
-@settings(max_examples=200, derandomize=True, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(st.floats(0.0, 3.0), st.booleans()), max_size=60), st.integers(1, 5))
 def test_beside_the_exempt_others_pass_within_the_limit(events: list[tuple[float, bool]], burst: int) -> None:
     limiter = Limiter(RateLimit("2/second", burst=burst), 10)
@@ -95,7 +95,7 @@ def test_idle_keys_make_room_and_live_limits_stay() -> None:
     assert not limiter.allow(LIVE, 70.0)
 
 
-@settings(max_examples=200, derandomize=True, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.integers(0, 3_000), max_size=60), st.integers(1, 5))
 def test_remaining_and_next_at_agree_with_allow(waits_ms: list[int], burst: int) -> None:
     limiter = Limiter(RateLimit("3/second", burst=burst), 10)
@@ -115,7 +115,7 @@ def test_remaining_and_next_at_agree_with_allow(waits_ms: list[int], burst: int)
         limiter.allow(KEY, now)
 
 
-@settings(max_examples=200, derandomize=True, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(st.integers(0, 2_000), st.booleans()), max_size=60), st.integers(1, 5))
 def test_what_is_reserved_is_sent_within_the_limit(events: list[tuple[int, bool]], burst: int) -> None:
     """Beside others that pass at once: in any window of the times of sending at most burst and rate."""

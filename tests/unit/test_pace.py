@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from shards.pace import Pace
 
 
-@settings(max_examples=300, derandomize=True, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(st.tuples(st.integers(0, 900), st.integers(0, 3), st.integers(1, 5)), max_size=60),
     st.integers(1, 4),
@@ -32,7 +32,7 @@ def test_in_any_window_at_most_burst_and_rate_over_all_shards(
             assert last - first + 1 <= burst + 8 * (starts[last] - since) + 1e-3
 
 
-@settings(max_examples=200, derandomize=True, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(st.floats(0.0, 2.0), st.integers(1, 20)), max_size=30), st.integers(1, 9))
 def test_next_at_is_the_first_moment_with_one_available(plan: list[tuple[float, int]], burst: int) -> None:
     pace = Pace("5/second", burst, 0, 1)

@@ -138,7 +138,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=200, derandomize=True)
+@settings(max_examples=200)
 @given(steps)
 def test_every_delivery_is_counted_once_and_none_is_due_before_its_time(done: list[tuple[str, int, float]]) -> None:
     now, planned = 0.0, 0

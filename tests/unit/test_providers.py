@@ -6,10 +6,13 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
+import msgspec
 import pytest
 
 from shards.breaker import ATTEMPTS_MIN, OPEN_S
 from shards.channels.base import Delivery, Recipient, SendError, Sent
+from shards.contacts import Contacts
+from shards.hidden import disguised
 from shards.providers import UNREACHABLE, Held, Outcome, Providers
 from shards.settings import ChannelSettings, ProviderSettings
 from shards.units import Seconds
@@ -27,6 +30,9 @@ DELIVERY = Delivery(
     title="hello",
     text="hello",
 )
+
+
+PAGED = Recipient("ann", Contacts(other={"pager": "1"}))
 
 
 class Clock:
@@ -168,6 +174,14 @@ def test_a_bug_is_transient_and_no_message_has_a_secret() -> None:
     assert [str(outcome) for outcome in outcomes] == ["RuntimeError: with ***", "no, not with ***"]
 
 
+def test_nor_has_it_a_secret_in_another_form() -> None:
+    """As where a service quotes the header that it did not like."""
+    providers, _ = of(ProviderSettings("", "tests.support.leaky:Leaky", {"token": "s3cr3t!", "fails": True}))
+    (outcome,) = run(providers.send(msgspec.structs.replace(DELIVERY, recipient=PAGED)))
+    assert isinstance(outcome, SendError)
+    assert not any(form in outcome.message for form in disguised(["s3cr3t!"]))
+
+
 @pytest.mark.parametrize("kind", ["Scripted", "Batched"])
 def test_a_plug_in_that_cancels_itself_ends_the_attempt_and_no_more(kind: str) -> None:
     providers, clock = of(one("a", *["transient"] * ATTEMPTS_MIN, "cancel", "ok", kind=kind))
@@ -178,9 +192,23 @@ def test_a_plug_in_that_cancels_itself_ends_the_attempt_and_no_more(kind: str) -
         assert classes(found) == [expected]
 
 
+def test_half_open_not_a_whole_batch_is_tried() -> None:
+    Batched.sizes.clear()
+    providers, clock = of(one("first", *["transient"] * (ATTEMPTS_MIN + 1), "ok", kind="Batched"))
+    times(providers, ATTEMPTS_MIN)
+    clock.now = OPEN_S
+    assert classes(asyncio.run(providers.send_many([DELIVERY] * 3))) == ["transient", "Held", "Held"]
+    assert Batched.sizes == []
+    clock.now += OPEN_S
+    assert classes(asyncio.run(providers.send_many([DELIVERY] * 3))) == ["Sent"] * 3
+    assert classes(asyncio.run(providers.send_many([DELIVERY] * 3))) == ["Sent"] * 3
+    assert Batched.sizes == [3]
+
+
 def test_services_of_users_are_not_held_against_each_other() -> None:
     providers, _ = of(one("a", "misconfigured", *["transient"] * 30, kind="OfUsers"))
     assert times(providers, 31) == ["transient"] * 31
+    assert providers.describe() == [{"provider": "tests.support.scripted:OfUsers", "state": "closed"}]
 
 
 def test_a_send_that_blocks_has_a_thread() -> None:
@@ -205,11 +233,13 @@ def test_a_batch_has_an_outcome_for_each() -> None:
     assert (Batched.sizes, providers.batch_max) == ([3], 3)
 
 
-def test_a_batch_of_a_provider_that_may_not_be_asked_goes_one_by_one_to_the_next() -> None:
-    providers, _ = of(one("a", "misconfigured", kind="Batched"), one("b"))
-    assert classes(asyncio.run(providers.send_many([DELIVERY] * 2))) == ["misconfigured"] * 2
+@pytest.mark.parametrize("error_class", ["misconfigured", "throttled"])
+def test_a_batch_that_is_refused_goes_one_by_one_to_the_next(error_class: str) -> None:
+    """In the very attempt, and from then on."""
+    providers, _ = of(one("a", "permanent", "ambiguous", error_class, kind="Batched"), one("b"))
+    assert classes(asyncio.run(providers.send_many([DELIVERY] * 3))) == ["permanent", "ambiguous", "Sent"]
     assert classes(asyncio.run(providers.send_many([DELIVERY] * 2))) == ["Sent"] * 2
-    assert len(Scripted.asked["b"]) == 2
+    assert (len(Scripted.asked["a"]), len(Scripted.asked["b"])) == (3, 3)
 
 
 def test_closing_is_idempotent() -> None:

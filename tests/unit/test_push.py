@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from shards.answers import TABLES
-from shards.channels.base import Context, Sent
+from shards.channels.base import Context, SendError, Sent
 from shards.channels.push import PushChannel
 from shards.preferences import parse_document
 from tests.support.push import apns, fcm, settings
@@ -71,7 +71,42 @@ def test_the_others_do_not_wait_for_one_that_hangs(services: Services) -> None:
     one = delivery(*services.devices())
     _, outcome = outcomes(services.settings, one, one, timeout_s=2.0)
     assert isinstance(outcome, Sent)
-    assert "apns ...00aa: sent, but no answer" in outcome.detail
+    assert re.search(r"apns \.\.\.00aa: .*no answer", outcome.detail)
+
+
+def test_no_device_waits_for_the_connection_of_another(services: Services) -> None:
+    only = PushChannel.Settings(fcm=settings.for_fcm(services.fcm))
+
+    async def work() -> None:
+        channel = PushChannel(only, Context("push", 30.0, concurrency=1))
+        await channel.send(delivery(("fcm", "phone-1"), ("fcm", "phone-2"), ("fcm", "phone-3")))
+        await channel.close()
+
+    asyncio.run(work())
+    assert services.fcm.connections == 1 + 3, "one for the access token"
+
+
+def test_a_user_with_very_many_devices_has_few_connections_at_a_time(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shards.channels.push.AT_ONCE", 1)
+    services.apns.then(*[Answer(200)] * 3, *[Fault.HANG] * 3)
+    one = delivery(("apns", "00aa"), ("apns", "00bb"), ("apns", "00cc"))
+    _, outcome = outcomes(services.settings, one, one, timeout_s=2.0)
+    assert isinstance(outcome, SendError)
+    assert outcome.error_class == "ambiguous"
+    assert "apns ...00cc: the user's other devices took all of" in outcome.message
+    assert "/3/device/00cc" not in [request.path for request in services.apns.requests[3:]]
+
+
+def test_the_log_says_once_that_a_service_refuses_us_though_another_takes_it(
+    services: Services, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused = apns.error(403, "InvalidProviderToken")
+    services.apns.then(refused, refused)
+    one = delivery(*services.devices())
+    assert all(isinstance(outcome, Sent) for outcome in outcomes(services.settings, one, one))
+    assert capsys.readouterr().out.count("InvalidProviderToken") == 1
 
 
 def test_without_any_left_all_are_bad(services: Services) -> None:

@@ -225,7 +225,7 @@ def by_the_wall(start: str, end: str, days: list[str] | None, zone: str, first_s
     return quiet
 
 
-@settings(max_examples=40, derandomize=True, deadline=None)
+@settings(max_examples=40)
 @given(times, times, weekdays, st.sampled_from(CHANGES) | st.tuples(
     st.sampled_from(sorted(zones())), st.dates(date(1975, 1, 1), date(2036, 1, 1)).map(str)
 ))  # fmt: skip
@@ -249,7 +249,7 @@ def test_any_days_minute_by_minute(start: str, end: str, days: list[str] | None,
             quiet.release_ms(now_ms)
 
 
-@settings(max_examples=150, derandomize=True, deadline=None)
+@settings(max_examples=150)
 @given(times, times, weekdays, st.sampled_from(sorted(zones())), st.integers(0, 2_200_000_000_000))
 def test_a_release_is_ahead_and_not_quiet(start: str, end: str, days: list[str] | None, zone: str, now_ms: int) -> None:
     try:

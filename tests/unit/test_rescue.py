@@ -6,7 +6,9 @@ import os
 import random
 import shutil
 import sqlite3
+import tarfile
 from array import array
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +39,7 @@ from shards.wire import DeadLetter, hash_user, make_id, pack
 from tests.support.logs import captured_logs
 from tests.support.simulated import simulated
 
+FIXTURES = Path(__file__).parent.parent / "fixtures"
 FRAMES = 150
 PER_FRAME = 6
 FLIPS = 60
@@ -281,6 +284,25 @@ def test_any_cut_tail_is_noticed(original: Path, path: Path) -> None:
         found = rescued(path, damage)
         assert found.frames.items() <= expected.frames.items()
         assert report().lost or report().notes, f"seed {seed}: {victim.name} cut to {size}: what is lost is not said"
+
+
+@pytest.mark.parametrize("known", [1, 2, 3])
+def test_a_journal_of_an_older_format_is_rescued_whole(known: int, path: Path) -> None:
+    with tarfile.open(FIXTURES / f"format-{known}.tar.xz") as archive:
+        archive.extractall(path.parent, filter="data")
+    for file in path.parent.glob(f"format-{known}/shard-0.*"):
+        file.rename(path.parent / file.name)
+    before = rows(path)
+    rescue(msgspec.structs.replace(SETTINGS, shards=2), "somebody says so")
+    assert rows(path) == before
+    assert not report().lost
+
+
+def rows(path: Path) -> dict[str, int]:
+    """How many there are of what every format has in one table."""
+    with closing(sqlite3.connect(path)) as database:
+        tables = ("frames", "ledger", "users", "dead")
+        return {table: database.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables}
 
 
 def test_a_missing_journal_is_an_empty_one_and_said_loudly(original: Path, path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,11 @@ from shards.schema import DamagedError, JournalError, checksum
 
 
 @pytest.fixture
-def database() -> sqlite3.Connection:
+def database() -> Iterator[sqlite3.Connection]:
     connection = sqlite3.connect(":memory:", isolation_level=None)
     schema.create(connection, 0, 1)
-    return connection
+    yield connection
+    connection.close()
 
 
 def test_the_names_of_columns_are_those_of_the_tables(database: sqlite3.Connection) -> None:

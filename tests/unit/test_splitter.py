@@ -29,7 +29,7 @@ def encoder(as_json: bool) -> Any:
     return msgspec.json.encode if as_json else msgspec.msgpack.encode
 
 
-@settings(max_examples=150, derandomize=True, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(entries, max_size=8), st.booleans())
 def test_every_recipient_gets_its_notification_at_its_position(frame: list[dict[str, Any]], as_json: bool) -> None:
     done = split(encoder(as_json)(frame), limits(100))

@@ -78,6 +78,8 @@ def test_what_expires_is_not_sent_later(twilio: Endpoint, left_s: int, expected:
     [
         (failed(400, 21211, "no number"), "bad_address", "21211: no number (www.twilio.com/docs/api/errors/21211)"),
         (failed(400, 21614, "landline"), "bad_address", "21614"),
+        (failed(400, 21635, "landline"), "bad_address", "21635"),
+        (failed(400, 21661, "not SMS-capable"), "misconfigured", "21661"),
         (failed(400, 21408, "no permission for this region"), "permanent", "no permission"),
         (failed(401, 20003, "Authenticate"), "misconfigured", "Authenticate"),
         (failed(400, 14107, "rate"), "throttled", "14107"),
@@ -130,6 +132,7 @@ def test_a_success_without_an_id_is_one(twilio: Endpoint, left_out: str) -> None
         ({"messaging_service_sid": SERVICE}, "from_number or messaging_service_sid"),
         ({"segments_max": 11}, "segments_max is 11; it must be between 1 and 10"),
         ({"url": "http://api.twilio.com"}, "url is 'http://api.twilio.com'"),
+        ({"url": "https://api twilio.com"}, "url is 'https://api twilio.com'"),
         ({"too_long": "drop"}, "too_long"),
     ],
 )

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from shards import base64url, subscription
 from shards.channels import aes128gcm, webpush
-from shards.channels.base import Context
+from shards.channels.base import Context, SendError, Sent
 from shards.channels.push import PushChannel
 from shards.hidden import Secret
 from tests.support.push import fcm, settings, tokens
@@ -185,32 +185,40 @@ def test_a_key_that_is_no_point_is_dead(server: WebPushServer) -> None:
 # --- its answers ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("answer", "error_class", "retry_after_s"),
-    [
-        (Answer(404, b"no such subscription"), "bad_address", None),
-        (Answer(410, b"gone"), "bad_address", None),
-        (Answer(400, b"UnauthorizedRegistration"), "permanent", None),
-        (Answer(401, b"who are you"), "permanent", None),
-        (Answer(403, b"BadJwtToken"), "permanent", None),
-        (Answer(413, b"too large"), "permanent", None),
-        (Answer(301, b"", {"Location": "https://127.0.0.1/"}), "permanent", None),
-        (Answer(429, b"slow down", {"Retry-After": "7"}), "throttled", 7.0),
-        (Answer(500, b"sorry"), "transient", None),
-        (Answer(503, b"sorry", {"Retry-After": "7"}), "throttled", 7.0),
-        (Fault.DROP, "ambiguous", None),
-    ],
-)
-def test_what_an_answer_means(
-    server: WebPushServer, answer: Any, error_class: str, retry_after_s: float | None
-) -> None:
-    server.then(answer)
-    device = browser(server)
-    found = refused(push(server), delivery(device))
+ANSWERS: list[tuple[Any, str, float | None]] = [
+    (Answer(404, b"no such subscription"), "bad_address", None),
+    (Answer(410, b"gone"), "bad_address", None),
+    (Answer(400, b"UnauthorizedRegistration"), "permanent", None),
+    (Answer(401, b"who are you"), "permanent", None),
+    (Answer(403, b"BadJwtToken"), "permanent", None),
+    (Answer(413, b"too large"), "permanent", None),
+    (Answer(406, b""), "throttled", None),
+    (Answer(301, b"", {"Location": "https://127.0.0.1/"}), "permanent", None),
+    (Answer(429, b"slow down", {"Retry-After": "7"}), "throttled", 7.0),
+    (Answer(500, b"sorry"), "transient", None),
+    (Answer(503, b"sorry", {"Retry-After": "7"}), "throttled", 7.0),
+    (Fault.DROP, "ambiguous", None),
+]
+
+
+@pytest.fixture(scope="module")
+def ends() -> list[Sent | SendError]:
+    """What became of a message for each of ``ANSWERS``."""
+    with settings.webpush_server() as server:
+        server.then(*(answer for answer, *_ in ANSWERS))
+        found = outcomes(push(server), *[delivery(browser(server))] * len(ANSWERS))
+        assert len(server.requests) == len(ANSWERS)
+    return found
+
+
+@pytest.mark.parametrize("number", range(len(ANSWERS)))
+def test_what_an_answer_means(ends: list[Sent | SendError], number: int) -> None:
+    _, error_class, retry_after_s = ANSWERS[number]
+    found = ends[number]
+    assert isinstance(found, SendError)
     assert found.error_class == error_class
     assert found.retry_after_s == retry_after_s
-    assert found.bad == ((device[1],) if error_class == "bad_address" else ())
-    assert len(server.requests) == 1
+    assert len(found.bad) == (error_class == "bad_address")
 
 
 @pytest.mark.parametrize("status", [200, 201, 202])

@@ -84,7 +84,7 @@ class ApnsRig(_Rig[ApnsServer]):
         "transient": apns.error(503, "Shutdown"),
         "permanent": apns.error(413, "PayloadTooLarge"),
         "bad_address": apns.error(410, "Unregistered"),
-        "throttled": apns.error(429, "TooManyRequests"),
+        "throttled": apns.error(429, "TooManyProviderTokenUpdates"),
         "ambiguous": Fault.DROP,
         "misconfigured": apns.error(403, "InvalidProviderToken"),
     }
