@@ -7,7 +7,7 @@ there are several, the first that works is used.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -69,7 +69,20 @@ def gather(document: dict[str, Any], is_open_file: Callable[[Keys], bool]) -> It
         if len(providers) > 1:
             for provider in {one["provider"] for one in providers} & ALONE.keys():
                 yield (*at, "providers"), f"{provider} stands alone: {ALONE[provider]}"
-        channels[name] = {**common, "providers": providers}
+        channels[name] = {**_fitting(providers), **common, "providers": providers}
+
+
+def _fitting(providers: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """What the first provider likes to have where nobody says otherwise: its ``Settings`` may have ``fitting``."""
+    if not providers:
+        return {}
+    first = providers[0]
+    try:
+        read = options.read(registry.find(first["provider"], first["path"]), first["options"])
+    except msgspec.ValidationError:  # which is told
+        return {}
+    found: Mapping[str, Any] = getattr(read, "fitting", {})
+    return found
 
 
 def _provider(

@@ -22,7 +22,7 @@ RELOADABLE = (
 )  # fmt: skip
 # Channels are added and credentials changed without a restart. What is simulated or attached, before or after, is no
 # matter of the channels' thread.
-OF_CHANNELS = ("providers", "retry", "timeout", "on_ambiguous")
+OF_CHANNELS = ("providers", "concurrency", "retry", "timeout", "on_ambiguous")
 TAKEN_S = 20.0  # by every child, or it is replaced: a new one has the new settings
 
 Source = Callable[[Sequence[str]], str]

@@ -163,7 +163,7 @@ def _facts(detail: dict[str, Any], now_ms: int) -> str:
     for name, value in detail.items():
         if f"{name}_rfc3339" in detail:
             facts.append(f"{name} {second(value)} ({relative(value, now_ms)})")
-        elif not name.endswith("_rfc3339") and value not in (None, "", []):
+        elif not name.endswith("_rfc3339") and value not in (None, "", [], {}):
             facts.append(f"{name} {_fact(value)}")
     return ", ".join(facts)
 
@@ -171,6 +171,8 @@ def _facts(detail: dict[str, Any], now_ms: int) -> str:
 def _fact(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, dict):
+        return " ".join(f"{key}={inner}" for key, inner in value.items())
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

@@ -118,17 +118,21 @@ def renderer(settings: Settings) -> Renderer:
         raise TrialError(str(error)) from None
     engine = TemplateEngine(library.sources, settings.templates.output_bytes)
 
-    def render(said: Notification, channel: str, to: Recipient, priority: str) -> Mapping[str, str]:
+    def render(
+        said: Notification, channel: str, to: Recipient, priority: str, more: Mapping[str, Any]
+    ) -> Mapping[str, str]:
         try:
             engine.keys(said.template or "", channel, to.locale)  # unknown is unknown, also where there are none
-            return engine.say(said, channel, to.user_id, priority, to.locale)
+            return engine.say(said, channel, to.user_id, priority, to.locale, more)
         except TemplateError as error:
             raise TrialError(f"--template: {error}") from None
 
     return render
 
 
-def _nothing(said: Notification, channel: str, to: Recipient, priority: str) -> Mapping[str, str]:
+def _nothing(
+    said: Notification, channel: str, to: Recipient, priority: str, more: Mapping[str, Any]
+) -> Mapping[str, str]:
     return {}
 
 

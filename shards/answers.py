@@ -56,6 +56,9 @@ SMTP: dict[str, ErrorClass] = {
     "4.7.1": "transient",  # mostly greylisting, RFC 6647
     # credentials and encryption: RFC 4954 (4.7, 6) and RFC 3207
     "454 4.7.0": "transient",
+    "454 MAIL": "throttled",  # so Amazon SES says that it is more than the account may send
+    "454 RCPT": "throttled",
+    "454 DATA": "throttled",
     "432 4.7.12": "misconfigured",
     "530": "misconfigured",
     "534": "misconfigured",
@@ -69,9 +72,11 @@ TABLES: dict[str, dict[str, ErrorClass]] = {
         "410": "bad_address",
         "429": "throttled",
         "503 retry-after": "throttled",
+        "1xx": "transient",
         "3xx": "transient",
         "4xx": "transient",
         "5xx": "transient",
+        "unreachable timeout": "throttled",  # it is left alone for as long as after any other timeout
         "tls": "transient",  # of one endpoint, so that the others need not wait
     },
     "fcm": {  # firebase.google.com/docs/reference/fcm/rest/v1/ErrorCode

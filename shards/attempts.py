@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import sys
 from array import array
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
 
 from shards import ledger
@@ -15,14 +16,12 @@ from shards.dead_letters import ERROR_TEXT_MAX
 from shards.ending import Ending
 from shards.frames import Entry, Frame, Run, one
 from shards.gates import Gates
+from shards.meter import Meter
 from shards.parcel import Parcel, delivery_id
 from shards.suspects import CRASHES_MAX, Suspects
 from shards.template_parts import TemplateError
 
 PASSED_MAX = 1_000  # of a channel with endpoints, looked at in one turn
-# Until then, what finds no place even to wait for one is on disk: longer where it is much, as each look is a write, and
-# as long as the endpoint has asked for.
-CROWDED_S, CROWDED_EACH_S, CROWDED_MAX_S = 30.0, 0.001, 600.0
 
 
 class Attempts(Ending):
@@ -118,15 +117,25 @@ class Attempts(Ending):
         return channel not in self.paused and self.holds.get(channel, 0.0) <= now.mono
 
     def _pass(self, channel: int, gates: Gates, room: int, now: Now) -> list[Run]:
-        """What its endpoints have places for; the others wait for one, the rest of them on disk."""
+        """What its endpoints have places for: of those that wait for one, and of new ones, none always first."""
         runs: list[Run] = []
+        gates.waited_first = not gates.waited_first
+        for take in (self._waited, self._new) if gates.waited_first else (self._new, self._waited):
+            for run in take(channel, gates, room, now):
+                runs.append(run)
+                room -= len(run)
+        return runs
+
+    def _waited(self, channel: int, gates: Gates, room: int, now: Now) -> Iterator[Run]:
         for entry in gates.ready(now.mono, room):
             run = self._drop_ended(one(entry), now)
-            if len(run):
-                runs.append(run)
-                room -= 1
+            if len(run) and not self._rests(gates, entry, now):
+                yield run
             else:
                 gates.leave((entry[0].seq, entry[1]), now.mono)
+
+    def _new(self, channel: int, gates: Gates, room: int, now: Now) -> Iterator[Run]:
+        """From the lane; what finds no place waits for one, or on disk."""
         popped = 0
         while room > 0 and popped < PASSED_MAX:
             found = self._pop(channel, room, now)
@@ -134,31 +143,39 @@ class Attempts(Ending):
                 break
             for run in found:
                 popped += len(run)
-                kept_out = {at for at in range(len(run)) if not self._enters(channel, gates, run.entry(at), now)}
+                kept_out = {at for at in range(len(run)) if not self._enters(gates, run.entry(at), now)}
                 run = run.without(kept_out) if kept_out else run
                 if len(run):
-                    runs.append(run)
                     room -= len(run)
+                    yield run
         self.crowded = self.crowded or popped >= PASSED_MAX
-        return runs
 
-    def _enters(self, channel: int, gates: Gates, entry: Entry, now: Now) -> bool:
+    def _enters(self, gates: Gates, entry: Entry, now: Now) -> bool:
         """Whether a delivery has a place; if not, it waits for one."""
-        endpoint = self._endpoint(entry)
-        if endpoint is None or gates.enter(endpoint, (entry[0].seq, entry[1]), now.mono):
+        url = self._url(entry)
+        if url is None:
             return True
-        frame, slot, index, *_ = entry
-        if not gates.wait(endpoint, entry, ledger.priority_of(frame.slots[slot]), now.mono):
-            others = self.deferrals.counts[ledger.lane_of_word(frame.slots[slot])]
-            crowded_s = min(CROWDED_MAX_S, CROWDED_S + others * CROWDED_EACH_S)
-            wait_s = max(crowded_s, gates.until(endpoint) - now.mono)
-            frame.active -= 1
-            self._defer(frame, slot, index, "endpoint", now.wall_us // 1000 + int(wait_s * 1000))
+        if self._rests(gates, entry, now):
+            return False
+        frame, slot, *_ = entry
+        origin = origin_of(url)
+        if gates.enter(origin, (frame.seq, slot), now.mono):
+            return True
+        if not gates.wait(origin, entry, ledger.priority_of(frame.slots[slot]), now.mono):
+            self._wait_on_disk(entry, gates.later_s(origin, now.mono), now)
         return False
 
-    def _endpoint(self, entry: Entry) -> str | None:
-        webhook = self.people.recipient(entry[3]).contacts.webhook
-        return origin_of(webhook.url) if webhook else None
+    def _rests(self, gates: Gates, entry: Entry, now: Now) -> bool:
+        """Whether the endpoint has asked to be left alone; then the delivery waits on disk for as long."""
+        url = self._url(entry)
+        rest_s = gates.rests_until(url) - now.mono if url else 0.0
+        if url is None or rest_s <= 0:
+            return False
+        self._wait_on_disk(entry, max(rest_s, gates.later_s(origin_of(url), now.mono)), now)
+        return True
+
+    def _wait_on_disk(self, entry: Entry, wait_s: float, now: Now) -> None:
+        self._sleep(*entry[:3], "endpoint", now.wall_us // 1000 + int(wait_s * 1000))
 
     def _room(self, channel: int) -> int:
         """How many attempts may be started: all of them may fail, and wait for a retry."""
@@ -168,7 +185,7 @@ class Attempts(Ending):
         )
         room = min(concurrency, self.settings.bounds.retrying - len(self.retrying[channel])) - in_flight
         credit = self.credits.get(channel)
-        return room if credit is None else min(room, credit.left)
+        return max(0, room if credit is None else min(room, credit.left))  # there may have been more before a reload
 
     def try_suspect(self, channel: int, now: Now) -> Run | None:
         """A delivery that may have brought the shard down, and is to be tried alone."""
@@ -246,13 +263,12 @@ class Attempts(Ending):
                 self._end(run.entry(at), ledger.EXPIRED, "expires_at", now)
         return run.without(ended) if ended else run
 
-    def deliver_inapp(self, now: Now) -> None:
-        """In-app deliveries end as rows of this turn's transaction."""
+    def deliver_inapp(self, now: Now) -> bool:
+        """In-app deliveries end as rows of this turn's transaction. Whether some are left for the next turn."""
         if self.inapp in self.paused:
-            return
-        runs = self._pop(self.inapp, sys.maxsize, now)
-        if self.templates.names:
-            runs = [rest for run in runs if len(rest := self._drop_unrenderable(run, now))]
+            return False
+        waiting = deque(self._pop(self.inapp, sys.maxsize, now))
+        runs = self._renderable(waiting, now) if self.templates.names else list(waiting)
         for run in runs:
             base = run.frame.seq << 16
             rows = array("q", bytes(16 * len(run)))
@@ -261,28 +277,51 @@ class Attempts(Ending):
             self.changes.inbox.extend(rows)
         self.changes.inbox_runs += runs
         self._delivered(self.inapp, [(run.frame, run.slots) for run in runs], now)
+        return bool(waiting)
 
-    def _drop_unrenderable(self, run: Run, now: Now) -> Run:
-        """Without those whose template has not what it takes: dead letters. What stays is rendered when it is read."""
-        content = self.contents.get(run.frame.seq)
-        if not run.frame.digests and (content is None or not content.may_name_templates()):
-            return run
-        dropped = set()
-        for at in range(len(run)):
-            entry = run.entry(at)
-            frame, slot, _, user, _ = entry
-            value = frame.slots[slot]
-            try:
-                self.inapp_parts(user, self.said(entry), ledger.priority_of(value))
-            except TemplateError as error:
-                dropped.add(at)
-                counters = self.counters.channels[self.inapp]
-                counters.attempts += 1
-                counters.failed_attempts += 1
-                frame.slots[slot] = (value & ledger.KEEP) + ledger.ONE_ATTEMPT
-                attempts, message = ledger.attempts_of(frame.slots[slot]), str(error)[:ERROR_TEXT_MAX]
-                self._give_up(entry, "template", "permanent", message, attempts, now)
-        return run.without(dropped) if dropped else run
+    def _renderable(self, waiting: deque[Run], now: Now) -> list[Run]:
+        """Without those whose template has not what it takes: dead letters. What stays is rendered when it is read.
+
+        Together they take no more of a turn than one of them may: what is ``waiting`` then, goes back into its lane.
+        """
+        runs: list[Run] = []
+        with Meter() as turn:
+            while waiting and turn.left > 0:
+                run = waiting.popleft()
+                content = self.contents.get(run.frame.seq)
+                if run.frame.digests or (content is not None and content.may_name_templates()):
+                    refused = set()
+                    for at in range(len(run)):
+                        if turn.left <= 0:
+                            waiting.appendleft(run)
+                            run = run.split(at)
+                            break
+                        if not self._is_renderable(run.entry(at), now):
+                            refused.add(at)
+                    run = run.without(refused) if refused else run
+                if len(run):
+                    runs.append(run)
+        for run in reversed(waiting):
+            priority = ledger.priority_of(run.frame.slots[run.slots[0]])
+            self.queues[self.inapp].put_back(run, priority)
+            self.queued[ledger.lane_of(self.inapp, priority)] += len(run)
+        return runs
+
+    def _is_renderable(self, entry: Entry, now: Now) -> bool:
+        """If not, it is a dead letter."""
+        frame, slot, _, user, _ = entry
+        value = frame.slots[slot]
+        try:
+            self.inapp_parts(user, self.said(entry), ledger.priority_of(value))
+        except TemplateError as error:
+            counters = self.counters.channels[self.inapp]
+            counters.attempts += 1
+            counters.failed_attempts += 1
+            frame.slots[slot] = (value & ledger.KEEP) + ledger.ONE_ATTEMPT
+            attempts, message = ledger.attempts_of(frame.slots[slot]), str(error)[:ERROR_TEXT_MAX]
+            self._give_up(entry, "template", "permanent", message, attempts, now)
+            return False
+        return True
 
     def parcel(self, entry: Entry) -> Parcel:
         """What a real channel is given of a delivery."""
@@ -344,7 +383,6 @@ class Attempts(Ending):
             and (due := pace.next_at(now.mono)) is not None
         ]
         dues += [due for channel, due in self.holds.items() if due > now.mono and self._has_queued(channel)]
-        dues += [due for gates in self.gates.values() if (due := gates.next_due(now.mono)) is not None]
         for lane, due_ms in [*self.deferrals.dues.items(), *self.windows.items()]:
             if self._has_room(lane):
                 dues.append(now.mono + due_ms / 1000 - now.wall_us / 1e6)

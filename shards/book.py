@@ -345,16 +345,21 @@ class Book:
         return self.templates.say(said, INAPP, user.user_id, PRIORITIES[priority], user.choices.locale)
 
     def digest_said(self, digest: Digest) -> Notification:
-        """Composed of its items; of a dead letter's, some may be pruned. ``LookupError`` if all are."""
+        """Composed of its items. ``LookupError`` if all are pruned."""
+        items = self.digest_items(digest)
+        if not items:
+            raise LookupError(digest.id)
+        return composed(digest, items)
+
+    def digest_items(self, digest: Digest) -> list[tuple[str, Notification]]:
+        """Each with its id; of a dead letter's, some may be pruned."""
         user_hash = hash_user(digest.user_id)
         items = []
         for place in digest.places:
             seq, index = place >> PLACE_SHIFT, place & PLACE_MASK
             with contextlib.suppress(LookupError):
                 items.append((self.ids.make(user_hash, seq, index), self.contents.notification(seq, index)))
-        if not items:
-            raise LookupError(digest.id)
-        return composed(digest, items)
+        return items
 
     def _leave(self, frame: Frame) -> None:
         """A delivery that ended before leaves memory: with the last one, what only the log has of others is written."""

@@ -43,8 +43,6 @@ from shards.wire import (
     pack,
 )
 
-WAITING_MAX = 1_000  # deliveries of one priority that wait in memory for one endpoint
-
 
 class Core(Cancelling):
     """One shard's state. ``random`` draws from [0, 1); ``channel_names`` are in the order of their numbers.
@@ -80,7 +78,7 @@ class Core(Cancelling):
         for number, channel in real.items():
             if self.channel_names[number] == "webhook" and number not in self.gates:
                 self.gates[number] = Gates(
-                    channel.per_endpoint, WAITING_MAX, settings.bounds.lane_items, settings.priorities.aging
+                    channel.per_endpoint, channel.concurrency, settings.bounds.retrying, settings.priorities.aging
                 )
         self.routing = Routing(settings.categories, numbers, settings.rules)
         self.limits = Limits(settings.rate_limits, settings.caps, settings.bounds.limiter_keys)

@@ -176,7 +176,7 @@ class Courier:
 
     def _unpack(self, channel: str, parcel: Parcel) -> Delivery | SendError:
         try:
-            return unpack(parcel, channel, self.render)
+            return unpack(parcel, channel, self.render, self._providers[channel].variables)
         except SendError as error:  # of the template
             return error
         except Exception as error:

@@ -146,6 +146,17 @@ class Digests:
             due_ms = now_ms if len(digest.places) + 1 >= digest.items_max else digest.due_ms
         return due_ms if expires_ms is None else min(due_ms, max(now_ms, expires_ms - EXPIRY_MARGIN_MS))
 
+    def fresh(
+        self, made_of: tuple[str, str, str, str, str, str], lane: int = 0, now_ms: int = 0, due_ms: int = 0
+    ) -> Digest:
+        """A new window, of (id, user id, channel, category, settings' name, key)."""
+        identifier, user_id, channel, category, name, key = made_of
+        settings = self._settings[name]
+        return Digest(
+            identifier, user_id, channel, category, name, settings.template, key, lane, now_ms, due_ms, [],
+            settings.items_max,
+        )  # fmt: skip
+
     def join(
         self,
         digest: Digest | None,
@@ -155,19 +166,13 @@ class Digests:
     ) -> tuple[Digest, bool]:
         """Put an item into its window, or open one; whether the item is to be sent at once, as the leading one.
 
-        ``fresh`` is (id, user id, channel, category, settings' name, key) of a new window; ``item`` (place, lane,
-        expiry in ms).
+        ``fresh`` is what a new window is made of; ``item`` (place, lane, expiry in ms).
         """
         place, lane, expires_ms = item
-        identifier, user_id, channel, category, name, key = fresh
+        name = fresh[4]
         leads = self.leads(name, digest)
         due_ms = self.due_ms(name, digest, None if leads else expires_ms, now_ms)
-        if digest is None:
-            settings = self._settings[name]
-            digest = Digest(
-                identifier, user_id, channel, category, name, settings.template, key, lane, now_ms, due_ms, [],
-                settings.items_max,
-            )  # fmt: skip
+        digest = digest or self.fresh(fresh, lane, now_ms, due_ms)
         if not leads:
             digest.places.append(place)
             digest.due_ms = due_ms

@@ -29,7 +29,7 @@ class Ending(Releasing):
         if (gates := self.gates.get(channel)) is not None:
             for frame, slots in delivered:
                 for slot in slots:
-                    gates.leave((frame.seq, slot), now.mono)
+                    gates.leave((frame.seq, slot), now.mono, succeeded=True)
                     if self.health.has_failing:
                         self._succeeded(channel, self._entry(frame, slot, frame.index_of(slot))[0])
         if self.suspects:
@@ -85,8 +85,9 @@ class Ending(Releasing):
             if advice and advice.bad:
                 self.disown(channel, entry, advice.bad, message, now)
             if gates is not None:
-                patience_s = asked_s if error_class == "throttled" else 0.0
-                gates.leave((frame.seq, slot), now.mono, failed=error_class in RETRIED, asked_s=patience_s)
+                gates.leave((frame.seq, slot), now.mono, succeeded=error_class not in RETRIED)
+                if asked_s and error_class == "throttled" and (url := self._url(entry)):
+                    gates.rest(url, now.mono + asked_s, now.mono)
             if self.suspects:
                 self._acquit(channel, frame, slot)
             held = error_class == "ambiguous" and self.settings.is_held(self.channel_names[channel])
@@ -140,8 +141,12 @@ class Ending(Releasing):
         used = contacts_on(name, self.people.recipient(user).contacts)
         for contact in [contact for contact in used if contact in bad]:
             self.health.kill((user.user_id, name, contact), now.wall_us // 1000, message)
-            self.alerts.append({"event": "a contact is not used again", "user": f"{user.hash:016x}", "channel": name})
+            self._alert("a contact is not used again", channel, entry)
         self.people.forget(user.user_id)
+
+    def _url(self, entry: Entry) -> str | None:
+        webhook = self.people.recipient(entry[3]).contacts.webhook
+        return webhook.url if webhook else None
 
     def _succeeded(self, channel: int, entry: Entry) -> None:
         user, name = entry[3], self.channel_names[channel]
@@ -153,8 +158,14 @@ class Ending(Releasing):
         user, name = entry[3], self.channel_names[channel]
         for contact in contacts_on(name, self.people.recipient(user).contacts):
             if self.health.exhaust((user.user_id, name, contact), now.wall_us // 1000, message):
-                self.alerts.append({"event": "an endpoint is disabled", "user": f"{user.hash:016x}", "channel": name})
+                self._alert("an endpoint is disabled", channel, entry)
                 self.people.forget(user.user_id)
+
+    def _alert(self, event: str, channel: int, entry: Entry) -> None:
+        """With the notification's id, which leads to the user and to what was said, without a contact in the log."""
+        frame, _, index, user, _ = entry
+        id_ = self.ids.make(user.hash, frame.seq, index)
+        self.alerts.append({"event": event, "channel": self.channel_names[channel], "id": id_})
 
     def hold(self, channel: int, held: Sequence[tuple[Entry, float]], now: Now) -> None:
         """What could not be attempted, as no provider may be asked before an instant: the channel waits for it."""

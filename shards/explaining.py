@@ -17,6 +17,7 @@ from shards.broadcasts import UnknownTopicError
 from shards.changes import Now
 from shards.core import Core
 from shards.deferrals import waits_until_ms
+from shards.digests import Digest, composed
 from shards.findings import DEFERRED, ENDS, LIMITED, STEP_OF_REASON, Finding, instant, rejected
 from shards.judging import NOBODY
 from shards.people import User
@@ -245,7 +246,15 @@ class Explainer:
         if window is not None:
             detail |= instant("opened_at", window.opened_ms)
         detail |= instant("until", core.digests.due_ms(name, window, case.expires_ms, case.now_ms))
+        detail |= self._rendered(case, channel, self._gathered(case, channel, name, key, window))[1]
         yield Finding("digest", "defer", "digest", detail, outcome=DEFERRED)
+
+    def _gathered(self, case: Case, channel: int, name: str, key: str, window: Digest | None) -> Notification:
+        """What the digest would say with this item as its last."""
+        core, user_id, category = self._core, case.user.user_id, case.rule.category
+        items = core.digest_items(window) if window else []
+        digest = window or core.digests.fresh(("", user_id, core.channel_names[channel], category, name, key))
+        return composed(digest, [*items, (case.notification.id or "", case.notification)])
 
     def _caps(self, case: Case, channel: int) -> Iterator[Finding]:
         core, key, mono = self._core, case.user.signed_hash, case.now.mono
@@ -319,18 +328,25 @@ class Explainer:
 
     def _template(self, case: Case, channel: int) -> Iterator[Finding]:
         """Rendered as it would be now; nothing of a notification that names none."""
-        said, locale, name = case.notification, case.user.choices.locale, self._core.channel_names[channel]
-        if said.template is None:
+        if case.notification.template is None:
             return
+        can_be, detail = self._rendered(case, channel, case.notification)
+        if can_be:
+            yield Finding("template", "pass", detail=detail)
+        else:
+            yield Finding("template", "block", "template", detail, outcome=ledger.OUTCOMES[ledger.DEAD])
+
+    def _rendered(self, case: Case, channel: int, said: Notification) -> tuple[bool, dict[str, Any]]:
+        """Whether it can be, and from which parts, or why not; nothing where there are no templates at all."""
+        engine, locale, name = self._core.templates, case.user.choices.locale, self._core.channel_names[channel]
+        if not engine.names:
+            return True, {}
         detail: dict[str, Any] = {"template": said.template, "locale": locale}
-        engine = self._core.templates
         try:
             engine.say(said, name, case.user.user_id, PRIORITIES[case.rule.priority], locale)
+            return True, detail | {"parts": dict(engine.keys(said.template or "", name, locale))}
         except TemplateError as error:
-            outcome = ledger.OUTCOMES[ledger.DEAD]
-            yield Finding("template", "block", "template", detail | {"message": str(error)}, outcome=outcome)
-            return
-        yield Finding("template", "pass", detail=detail | {"parts": dict(engine.keys(said.template, name, locale))})
+            return False, detail | {"message": str(error)}
 
 
 def _expiry(case: Case) -> Finding:

@@ -1,105 +1,173 @@
 """How much is under way to each endpoint of a channel: one that hangs holds up its own deliveries, and no others.
 
-An endpoint begins with ``limit`` places. A failure halves them, down to one; a success adds one, so that an endpoint
-in trouble is asked less and less, and is used again as it recovers. What finds no place waits here as in a lane, by
-priority and in its order, up to ``waiting_max`` of each endpoint and priority, and ``total_max`` of all.
+An endpoint begins with one place. A success adds one, up to ``per_endpoint``; a failure halves them, down to one. All
+that have not answered yet, or took longer than ``SLOW_S`` the last time, share half of the channel's places: however
+many of them there are, the other half is for those that answer quickly.
+
+What finds no place waits here by priority and age, as in a lane, and the endpoints take turns. None may have more
+waiting than there is room left, so that there is always some for others. What is over waits on disk: about as
+long as its endpoint will take for what is before it, and in batches, as each look is a write.
 """
 
 from __future__ import annotations
 
+import heapq
+import math
 from collections.abc import Iterator
 
 from shards.changes import Place
 from shards.frames import Entry
-from shards.lanes import NotificationQueue
+from shards.lanes import LANES
 
-ENDPOINTS_MAX = 100_000  # remembered: beyond, those that nothing is under way to are forgotten
+SLOW_S = 1.0
+AHEAD_MAX_S = 600.0  # what is on disk is looked at again after so long, if the endpoint has recovered or not,
+LOOK_S = 0.005  # and so far apart, at the most
+REMEMBERED_MAX = 20_000  # endpoints that nothing is under way to; who asked for patience, as many
 
 
 class _Gate:
-    __slots__ = ("limit", "until", "waiting", "within")
+    __slots__ = ("depths", "due", "is_slow", "limit", "since", "took_s", "waiting", "within")
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+    def __init__(self) -> None:
+        self.limit = 1
         self.within = 0
-        self.until = 0.0  # the endpoint asked for patience until then
-        self.waiting: NotificationQueue[Entry] | None = None
+        self.is_slow = True  # until it has shown that it is not
+        self.took_s = 0.0  # an attempt, on average
+        self.since = 0.0  # when an attempt ended, or began when none was under way
+        self.due = 0.0  # of the last delivery on disk
+        self.waiting: list[tuple[float, int, int, Entry]] = []  # a heap: a queue of lanes takes kilobytes
+        self.depths: list[int] = []  # of what waits, by priority
+
+    def pace_s(self, now: float) -> float:
+        """How long it takes for a delivery, others being under way at the same time."""
+        return max(self.took_s, now - self.since if self.within else 0.0) / self.limit
 
 
 class Gates:
-    """Of one channel; times are monotonic seconds."""
+    """Of one channel; times are monotonic seconds.
 
-    def __init__(self, limit: int, waiting_max: int, total_max: int, aging_s: float) -> None:
+    ``limit`` is for each endpoint; of the channel's ``places`` those that are slow have half. ``waiting_max`` bounds
+    what waits here.
+    """
+
+    def __init__(self, limit: int, places: int, waiting_max: int, aging_s: float) -> None:
         self.waiting = 0  # deliveries
+        self.waited_first = False  # whether they or new ones are to be asked first, in turns
         self._limit = limit
+        self._slow_max = max(1, places // 2)
         self._waiting_max = waiting_max
-        self._total_max = total_max
         self._aging_s = aging_s
-        self._gates: dict[str, _Gate] = {}
-        self._within: dict[Place, str] = {}
-        self._patient: set[str] = set()  # with deliveries that wait
+        self._active: dict[str, _Gate] = {}  # with deliveries under way, or waiting
+        self._idle: dict[str, _Gate] = {}  # the one that was active last is the last
+        self._within: dict[Place, tuple[str, float]] = {}  # and when it began
+        self._slow_within = 0
+        self._order = 0
+        self._turns: tuple[dict[str, None], ...] = ({}, {})  # quick, slow: with deliveries that may start, in order
+        self._rests: dict[str, float] = {}
 
     def enter(self, key: str, place: Place, now: float) -> bool:
-        """Take a place for a delivery; False if there is none, or others wait for one."""
-        gate = self._gates.get(key)
-        if gate is None:
-            if len(self._gates) >= ENDPOINTS_MAX:
-                self._forget()
-            gate = self._gates[key] = _Gate(self._limit)
-        if gate.waiting or gate.within >= gate.limit or gate.until > now:
+        """Take a place for a delivery; False if there is none, or others wait for one. It is to ``wait`` then."""
+        gate = self._gate(key)
+        if gate.waiting or not self._has_place(gate):
             return False
-        gate.within += 1
-        self._within[place] = key
+        self._take(key, gate, place, now)
         return True
 
     def wait(self, key: str, entry: Entry, priority: int, now: float) -> bool:
         """Queue a delivery that found no place; False if too many wait already."""
-        gate = self._gates[key]
-        queue = gate.waiting or NotificationQueue(self._aging_s)
-        if self.waiting >= self._total_max or queue.depth(priority) >= self._waiting_max:
+        gate = self._gate(key)
+        depths = gate.depths or [0] * LANES
+        if depths[priority] >= self._waiting_max - self.waiting:
             return False
-        queue.push(entry, priority, now)
-        gate.waiting = queue
+        heapq.heappush(gate.waiting, (now / self._aging_s - priority, self._order, priority, entry))
+        gate.depths = depths
+        depths[priority] += 1
+        self._order += 1
         self.waiting += 1
-        self._patient.add(key)
+        self._activate(key, gate)
+        self._line_up(key, gate)
         return True
 
-    def until(self, key: str) -> float:
-        """When the endpoint may be asked again."""
-        return self._gates[key].until
+    def later_s(self, key: str, now: float) -> float:
+        """How long a delivery is to be on disk that may not even wait."""
+        gate = self._gate(key)
+        pace_s = gate.pace_s(now)
+        ahead_s = min(AHEAD_MAX_S, len(gate.waiting) * pace_s)
+        gate.due = max(gate.due, now + ahead_s) + min(pace_s, LOOK_S)
+        return math.ceil(max(gate.due, now + 1)) - now
 
-    def leave(self, place: Place, now: float, *, failed: bool = False, asked_s: float = 0.0) -> None:
-        """An attempt has ended; ``asked_s`` is how long the endpoint asked to be left alone."""
-        key = self._within.pop(place, None)
-        if key is None:
+    def leave(self, place: Place, now: float, succeeded: bool | None = None) -> None:
+        """An attempt has ended; None if it was not made."""
+        key, began = self._within.pop(place, ("", 0.0))
+        gate = self._active.get(key)
+        if gate is None:
             return
-        gate = self._gates[key]
         gate.within -= 1
-        gate.limit = max(1, gate.limit // 2) if failed else min(self._limit, gate.limit + 1)
-        gate.until = max(gate.until, now + asked_s) if asked_s else gate.until
-        if not gate.within and not gate.waiting and gate.limit == self._limit and gate.until <= now:
-            del self._gates[key]
+        self._slow_within -= gate.is_slow
+        if succeeded is not None:
+            took_s = now - began
+            gate.took_s += (took_s - gate.took_s) / (4 if gate.took_s else 1)
+            gate.since = now
+            gate.limit = min(self._limit, gate.limit + 1) if succeeded else max(1, gate.limit // 2)
+            if gate.is_slow != (took_s > SLOW_S):
+                self._turns[gate.is_slow].pop(key, None)
+                self._slow_within += -gate.within if gate.is_slow else gate.within
+                gate.is_slow = not gate.is_slow
+        self._line_up(key, gate)
+        if not gate.within and not gate.waiting:
+            self._idle[key] = self._active.pop(key)
+            if len(self._idle) > REMEMBERED_MAX:
+                del self._idle[next(iter(self._idle))]
 
     def ready(self, now: float, count: int) -> Iterator[Entry]:
-        """At most ``count`` deliveries that have waited and take a place now, an endpoint at a time."""
-        for key in list(self._patient):
-            gate = self._gates[key]
-            while count > 0 and gate.waiting and gate.within < gate.limit and gate.until <= now:
-                entry = gate.waiting.pop(now)
-                assert entry is not None  # a queue that is empty is false
+        """At most ``count`` deliveries that have waited and take a place now, an endpoint after the other."""
+        for turns in reversed(self._turns):
+            while count > 0 and turns:
+                key = next(iter(turns))
+                gate = self._active[key]
+                if gate.is_slow and self._slow_within >= self._slow_max:
+                    break
+                del turns[key]
+                if gate.within >= gate.limit:
+                    continue
+                _, _, priority, entry = heapq.heappop(gate.waiting)
+                gate.depths[priority] -= 1
+                if not gate.waiting:
+                    gate.depths = []
                 self.waiting -= 1
-                gate.within += 1
-                self._within[entry[0].seq, entry[1]] = key
                 count -= 1
+                self._take(key, gate, (entry[0].seq, entry[1]), now)
+                self._line_up(key, gate)
                 yield entry
-            if not gate.waiting:
-                gate.waiting = None
-                self._patient.discard(key)
 
-    def next_due(self, now: float) -> float | None:
-        """When the first endpoint may be asked again for which deliveries wait."""
-        dues = [self._gates[key].until for key in self._patient]
-        return min((due for due in dues if due > now), default=None)
+    def rest(self, url: str, until: float, now: float) -> None:
+        """An endpoint asks to be left alone; others of the same host do not."""
+        if len(self._rests) >= REMEMBERED_MAX:
+            self._rests = {url: until for url, until in self._rests.items() if until > now}
+        if len(self._rests) < REMEMBERED_MAX:
+            self._rests[url] = max(until, self._rests.get(url, 0.0))
 
-    def _forget(self) -> None:
-        self._gates = {key: gate for key, gate in self._gates.items() if gate.within or gate.waiting}
+    def rests_until(self, url: str) -> float:
+        return self._rests.get(url, 0.0)
+
+    def _gate(self, key: str) -> _Gate:
+        return self._active.get(key) or self._idle.get(key) or _Gate()
+
+    def _activate(self, key: str, gate: _Gate) -> None:
+        self._idle.pop(key, None)
+        self._active[key] = gate
+
+    def _has_place(self, gate: _Gate) -> bool:
+        return gate.within < gate.limit and (not gate.is_slow or self._slow_within < self._slow_max)
+
+    def _take(self, key: str, gate: _Gate, place: Place, now: float) -> None:
+        if not gate.within:
+            gate.since = now
+        gate.within += 1
+        self._slow_within += gate.is_slow
+        self._within[place] = key, now
+        self._activate(key, gate)
+
+    def _line_up(self, key: str, gate: _Gate) -> None:
+        if gate.waiting and gate.within < gate.limit:
+            self._turns[gate.is_slow].setdefault(key)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
 from shards.schema import checksum, verified
@@ -92,25 +92,37 @@ class Inbox:
     def places(self, user_hash: int, after: int, count: int) -> list[tuple[int, int]]:
         """``(number, place)`` of at most ``count`` entries with a number above ``after``, in order."""
         found: list[tuple[int, int]] = []
+        for first, places in self._pieces(user_hash, after):
+            start = max(0, after + 1 - first)
+            found += enumerate(places[start : start + count - len(found)], first + start)
+            if len(found) >= count:
+                break
+        return found
+
+    def numbers(self, user_hash: int, wanted: Container[int]) -> dict[int, int]:
+        """Place -> number, of those of the places that are in the user's inbox."""
+        return {
+            place: number
+            for first, places in self._pieces(user_hash)
+            for number, place in enumerate(places, first)
+            if place in wanted
+        }
+
+    def _pieces(self, user_hash: int, after: int = 0) -> Iterator[tuple[int, array[int]]]:
+        """The user's places in order, and the number of the first, from the piece on that has one above ``after``."""
         rows = self._database.execute(
             "SELECT * FROM inbox WHERE user_hash = ? AND first + length(places) / 8 > ? ORDER BY first",
             (user_hash, after + 1),
         )
         for row in rows:
-            if len(found) >= count:
-                return found[:count]
             _, first, blob = verified(self._path, "inbox", row)
-            places = array("q")
-            places.frombytes(blob)
-            found += [(first + at, place) for at, place in enumerate(places) if first + at > after]
-        first = self._stored(user_hash) + 1
-        found += [(first + at, place) for at, place in enumerate(self._unsorted(user_hash)) if first + at > after]
-        return found[:count]
+            yield first, _numbers(blob)
+        yield self._stored(user_hash) + 1, self._unsorted(user_hash)
 
     def unread(self, user_hash: int, oldest_seq: int) -> int:
         """Entries that are not marked read or archived, of the frames that are still kept."""
         oldest = oldest_seq << PLACE_SHIFT
-        total = sum(place >= oldest for _, place in self.places(user_hash, 0, 2**62))
+        total = sum(sum(map(oldest.__le__, places)) for _, places in self._pieces(user_hash))
         marked = self._database.execute(
             "SELECT count(*) FROM inbox_marks WHERE user_hash = ? AND place >= ? AND state IN ('read', 'archived')",
             (user_hash, oldest),

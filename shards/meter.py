@@ -5,7 +5,8 @@
 - What makes something much larger than what it is given is measured before it is done.
 - A list is as large as all that is in it, so that lists of lists of lists do not multiply when they are written.
 
-No value is larger than ``VALUE_MAX``, and no rendering takes more than ``STEPS_MAX``, some tenths of a second.
+No value is larger than ``VALUE_MAX``, and no rendering takes more than ``STEPS_MAX``, a tenth of a second at the worst.
+What renders many things within another ``Meter`` sees what they have taken together.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import re
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Sequence, ValuesView
 from contextvars import ContextVar
 from string import Formatter
-from typing import Any
+from typing import Any, Self
 
-STEPS_MAX = 1_000_000
+STEPS_MAX = 100_000
 VALUE_MAX = 2 * 2**20  # characters; a payload has at most half as many
 ITEM = 8  # an item of a list is as much as so many characters
 CHARACTERS_SHIFT = 4  # of a step
@@ -29,23 +30,28 @@ class TooMuchError(Exception):
 
 
 class Meter:
-    """What one rendering may still take, while it is entered."""
+    """What one rendering may still take, while it is entered; below 0, it was too much."""
 
-    __slots__ = ("left", "token")
+    __slots__ = ("left", "outer", "token")
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Self:
         self.left = STEPS_MAX
+        self.outer = _meter.get(None)
         self.token = _meter.set(self)
+        return self
 
     def __exit__(self, *_: object) -> None:
         _meter.reset(self.token)
+        if self.outer is not None:
+            self.outer.left -= STEPS_MAX - self.left
 
 
-_meter: ContextVar[Meter] = ContextVar("meter")
+_meter: ContextVar[Meter | None] = ContextVar("meter")
 
 
 def spend(steps: int) -> None:
     meter = _meter.get()
+    assert meter is not None
     meter.left -= steps
     if meter.left < 0:
         raise TooMuchError(f"it takes more than {STEPS_MAX} steps; make its loops and macros smaller")

@@ -23,6 +23,7 @@ from shards.explaining import Explainer
 from shards.history import Delivery, Routed
 from shards.inbox import PLACE_SHIFT, Inbox
 from shards.journal import SqliteJournal
+from shards.meter import Meter
 from shards.nearest import unknown
 from shards.people import User
 from shards.preferences import UserDocument, check_size, parse_document, problem_of_topic
@@ -307,22 +308,29 @@ class Operations:
         except ValueError:
             raise RequestError("bad_value", "cursor is not one that inbox.list answered", "cursor") from None
         found = self._inbox.places(user.signed_hash, after, limit + 1)
-        items: list[dict[str, Any]] = []
-        size, ends = 0, 0
-        said = self._core.inapp_said([place for _, place in found[:limit]])
-        for number, place in found[:limit]:
-            item = self._inbox_item(user, number, place, said.get(place))
-            size += len(orjson.dumps(item))
-            if items and size > PAGE_BYTES_MAX:
-                break
-            if item is not None:
-                items.append(item)
-            ends += 1
+        items, ends = self._inbox_items(user, found[:limit])
         return {
             "items": items,
             "next": found[ends - 1][0] if len(found) > ends else None,
             "unread": self._inbox.unread(user.signed_hash, self._oldest()),
         }
+
+    def _inbox_items(self, user: User, entries: list[tuple[int, int]]) -> tuple[list[dict[str, Any]], int]:
+        """As many as an answer has room and a turn has time for, and of how many of the entries those are all."""
+        items: list[dict[str, Any]] = []
+        size = 0
+        said = self._core.inapp_said([place for _, place in entries])
+        with Meter() as turn:
+            for at, (number, place) in enumerate(entries):
+                if items and turn.left <= 0:
+                    return items, at
+                item = self._inbox_item(user, number, place, said.get(place))
+                size += len(orjson.dumps(item))
+                if items and size > PAGE_BYTES_MAX:
+                    return items, at
+                if item is not None:
+                    items.append(item)
+        return items, len(entries)
 
     def _oldest(self) -> int:
         """The first frame that is kept; the next one to come, if none is."""
@@ -371,23 +379,19 @@ class Operations:
 
     def _inbox_mark(self, request: Request) -> dict[str, Any]:
         user = self._core.people.user(request.user_id or "")
-        entries = {place: number for number, place in self._inbox.places(user.signed_hash, 0, 2**62)}
-        places = set()
-        for at, text in enumerate(request.ids or ()):
+        places = []
+        for text in request.ids or ():
             _, seq, index = self._core.ids.find(text) or (0, 0, 0)
-            place = seq << PLACE_SHIFT | index
-            if place not in entries:
+            places.append(seq << PLACE_SHIFT | index)
+        numbers = self._inbox.numbers(user.signed_hash, frozenset(places))
+        for at, place in enumerate(places):
+            if place not in numbers:
+                text = (request.ids or [])[at]
                 raise RequestError("not_found", f"{text!r:.80} is not in this user's inbox", f"ids[{at}]")
-            places.add(place)
         self._journal.begin()
-        for place in places:
+        for place in numbers:
             self._inbox.mark(user.signed_hash, place, request.state or "seen")
-        said = self._core.inapp_said(list(places))
-        items = [
-            item
-            for place, number in entries.items()
-            if place in places and (item := self._inbox_item(user, number, place, said.get(place)))
-        ]
+        items, _ = self._inbox_items(user, [(number, place) for place, number in numbers.items()])
         return {"items": items, "next": None, "unread": self._inbox.unread(user.signed_hash, self._oldest())}
 
     # --- dead letters ------------------------------------------------------------------------------------------

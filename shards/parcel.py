@@ -6,14 +6,22 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
+import msgspec
+
 from shards.channels.base import Delivery, Recipient
 from shards.frames import Entry
 from shards.wire import PRIORITIES, Notification
 
-# of a notification on a channel for a recipient, with a priority: the parts of its template; raises ``SendError``
-Renderer = Callable[[Notification, str, Recipient, str], Mapping[str, str]]
+# of a notification on a channel for a recipient, with a priority, and with what the channel lets a template write: the
+# parts of its template; raises ``SendError``
+Renderer = Callable[[Notification, str, Recipient, str, Mapping[str, Any]], Mapping[str, str]]
+Variables = Callable[[Delivery], Mapping[str, Any]]  # what a template may write beside the rest
 Priority = Literal["low", "normal", "high", "critical"]
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
+
+
+def _none(delivery: Delivery) -> Mapping[str, Any]:
+    return {}
 
 
 class Parcel(NamedTuple):
@@ -35,15 +43,14 @@ def delivery_id(notification_id: str, channel: str) -> str:
     return _UNSAFE.sub("-", f"{notification_id}-{channel}")
 
 
-def unpack(parcel: Parcel, channel: str, render: Renderer) -> Delivery:
-    """What the channel sends. A template's parts go before what the producer wrote."""
+def unpack(parcel: Parcel, channel: str, render: Renderer, more: Variables = _none) -> Delivery:
+    """What the channel sends. A template's parts go before what the producer wrote; ``more`` is for the template."""
     said = parcel.said
     priority: Priority = PRIORITIES[parcel.priority]  # type: ignore[assignment]  # a tuple of the same four
-    parts = render(said, channel, parcel.recipient, priority) if said.template is not None else {}
     payload: Mapping[str, Any] = said.payload or {}
-    title = parts.get("title") or parts.get("subject") or said.title or ""
-    text = parts.get("text") or parts.get("body") or said.body or _message(payload) or title
-    return Delivery(
+    title = said.title or ""
+    text = said.body or _message(payload)
+    delivery = Delivery(
         id=_UNSAFE.sub("-", parcel.delivery_id),
         notification_id=parcel.notification_id,
         channel=channel,
@@ -53,9 +60,7 @@ def unpack(parcel: Parcel, channel: str, render: Renderer) -> Delivery:
         type=said.type,
         priority=priority,
         title=title,
-        text=text,
-        html=parts.get("html"),
-        parts=parts,
+        text=text or title,
         payload=payload,
         metadata=said.metadata or {},
         created_ms=parcel.created_ms,
@@ -63,6 +68,12 @@ def unpack(parcel: Parcel, channel: str, render: Renderer) -> Delivery:
         collapse=parcel.collapse,
         unsubscribable=parcel.unsubscribable,
     )
+    if said.template is None:
+        return delivery
+    parts = render(said, channel, parcel.recipient, priority, more(delivery))
+    title = parts.get("title") or parts.get("subject") or title
+    text = parts.get("text") or parts.get("body") or text or title
+    return msgspec.structs.replace(delivery, title=title, text=text, html=parts.get("html"), parts=parts)
 
 
 def _message(payload: Mapping[str, Any]) -> str:

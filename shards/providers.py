@@ -77,6 +77,10 @@ class Provider:
         except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
             raise SendError("transient", self._words(error)) from None
 
+    def variables(self, delivery: Delivery) -> Mapping[str, Any]:
+        found = getattr(self._made, "variables", None)
+        return dict(found(delivery)) if found is not None else {}
+
     def admits(self, now: float) -> bool:
         return not self.refused and self.breaker.admits(now)
 
@@ -209,6 +213,10 @@ class Providers:
             if one.refused and one not in self._told:
                 self._told.add(one)
                 log.warning("a provider cannot be used", channel=self._channel, provider=one.name, error=one.refused)
+
+    def variables(self, delivery: Delivery) -> Mapping[str, Any]:
+        """What a template can write of it, beside what every channel lets it write: as the first provider says."""
+        return self.all[0].variables(delivery)
 
     async def send(self, delivery: Delivery, failed: SendError | None = None) -> Outcome:
         """Ask one provider after the other, until one has an answer; ``failed`` is that of one already asked."""

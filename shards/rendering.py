@@ -99,6 +99,7 @@ class _Environment(Sandbox):
             trim_blocks=True,
             lstrip_blocks=True,
         )
+        self.globals["unsubscribe_url"] = None  # where the channel has none
 
     def _source(self, name: str) -> str | None:
         template, _, key = name.partition("/")

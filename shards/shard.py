@@ -150,9 +150,11 @@ class Shard:
         assert self.courier
         return self.courier.sender(name, self.core.parcel)
 
-    def _render(self, said: Notification, channel: str, recipient: Recipient, priority: str) -> Mapping[str, str]:
+    def _render(
+        self, said: Notification, channel: str, recipient: Recipient, priority: str, more: Mapping[str, Any]
+    ) -> Mapping[str, str]:
         try:
-            return self.core.templates.say(said, channel, recipient.user_id, priority, recipient.locale)
+            return self.core.templates.say(said, channel, recipient.user_id, priority, recipient.locale, more)
         except TemplateError as error:
             raise SendError("permanent", str(error), reason="template") from None
 
@@ -222,7 +224,7 @@ class Shard:
         if is_larger:
             self.journal.add_channels(settings.channel_names())
             self._make_counters()
-            self.marks.grow(_concurrency(settings))
+        self.marks.grow(_concurrency(settings))
         self.core.configure(settings)
         if was_read:
             self.core.resume_refused()

@@ -87,6 +87,14 @@ class Parts:
                 self._channels.setdefault(channel, []).append(part)
         self._plans: dict[tuple[str, str | None], dict[str, str]] = {}
 
+    def channels(self) -> list[str]:
+        """Those that have a part in any language: the built-in ones, and others that parts name."""
+        names = dict.fromkeys((*PARTS, *sorted(filter(None, self._channels))))
+        common = self._channels.get("", ())
+        return [
+            name for name in names if name in self._channels or any(DEFAULTS[part] in common for part in PARTS[name])
+        ]
+
     def plan(self, channel: str, locale: str | None) -> dict[str, str]:
         """Part -> key."""
         plan = self._plans.get((channel, locale))
@@ -137,7 +145,11 @@ def check_key(name: str, key: str, source: str) -> None:
         return
     match = KEY.fullmatch(key)
     if match is None:
-        raise TemplateError(name, key, None, "the name of a part is like email.subject, fr/email.subject or fr/text")
+        language, _, part = key.rpartition("/")
+        proposal = f"{language.replace('_', '-')}/{part}"  # de_AT, as systems have it
+        hint = f"; did you mean {proposal}?" if proposal != key and KEY.fullmatch(proposal) else ""
+        told = "the name of a part is like email.subject, fr/email.subject or fr/text"
+        raise TemplateError(name, key, None, told + hint)
     if not match["channel"] and match["part"] not in OTHER_PARTS:
         default = DEFAULTS.get(match["part"])
         remedy = f"name its channel, as in push.{match['part']}" + (f", or call it {default}" if default else "")

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from shards.settings import TemplateSettings
@@ -110,26 +111,41 @@ class TemplateEngine:
         return parts
 
     def say(
-        self, said: Notification, channel: str, user_id: str, priority: str, locale: str | None
+        self,
+        said: Notification,
+        channel: str,
+        user_id: str,
+        priority: str,
+        locale: str | None,
+        more: Mapping[str, Any] = MappingProxyType({}),
     ) -> Mapping[str, str]:
         """The parts that a notification gets from its template; none where the installation has no templates.
+
+        ``more`` is what the channel lets it write.
 
         Raises ``TemplateError``, also where nothing would be said at all.
         """
         name = said.template
         if name is None or not self._templates:
             return {}
-        parts = self.render(name, channel, locale, variables_of(said, user_id, priority, locale))
+        parts = self.render(name, channel, locale, {**variables_of(said, user_id, priority, locale), **more})
         if not parts and channel not in WITHOUT_TEXT and not _has_words(said):
             raise TemplateError(name, None, None, f"it has no part for {channel}; add {channel}.text, or text for all")
         return parts
 
+    def channels(self, name: str) -> list[str]:
+        """Those that the template says something on: the built-in ones, and others that its parts name."""
+        return self._parts(name).channels()
+
     def keys(self, name: str, channel: str, locale: str | None) -> Mapping[str, str]:
         """The parts that are taken, each with its key: ``{"subject": "fr/email.subject"}``."""
+        return self._parts(name).plan(channel, locale)
+
+    def _parts(self, name: str) -> Parts:
         template = self._templates.get(name)
         if template is None:
             raise UnknownTemplateError(name, self._templates)
-        return template.plan(channel, locale)
+        return template
 
     def problems(self, only: str | None = None) -> list[TemplateError]:
         """What is wrong with the templates, or with one of them, as far as it is known before they are rendered."""

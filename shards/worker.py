@@ -238,7 +238,7 @@ class Worker:
         replies = self._answer(shard, moment) if self.control in ready else []
         shard.collect(moment)
         core.wake(moment)
-        core.deliver_inapp(moment)
+        self._lagging = core.deliver_inapp(moment) or self._lagging
         shard.maintain(moment)
         published = shard.commit(moment)
         for query in self._queries:  # counts and journal agree now, and no transaction is open

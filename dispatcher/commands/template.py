@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +84,7 @@ def check(what: str | None, config: Path | None) -> None:
 @click.argument("name")
 @click.option("--channel", help="Such as email.  [default: each that it has parts for]")
 @click.option("--locale", help="The reader's, such as fr-CA.")
-@click.option("--payload", default="{}", help="A JSON object, or @FILE with one.")
+@click.option("--payload", default="{}", help="A JSON object, or @FILE with one; @- is standard input.")
 @click.option("--title", help="What the notification says itself, as the options that follow.")
 @click.option("--body")
 @click.option("--user", "user_id", default="user-1")
@@ -106,25 +107,25 @@ def preview(
     **said: Any,
 ) -> None:
     """Print what a template makes of a notification: each part, and the file that it is from."""
-    from shards.template_parts import PARTS
     from shards.templates import TemplateEngine, TemplateError, UnknownTemplateError, variables_of
     from shards.wire import Notification
 
     settings, library = _loaded(config)
     engine = TemplateEngine(library.sources, settings.templates.output_bytes)
     variables = variables_of(Notification(payload=_payload(payload), **said), user_id, priority, locale)
-    channels = [channel] if channel else [one for one in PARTS if name not in engine or engine.keys(name, one, locale)]
     rendered: list[dict[str, str]] = []
+    problems: dict[str, None] = {}
     try:
-        for one in channels:
-            keys = engine.keys(name, one, locale)
-            for part, text in engine.render(name, one, locale, variables).items():
-                rendered.append({"channel": one, "part": part, "key": keys[part], "text": text})
+        plans = {one: engine.keys(name, one, locale) for one in ([channel] if channel else engine.channels(name))}
     except UnknownTemplateError as error:
         fail(str(error), WRONG_USAGE)
-    except TemplateError as error:
-        fail(str(error))
-    if not rendered:
+    for one, keys in plans.items():
+        try:
+            for part, text in engine.render(name, one, locale, variables).items():
+                rendered.append({"channel": one, "part": part, "key": keys[part], "text": text})
+        except TemplateError as error:
+            problems[str(error)] = None
+    if not rendered and not problems:
         fail(f"template {name!r} has no part for {channel or 'any channel'}")
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
@@ -135,8 +136,10 @@ def preview(
             written["file"] = str(path)
     if as_json:
         click.echo(json_text({"template": name, "locale": locale, "parts": rendered}))
-    else:
+    elif rendered:
         click.echo("\n\n".join(map(_shown, rendered)))
+    if problems:
+        fail("; ".join(problems))
 
 
 def _shown(one: dict[str, str]) -> str:
@@ -161,7 +164,8 @@ def _payload(text: str) -> dict[str, Any]:
     import orjson
 
     try:
-        document = orjson.loads(Path(text[1:]).read_bytes() if text.startswith("@") else text)
+        with click.open_file(text[1:], "rb") if text.startswith("@") else io.BytesIO(text.encode()) as file:
+            document = orjson.loads(file.read())
     except orjson.JSONDecodeError as error:
         fail(f"--payload is not JSON: {error}", WRONG_USAGE)
     if not isinstance(document, dict):

@@ -13,6 +13,7 @@ import asyncio
 import importlib.util
 import logging
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
@@ -22,7 +23,9 @@ import msgspec
 
 from shards.answers import ErrorClass
 from shards.channels.base import Context, Delivery, Recipient, SendError, Sent
+from shards.channels.bounded_requests import end_by
 from shards.hidden import Secret, disguised, redact
+from shards.nearest import unknown
 
 if importlib.util.find_spec("apprise") is None:
     raise ImportError('chat needs Apprise; run: pip install "notification-dispatcher[chat]"')
@@ -31,11 +34,13 @@ SCHEMES = (  # services whose host is not part of the URL, or is bound to theirs
     *("dingtalk", "discord", "feishu", "flock", "gchat", "guilded", "lark", "line", "opsgenie", "pagerduty", "pbul"),
     *("pover", "prowl", "slack", "tgram", "threema", "webex", "wecombot", "wxteams"),
     *("workflows://*.logic.azure.com", "workflows://*.api.powerplatform.com"),  # Microsoft Teams
+    *("workflow://*.logic.azure.com", "workflow://*.api.powerplatform.com"),  # what Apprise makes of its https://
 )
 # Of a user's URL. Not among them: template, which reads any file or URL; rto, cto, retry, verify, redirect, optional.
 PARAMETERS = {
     *("channel", "format", "footer", "image", "key", "mode", "overflow", "ping", "preview", "priority", "region"),
     *("silent", "sound", "thread", "to", "token", "topic"),
+    *("api-version", "sig", "sp", "sv"),  # of a workflow of Microsoft Teams, as it is shown there
 }
 KINDS = {"info": "info", "success": "success", "warning": "warning", "error": "failure"}
 HOST = re.compile(r"[a-z0-9.-]+", re.IGNORECASE)
@@ -43,6 +48,7 @@ HOST = re.compile(r"[a-z0-9.-]+", re.IGNORECASE)
 WHY = re.compile(r"WARNING|ERROR|CRITICAL|DEBUG: [\w ]{0,40}Exception")
 WORDS = re.compile(r"DEBUG: Response Details")
 STATUS = re.compile(r"\berror=(\d{3})\b")
+COMPARE = "compare it with the service's page on appriseit.com/services"
 REASON_MAX = 300
 SECRET_LENGTH_MIN = 6  # shorter parts of a URL are words such as a host's "com"
 SEVERITY: tuple[ErrorClass, ...] = (  # which of several failures the delivery has: what may have arrived goes first
@@ -58,6 +64,34 @@ class Outcome(NamedTuple):
     reason: str = ""
 
 
+def _problem_of_scheme(scheme: str) -> str:
+    from apprise.plugins import N_MGR
+
+    return "" if scheme in N_MGR else unknown("scheme", scheme, N_MGR.schemas())  # type: ignore[no-untyped-call]
+
+
+def _problem_of_url(url: str) -> str:
+    """Without a word of it but its scheme: it holds secrets."""
+    import apprise
+
+    _quieten()
+    scheme, is_there, _ = url.partition("://")
+    if not is_there:
+        return "it is no URL of Apprise, such as slack://A/B/C"
+    if scheme not in ("http", "https") and (problem := _problem_of_scheme(scheme.lower())):
+        return problem
+    return "" if apprise.Apprise.instantiate(url) else f"Apprise does not accept this URL of {scheme}; {COMPARE}"
+
+
+def _quieten() -> logging.Logger:
+    """Apprise logs URLs, which are secrets: what is needed of its lines is taken in ``_notify``."""
+    logger = logging.getLogger("apprise")
+    logger.propagate = False
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())
+    return logger
+
+
 class ChatChannel:
     name = "chat"
     endpoints_of_users = True
@@ -71,23 +105,20 @@ class ChatChannel:
         def __post_init__(self) -> None:
             lists = {"urls": self.urls} | {f"categories.{name}": urls for name, urls in self.categories.items()}
             for key, urls in lists.items():
-                for at, url in enumerate(urls):
-                    if "://" not in url.reveal():
-                        raise ValueError(f"{key}[{at}] is no URL of Apprise, such as slack://A/B/C")
-            for scheme in self.schemes:
-                if not scheme or scheme.endswith("://"):
-                    raise ValueError(
-                        f"schemes has {scheme!r}; give a scheme such as slack, or mmosts://chat.example.org"
-                    )
+                for at, url in enumerate(urls, 1):
+                    if problem := _problem_of_url(url.reveal()):
+                        raise ValueError(f"{key}: entry {at}: {problem}")
+            for at, allowed in enumerate(self.schemes, 1):
+                scheme, has_host, host = allowed.partition("://")
+                if not scheme or bool(has_host) != bool(host):
+                    raise ValueError(f"schemes: entry {at}: give a scheme such as slack, or mmosts://chat.example.org")
+                if problem := _problem_of_scheme(scheme):
+                    raise ValueError(f"schemes: entry {at}: {problem}")
 
     def __init__(self, settings: Settings, context: Context) -> None:
         import apprise
 
-        logger = logging.getLogger("apprise")
-        logger.propagate = False  # its lines hold URLs, which are secrets: what is needed of them is taken in _notify
-        if not logger.handlers:
-            logger.addHandler(logging.NullHandler())
-        logger.setLevel(logging.DEBUG)
+        _quieten().setLevel(logging.DEBUG)
         self._apprise = apprise
         self._settings = settings
         self._context = context
@@ -108,9 +139,14 @@ class ChatChannel:
     async def send(self, delivery: Delivery) -> Sent:
         own = delivery.recipient.contacts.chat
         urls = own or [each.reveal() for each in self._configured(delivery.category)]
-        loop = asyncio.get_running_loop()
         notify = self._notify_own if own else self._notify
-        outcomes = await asyncio.gather(*(loop.run_in_executor(self._threads, notify, url, delivery) for url in urls))
+        sending = [self._threads.submit(notify, url, delivery) for url in urls]
+        try:
+            outcomes = await asyncio.gather(*map(asyncio.wrap_future, sending))
+        except asyncio.CancelledError:
+            if all(each.cancel() for each in sending):  # no one's turn has come
+                raise SendError("transient", "no thread is free: all wait for the services of others") from None
+            raise
         bad = tuple(url for url, outcome in zip(urls, outcomes, strict=True) if outcome.error_class == "bad_address")
         if taken := [outcome.service for outcome in outcomes if outcome.error_class is None]:
             return Sent(", ".join(taken), bad)
@@ -149,12 +185,9 @@ class ChatChannel:
 
     def _notify(self, url: str, delivery: Delivery, whose: str = "") -> Outcome:
         service = self._apprise.Apprise.instantiate(url, asset=self._asset)
-        if service is None:
-            error_class: ErrorClass = "bad_address" if whose else "misconfigured"
-            return Outcome(
-                url.partition(":")[0], error_class, "Apprise does not accept the URL; compare with its pages"
-            )
-        service.socket_connect_timeout = service.socket_read_timeout = 0.8 * self._context.timeout_s  # so we say which
+        if service is None:  # it is a user's: the others were tried when the settings were read
+            return Outcome(url.partition(":")[0], "bad_address", f"Apprise does not accept the URL; {COMPARE}")
+        end_by(time.monotonic() + 0.8 * self._context.timeout_s)  # so that we say what was late
         service.retry = 0
         sender = self._apprise.Apprise(asset=self._asset)
         sender.add(service)

@@ -34,7 +34,7 @@ CONNECT_S = 5.0  # at most, of the whole time
 SHARE = 0.95  # of the channel's timeout: whoever knows how far it had got is to be first to say so
 IDLE_S = 4.0  # many servers close an idle connection after five seconds, and what is sent then is lost
 IDLE_MAX = 256  # connections kept open for what may come, of which there is one per endpoint and more
-LOOKUPS_MAX = 32  # at once: a name whose server hangs has its thread for many seconds
+LOOKUPS_MAX = 512  # at once: a name whose server hangs has its thread for long, and is not to be in the way of others
 QUOTED = 300  # characters
 RETRY_AFTER_MAX_S = 86_400.0
 HIDDEN = frozenset({"authorization", "webhook-signature"})
@@ -179,15 +179,16 @@ class HttpClient:
             where = f"{error.host}, port {error.port}"
             return self._named("unreachable", f"no connection to {where}: {_reason(error.os_error)}")
         if isinstance(error, aiohttp.ConnectionTimeoutError):
-            return self._named("unreachable", "no connection in time; see that the host is up, and lets us through")
+            text = "no connection in time; see that the host is up, and lets us through"
+            return self._named("unreachable", text, "timeout")
         if isinstance(error, TimeoutError):
             return self._named("unanswered", f"sent, but no answer within {self._total_s:.3g} s")
         if isinstance(error, (ValueError, aiohttp.NonHttpUrlClientError)):
             return SendError("permanent", f"{quoted(url)} cannot be asked, nothing was sent: {why}")
         return self._named("unanswered", f"sent, but not answered as HTTP has it: {why}")
 
-    def _named(self, name: str, message: str) -> SendError:
-        return SendError(self._answers.error_class(self._service, name), message)
+    def _named(self, name: str, message: str, detail: str = "") -> SendError:
+        return SendError(self._answers.error_class(self._service, name, detail), message)
 
     def _tell(self, mark: str, first: str, headers: Mapping[str, str]) -> None:
         assert self._trace is not None

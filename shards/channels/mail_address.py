@@ -8,6 +8,7 @@ from email.headerregistry import Address as HeaderAddress
 from email.headerregistry import HeaderRegistry
 from typing import Any, NamedTuple
 
+from shards.channels.mail_policy import CONTROL
 from shards.contacts import email_parts
 
 PLAIN = re.compile(r"[A-Za-z0-9_+-]+(\.[A-Za-z0-9_+-]+)*@[a-z0-9](-*[a-z0-9])*(\.[a-z0-9](-*[a-z0-9])*)+", re.ASCII)
@@ -49,11 +50,16 @@ def _parse(text: str) -> Address:
 
 def parse_mailbox(text: str) -> Mailbox:
     """Of "Name <address>", or an address alone. ``ValueError`` says what is wrong with it."""
-    if not text.isprintable():
+    if CONTROL.search(text):
         raise ValueError("it has a line break or control character")
-    header: Any = HeaderRegistry()("From", text)
+    try:
+        header: Any = HeaderRegistry()("From", text)
+    except (AttributeError, IndexError, TypeError):  # which ``email`` stumbles over in some that are none
+        raise ValueError("it is no address, with a name before it or without") from None
     if header.defects or len(header.addresses) != 1:
         raise ValueError("it is not one address, with a name before it or without")
     found = header.addresses[0]
+    if "=?" in found.display_name:
+        raise ValueError("its name has =?, which mail programs would decode")
     address = parse(found.addr_spec)
     return Mailbox(address, str(HeaderAddress(found.display_name, addr_spec=address.text)))

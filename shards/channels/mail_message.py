@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import secrets
-import textwrap
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.utils import format_datetime
@@ -15,10 +14,9 @@ import msgspec
 from shards.channels import mail_address, unsubscribe
 from shards.channels.base import Delivery, SendError
 from shards.channels.mail_address import Address
-from shards.channels.mail_policy import SMTP, SMTPUTF8
+from shards.channels.mail_policy import CONTROL, SMTP, SMTPUTF8
 from shards.channels.mail_settings import Settings
 
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 UNSAFE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # which no body may have as it is, RFC 5322, 2.3
 SUBJECT_LENGTH = 78  # of one that is made of the text
 ATTACHMENTS_MAX = 100
@@ -41,7 +39,7 @@ class Attachment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     content: bytes
 
     def __post_init__(self) -> None:
-        if not self.filename or not self.filename.isprintable() or len(self.filename) > 255:
+        if not self.filename or CONTROL.search(self.filename) or len(self.filename) > 255:
             raise ValueError("its filename is empty, over 255 characters, or has a line break or control character")
         if not re.fullmatch(r"(?!multipart|message)[\w.+-]{1,60}/[\w.+-]{1,60}", self.content_type, re.ASCII):
             raise ValueError(f"its content_type is {self.content_type[:80]!r}; it is to be like application/pdf")
@@ -59,6 +57,16 @@ class Composer:
         self._unsubscribe_url = settings.unsubscribe_url
         self._unsubscribe_secret = settings.unsubscribe_secret.reveal() if settings.unsubscribe_secret else ""
         self._boundary = _new_boundary()
+
+    def link(self, delivery: Delivery) -> str:
+        """By which the reader unsubscribes; empty where it is not for that. Raises ``SendError``."""
+        if not (delivery.unsubscribable and self._unsubscribe_url):
+            return ""
+        user_id = delivery.recipient.user_id
+        link = unsubscribe.url(self._unsubscribe_url, self._unsubscribe_secret, user_id, delivery.category, delivery.id)
+        if len(link) > unsubscribe.URL_LENGTH_MAX:
+            raise SendError("permanent", f"the unsubscribe link has {len(link)} characters; shorten unsubscribe_url")
+        return link
 
     def compose(self, delivery: Delivery) -> Mail:
         """Raises ``SendError``, mostly ``permanent``, for what cannot become a mail."""
@@ -86,7 +94,7 @@ class Composer:
         return message.as_bytes()
 
     def _add_headers(self, message: EmailMessage, delivery: Delivery, recipient: Address) -> None:
-        subject = delivery.title or textwrap.shorten(delivery.text, SUBJECT_LENGTH, placeholder="...")
+        subject = delivery.title or _beginning(delivery.text)
         if CONTROL.search(subject):
             raise SendError(
                 "permanent", f"the subject {subject[:80]!r} has a line break or control character; send one line"
@@ -99,18 +107,7 @@ class Composer:
         message["Date"] = format_datetime(datetime.now(UTC))
         message["Message-ID"] = f"<{delivery.id}@{self.domain}>"
         message["Auto-Submitted"] = "auto-generated"  # RFC 3834: nobody's answering machine answers it
-        if delivery.unsubscribable and self._unsubscribe_url:
-            link = unsubscribe.url(
-                self._unsubscribe_url,
-                self._unsubscribe_secret,
-                delivery.recipient.user_id,
-                delivery.category,
-                delivery.id,
-            )
-            if len(link) > unsubscribe.URL_LENGTH_MAX:
-                raise SendError(
-                    "permanent", f"the unsubscribe link has {len(link)} characters; shorten unsubscribe_url"
-                )
+        if link := self.link(delivery):
             message["List-Unsubscribe"] = f"<{link}>"
             message["List-Unsubscribe-Post"] = "List-Unsubscribe=One-Click"
         for name, value in self._headers.items():
@@ -154,6 +151,12 @@ class Composer:
 def _new_boundary() -> str:
     """None of the parts that are encoded can contain it: neither base64 nor quoted-printable has ``=_``."""
     return f"=_{secrets.token_hex(16)}"
+
+
+def _beginning(text: str) -> str:
+    """As a subject; cut anywhere, as many languages put no spaces between words."""
+    line = " ".join(CONTROL.sub(" ", text[: 10 * SUBJECT_LENGTH]).split())
+    return line if len(line) <= SUBJECT_LENGTH else f"{line[: SUBJECT_LENGTH - 3]}..."
 
 
 def _encoding(text: str) -> str | None:

@@ -13,6 +13,8 @@ from email.headerregistry import BaseHeader, HeaderRegistry
 from email.policy import EmailPolicy
 from typing import Any
 
+# What no line may have in it. Other invisible ones are part of names: spaces that do not break, joiners of letters.
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 # Which needs neither: one word, which is never folded, or a short line. But not what looks like an encoded word.
 PLAIN = re.compile(r"(?!.*=\?)(?:[!-~]{1,970}|[!-~][ -~]{0,60}[!-~])", re.ASCII)
 # ``email`` decodes encoded words in what it is given, and before Python 3.11.10 wrote the line breaks in them as such:
@@ -45,7 +47,7 @@ class _Policy(EmailPolicy):
         if type(value) is str and not name.lower().startswith(("content-", "mime-")):  # which ``email`` itself reads
             if PLAIN.fullmatch(value):
                 return name, value
-            if "=?" in value and value.isprintable():  # so that it is shown as it stands
+            if "=?" in value and not CONTROL.search(value):  # so that it is shown as it stands
                 return name, Header(value, "utf-8", header_name=name).encode(linesep=self.linesep)
         return super().header_store_parse(name, value)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from shards.channels import mail_address, unsubscribe
 from shards.channels.certificates import check_ca_file
+from shards.channels.mail_policy import CONTROL
 from shards.hidden import Secret
 from shards.units import Seconds
 
@@ -45,6 +46,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         """``ValueError`` begins with the key that it is about."""
         if not self.host or not self.host.isprintable() or set(self.host) & set(" /@"):
             raise ValueError(f"host is {self.host!r}; give the mail server's name, as in smtp.example.org")
+        if self.host.count(":") == 1:
+            raise ValueError(f"host is {self.host!r}; port is a setting of its own")
         if not 0 <= self.port <= 65_535:
             raise ValueError(f"port is {self.port}; it must be 1 to 65535, or 0 for that of tls")
         for key in ("connections", "mails_per_connection"):
@@ -77,6 +80,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         check_ca_file(self.ca_file)
 
     @property
+    def fitting(self) -> dict[str, Any]:
+        """Of what every channel has: no attempt waits for a connection, and servers may greet and answer slowly."""
+        return {"concurrency": self.connections, "timeout": "60s"}
+
+    @property
     def port_used(self) -> int:
         return self.port or PORTS[self.tls]
 
@@ -93,7 +101,7 @@ def _check_header(name: str, value: str) -> None:
         raise ValueError(f"headers has {name!r}, which is no name of a header; use letters, digits and -")
     if OURS.fullmatch(name):
         raise ValueError(f"headers has {name!r}, which every mail has its own of; leave it out")
-    if not value.isprintable() or not 0 < len(value) <= HEADER_LENGTH_MAX:
+    if CONTROL.search(value) or not 0 < len(value) <= HEADER_LENGTH_MAX:
         raise ValueError(
             f"headers.{name} has a line break or control character, nothing, or over {HEADER_LENGTH_MAX} characters; "
             "give one line"

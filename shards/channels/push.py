@@ -21,6 +21,7 @@ from shards.channels.fcm import Fcm
 from shards.channels.http import QUOTED
 from shards.channels.webpush import WebPush
 from shards.contacts import PushContact
+from shards.hidden import disguised, redact, secrets_of
 
 # A device that may have it goes first: only who configured the channel can say whether to risk a second time. Then
 # who asks for patience, so that it gets it. What no retry mends goes last.
@@ -50,6 +51,7 @@ class PushChannel:
         self._timeout_s = context.timeout_s * SHARE
         self._services: dict[str, Service] = {}
         self._told: set[str] = set()  # services of which the log says that they refuse us
+        self._secrets = disguised(secrets_of(settings))
         context = context._replace(concurrency=context.concurrency * AT_ONCE)
         if settings.fcm:
             self._services["fcm"] = Fcm(settings.fcm, context)
@@ -82,7 +84,8 @@ class PushChannel:
         for device, error in errors:
             if error.error_class == "misconfigured" and device.provider not in self._told:
                 self._told.add(device.provider)
-                log.warning("a service of push refuses us", service=device.provider, error=error.message)
+                words = redact(error.message, self._secrets)
+                log.warning("a service of push refuses us", service=device.provider, error=words)
 
     async def _send_to(
         self, device: PushContact, delivery: Delivery, until: float, room: asyncio.Semaphore

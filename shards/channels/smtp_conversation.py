@@ -16,6 +16,7 @@ from shards.channels.mail_message import Mail
 REPLY_BYTES_MAX = 16_384
 LAST_BYTES = 16_384  # of the content: as much as every system takes at once
 TRACED_LINES_MAX = 200
+SIZE_DIGITS_MAX = 20  # RFC 1870, 3
 
 Trace = Callable[[str], None]
 
@@ -39,7 +40,7 @@ class RefusedError(Exception):
 
 
 class LostError(Exception):
-    """The connection broke. ``sent`` if all of the mail had been sent, ``stale`` if it broke before any answer."""
+    """The connection broke. ``sent`` if all of the mail had been sent, ``stale`` if it broke between two mails."""
 
     def __init__(self, why: str, *, sent: bool = False, stale: bool = False) -> None:
         super().__init__(why)
@@ -55,7 +56,9 @@ class Conversation(asyncio.Protocol):
         self.mails = 0  # given to it
         self._transport = transport
         self._pipelining = "pipelining" in extensions
-        self._size = extensions.get("size", "")
+        size = extensions.get("size", "")
+        self._takes_size = "size" in extensions
+        self._size_max = int(size) if size.isdecimal() and len(size) <= SIZE_DIGITS_MAX else 0
         self._utf8 = "smtputf8" in extensions
         self._trace = trace
         self._buffer = bytearray()
@@ -80,8 +83,8 @@ class Conversation(asyncio.Protocol):
         """Why the server would never take it, by what it has offered; empty where nothing is known against it."""
         if mail.utf8 and not self._utf8:
             return "the address has letters beyond ASCII before the @, and the server does not offer SMTPUTF8"
-        if self._size.isdecimal() and 0 < int(self._size) < len(mail.content):  # RFC 1870
-            return f"the mail has {len(mail.content)} bytes, and the server takes at most {self._size}"
+        if 0 < self._size_max < len(mail.content):  # RFC 1870
+            return f"the mail has {len(mail.content)} bytes, and the server takes at most {self._size_max}"
         return ""
 
     async def send(self, mail: Mail, deadline: float) -> Reply:
@@ -93,8 +96,8 @@ class Conversation(asyncio.Protocol):
                 reply = await self._send(mail)
         except RefusedError as refused:
             self._dirty = True
-            if refused.reply.code == 421:  # RFC 5321, 3.8: it closes
-                self.abort("closed by the server")
+            if refused.command == "MAIL":  # there may have been enough of them in this connection
+                self.abort("it takes no more mails")
             raise
         except TimeoutError:
             self.abort("no answer in time")
@@ -118,7 +121,7 @@ class Conversation(asyncio.Protocol):
     # --- a mail ------------------------------------------------------------------------------------------------
 
     async def _send(self, mail: Mail) -> Reply:
-        size = f" SIZE={len(mail.content)}" if self._size else ""
+        size = f" SIZE={len(mail.content)}" if self._takes_size else ""
         utf8 = " SMTPUTF8" if mail.utf8 else ""
         commands = [
             f"MAIL FROM:<{mail.sender}>{size}{utf8}",
@@ -128,7 +131,7 @@ class Conversation(asyncio.Protocol):
         if self._dirty:
             commands.insert(0, "RSET")
         replies = await self._ask(commands)
-        if self.mails > 1 and (not replies or replies[0].code == 421):
+        if self.mails > 1 and _is_stale(commands[0], replies):
             raise LostError(replies[0].text if replies else self._lost, stale=True)
         for command, reply in zip(commands, replies, strict=False):
             if reply.is_refusal:
@@ -137,7 +140,7 @@ class Conversation(asyncio.Protocol):
                 raise RefusedError(command[:4], reply)
             if reply.code // 100 != (3 if command == "DATA" else 2):
                 raise LostError(f"the server answered {command[:4]} with {reply.code}, which makes no sense")
-        if len(replies) < len(commands):
+        if self._lost:
             raise LostError(self._lost)
         return await self._send_content(mail.content)
 
@@ -160,28 +163,32 @@ class Conversation(asyncio.Protocol):
 
     async def _send_content(self, content: bytes) -> Reply:
         stuffed = content.replace(b"\r\n.", b"\r\n..") + (b".\r\n" if content.endswith(b"\r\n") else b"\r\n.\r\n")
-        early: list[Reply] = []
+        replies: list[Reply] = []
         if len(stuffed) > LAST_BYTES:
-            early = await self._exchange(stuffed[:-LAST_BYTES], 1, lambda: not self._full)
-            if self._lost and not early:
+            replies = await self._exchange(stuffed[:-LAST_BYTES], 1, lambda: not self._full)
+            if self._lost and not replies:
                 raise LostError(self._lost)
-        if early:
+        if replies:
             self.abort("answered too early")
-            raise RefusedError("DATA", early[0])
-        self._sent = True
-        replies = await self._exchange(stuffed[-LAST_BYTES:], 1)
+        else:
+            self._sent = True
+            replies = await self._exchange(stuffed[-LAST_BYTES:], 1)
         if not replies:
             raise LostError(self._lost, sent=True)
-        if replies[0].is_refusal:
-            raise RefusedError("DATA", replies[0])
-        return replies[0]
+        reply = replies[0]
+        if reply.is_refusal:
+            raise RefusedError("DATA", reply)
+        if reply.code // 100 != 2 or not self._sent:
+            raise LostError(f"the server answered the mail with {reply.code}, which makes no sense", sent=self._sent)
+        return reply
 
     # --- bytes -------------------------------------------------------------------------------------------------
 
     async def _exchange(self, data: bytes, count: int, is_enough: Callable[[], bool] = lambda: False) -> list[Reply]:
         """Write, and wait for so many replies; fewer if the connection breaks, or if it is enough."""
         self._expected = count
-        self._write(data)
+        if not self._lost:
+            self._write(data)
         while not self._lost and len(self._replies) < count and not is_enough():
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
@@ -221,9 +228,14 @@ class Conversation(asyncio.Protocol):
                 continue
             self._replies.append(Reply(int(line[:3]), " ".join(self._lines)))
             self._lines = []
+        missing = self._expected - len(self._replies)
         if len(self._buffer) + sum(map(len, self._lines)) > REPLY_BYTES_MAX:
             self._break(f"the server's answer has over {REPLY_BYTES_MAX} bytes")
-        elif len(self._replies) >= self._expected:
+        elif self._replies and self._replies[-1].code == 421:  # RFC 5321, 3.8: it closes
+            self._break("closed by the server")
+        elif missing < 0 or (missing == 0 and (self._buffer or self._lines)):
+            self._break("the server said more than it was asked")
+        elif missing == 0:
             self._wake()
 
     def _break(self, why: str) -> None:
@@ -243,3 +255,8 @@ class Conversation(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._full = False
         self._wake()
+
+
+def _is_stale(first: str, replies: Sequence[Reply]) -> bool:
+    """Whether a connection that was used before takes nothing more, of which the mail is innocent."""
+    return not replies or replies[0].code == 421 or (first == "RSET" and replies[0].is_refusal)

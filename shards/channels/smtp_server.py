@@ -154,7 +154,7 @@ class _Client(aiosmtplib.SMTP):
         return answer
 
     def _hear(self, answer: SMTPResponse) -> None:
-        for line in answer.message.splitlines():
+        for line in answer.message.encode("utf-8", "replace").decode().splitlines():  # not all is UTF-8
             self._say(f"< {answer.code} {line}")
 
     def _peer(self) -> str:

@@ -25,7 +25,9 @@ directory = "templates"
 allow_template_put = true
 [digests]
 social = { template = "social", window = "1s", categories = ["social"] }
+slow = { template = "slow", window = "1h", categories = ["slow"] }
 [categories]
+slow = { channels = ["inapp"] }
 social = { channels = ["inapp"] }
 """
 FILES = {
@@ -35,6 +37,8 @@ FILES = {
     "order/text": "{% extends 'layouts/base' %}{% block content %}Dear {{ name }}{% endblock %}",
     "social/inapp.title": "{{ count }} news",
     "social/inapp.body": "{% for item in items %}{{ item.title }};{% endfor %}",
+    "slow/inapp.title": "{{ count }}",
+    "slow/de/title": "{{ count }}: {{ items[0].title.upper() }}",
     "mail/email.subject": "only for e-mails",
 }
 
@@ -193,6 +197,26 @@ def test_explain_says_which_parts_are_taken(service: RunningDispatcher, user: st
     template, ends = step({})
     assert (template["result"], ends["result"], ends["reason"]) == ("block", "dead", "template")
     assert template["detail"]["message"] == "template 'order', fr/title, line 1: 'order' is undefined"
+
+
+def test_explain_says_what_a_digest_takes(service: RunningDispatcher, user: str) -> None:
+    service.request("user.put", user_id=user, user={"locale": "de-AT"})
+
+    def digest(category: str, **said: Any) -> tuple[dict[str, Any], str]:
+        notification = {"user_id": user, "category": category, "title": "t", **said}
+        decisions = service.request("explain", notification=notification)["decisions"]
+        (found,) = (one["detail"] for one in decisions if one["step"] == "digest")
+        return found, decisions[-1]["result"]
+
+    detail, ends = digest("slow")
+    assert (detail["template"], detail["locale"], ends) == ("slow", "de-AT", "deferred")
+    assert detail["parts"] == {"title": "de/title"}
+    detail, ends = digest("slow", title=None, body="without a title")
+    assert "parts" not in detail
+    assert detail["message"] == "template 'slow', de/title, line 1: 'None' has no attribute 'upper'"
+    service.client.submit({"user_id": user, "category": "slow", "title": "first"})
+    wait_until(lambda: digest("slow")[0]["items"] == 1, what="the first item")
+    assert digest("slow", title=None, body="with one before")[0]["parts"] == {"title": "de/title"}
 
 
 # --- list and put -------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from shards.channels.smtp_pool import Pool
 from shards.channels.smtp_server import Server
 from tests.support.deliveries import mail_to
 from tests.support.service import wait_until
-from tests.support.smtp import DRIP, DROP, EXTENSIONS, GARBAGE, HANG, ScriptedServer
+from tests.support.smtp import DRIP, DROP, EXTENSIONS, GARBAGE, GREETING, HANG, ScriptedServer
 from tests.support.waiting import until
 
 TEST_S = 60.0
@@ -108,6 +108,7 @@ def test_a_mail_is_sent_and_the_servers_word_kept(server: ScriptedServer) -> Non
         ("RCPT", "452 4.5.3 Too many", "throttled"),
         ("MAIL", "421 4.7.28 Unusual rate", "throttled"),
         (".", "451 4.7.500 Server busy", "throttled"),
+        (".", "454 Throttling failure: Maximum sending rate exceeded.", "throttled"),
         ("GREETING", "421 too many connections", "throttled"),
         ("GREETING", "554 5.7.1 your address is listed", "misconfigured"),
         ("GREETING", "451 later", "transient"),
@@ -127,7 +128,7 @@ def test_a_refusal_means_what_the_table_says(
     assert error.error_class == error_class
     assert error.bad == (("ada@example.org",) if error_class == "bad_address" else ())
     assert answer[:3] in error.message
-    assert server.connections == (2 if answer.startswith("421") or command in ("GREETING", "EHLO") else 1)
+    assert server.connections == (2 if answer.startswith("421") or command in ("GREETING", "EHLO", "MAIL") else 1)
     assert answer.rsplit(maxsplit=1)[-1] in error.message
 
 
@@ -152,19 +153,34 @@ def test_each_recipient_has_an_outcome_of_its_own(server: ScriptedServer, agrees
     assert server.connections == 1
 
 
-def test_no_empty_mail_is_sent_where_all_but_the_beginning_is_agreed_to(server: ScriptedServer) -> None:
+def test_a_connection_that_cannot_begin_anew_is_replaced(server: ScriptedServer) -> None:
     server.on("RCPT", "450 4.2.0 later")
     server.on("RSET", "500 what")
 
     async def work() -> None:
         async with channel(server, connections=1) as one:
-            for _ in range(2):
-                with pytest.raises(SendError):
-                    await one.send(mail_to())
+            with pytest.raises(SendError):
+                await one.send(mail_to())
             await one.send(mail_to(title="after"))
 
     run(work)
     assert [mail["Subject"] for mail in server.mails] == ["after"]
+    assert server.connections == 2
+
+
+def test_enough_mails_for_one_connection_are_not_enough_for_the_next(server: ScriptedServer) -> None:
+    """As OpenSMTPD says it, which leaves the connection open."""
+    server.on("MAIL", "250 ok", "452 4.3.0 Too many messages sent")
+
+    async def work() -> None:
+        async with channel(server, connections=1) as one:
+            await one.send(mail_to())
+            with pytest.raises(SendError):
+                await one.send(mail_to())
+            await one.send(mail_to())
+
+    run(work)
+    assert server.connections == 2
 
 
 @pytest.mark.parametrize(
@@ -204,7 +220,7 @@ def test_a_server_that_hangs_is_left_in_time(command: str, what: str, error_clas
 
 def test_a_connection_that_breaks_before_the_last_of_the_content_has_not_sent_it(server: ScriptedServer) -> None:
     server.on("CONTENT", DROP)
-    assert failure(server, mail_to(text="a line of text\n" * 1_000_000)).error_class == "transient"
+    assert failure(server, mail_to(text=("a line of text " * 5 + "\n") * 200_000)).error_class == "transient"
 
 
 def test_a_great_mail_arrives_whole(server: ScriptedServer) -> None:
@@ -253,6 +269,48 @@ def test_no_more_connections_than_allowed(server: ScriptedServer) -> None:
     run(work)
     assert len(server.received) == 50
     assert server.connections <= 3
+
+
+def test_a_server_that_admits_fewer_connections_gets_all_mails_over_those(server: ScriptedServer) -> None:
+    server.on("GREETING", GREETING, *["421 4.7.0 too many connections"] * 3, DROP)
+
+    async def work() -> None:
+        async with channel(server, connections=5) as one:
+            await asyncio.gather(*(one.send(mail_to()) for _ in range(50)))
+
+    run(work)
+    assert len(server.received) == 50
+    assert server.connections == 5
+
+
+def test_a_server_that_admits_nobody_is_not_waited_for(server: ScriptedServer) -> None:
+    server.on("GREETING", *["421 4.7.0 too many connections"] * 5)
+
+    async def work() -> None:
+        async with channel(server, connections=2) as one:
+            for _ in range(2):
+                found = await asyncio.gather(*(one.send(mail_to()) for _ in range(2)), return_exceptions=True)
+                assert any(isinstance(error, SendError) and error.error_class == "throttled" for error in found)
+
+    run(work)
+
+
+def test_no_mail_is_begun_without_time_for_its_answer() -> None:
+    async def work() -> None:
+        with ScriptedServer() as server:
+            server.on(".", HANG)
+            async with channel(server, Context("email", timeout_s=HANGS_S), connections=1) as one:
+                sending = asyncio.create_task(one.send(mail_to()))
+                await until(lambda: not server.to_come("."))
+                with pytest.raises(SendError, match="no connection") as caught:
+                    await one.send(mail_to())
+                assert caught.value.error_class == "transient"
+                assert not sending.done()
+                with pytest.raises(SendError, match="did not say"):
+                    await sending
+            assert [line[:4] for line in server.commands].count("MAIL") == 1
+
+    run(work)
 
 
 def test_a_worn_connection_is_replaced(server: ScriptedServer) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import datetime
+import socket
 import ssl
+import threading
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -128,15 +130,42 @@ def test_a_server_without_starttls_gets_nothing() -> None:
         assert [line[:4] for line in server.commands] == ["EHLO"]
 
 
-def test_what_stands_before_the_encryption_is_not_believed(authority: Authority) -> None:
-    """An answer more behind that to STARTTLS, as somebody in between would put there: RFC 3207, 6."""
-    with ScriptedServer((*EXTENSIONS, "STARTTLS")) as server:
-        server.on("STAR", "220 go on\r\n250 2.0.0 injected")
-        error = refused(server.port, ca_file=str(authority.file), **login())
-        assert error.error_class in ("transient", "misconfigured")
-        assert "injected" not in error.message
-        assert [line[:4] for line in server.commands[:2]] == ["EHLO", "STAR"]
-        assert not server.received
+@pytest.mark.parametrize("injected", [b"250-mail.test\r\n250 AUTH CRAM-MD5\r\n", b"250-mail.test\r\n", b"250"])
+def test_what_stands_before_the_encryption_is_not_believed(authority: Authority, injected: bytes) -> None:
+    """Answers behind that to STARTTLS, as somebody in between would put them there: RFC 3207, 6."""
+    lines: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = threading.Thread(target=_serve_one, args=(listening, authority.context("127.0.0.1"), injected))
+        server.start()
+        with pytest.raises(SendError, match="answered AUTH with 535"):
+            send(listening.getsockname()[1], lines, ca_file=str(authority.file), **login())
+        server.join()
+    said = "\n".join(lines)
+    assert "CRAM-MD5" not in said
+    assert said.index("encrypted, TLSv1.3") < said.index("> AUTH PLAIN ***")
+
+
+def _serve_one(listening: socket.socket, context: ssl.SSLContext, injected: bytes) -> None:
+    """A connection in which more than the answer to STARTTLS is sent in the clear, and no password is right."""
+    connection, _ = listening.accept()
+    with connection:
+        connection.sendall(b"220 mail.test\r\n")
+        for answer in (b"250-mail.test\r\n250 STARTTLS\r\n", b"220 go on\r\n" + injected):
+            connection.recv(1_000)
+            connection.sendall(answer)
+        with context.wrap_socket(connection, server_side=True) as encrypted:
+            for answer in (b"250-mail.test\r\n250 AUTH PLAIN\r\n", b"535 5.7.8 no\r\n"):
+                encrypted.recv(1_000)
+                encrypted.sendall(answer)
+
+
+def test_a_server_may_speak_another_encoding() -> None:
+    lines: list[str] = []
+    with ScriptedServer() as server:
+        server.on("GREETING", "220 caf\udce9")
+        send(server.port, lines, tls="none")
+    assert "< 220 caf?" in lines
+    "\n".join(lines).encode()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +25,11 @@ host = "127.0.0.1"
 port = {port}
 tls = "none"
 sender = "Shop <no-reply@shop.example>"
+unsubscribe_url = "https://shop.example/u?user={{user_id}}&category={{category}}&id={{delivery_id}}&t={{token}}"
+unsubscribe_secret = "env:UNSUBSCRIBE_SECRET"
+[categories.newsletter]
+channels = ["email"]
+unsubscribable = true
 """
 ORDER = {
     "name": "Ada <b>",
@@ -40,7 +46,9 @@ def server() -> Iterator[MailServer]:
 
 @pytest.fixture(scope="module")
 def dispatcher(server: MailServer) -> Iterator[RunningDispatcher]:
-    with RunningDispatcher(CONFIG.format(port=server.port, directory=ROOT / "config/templates")) as service:
+    service = RunningDispatcher(CONFIG.format(port=server.port, directory=ROOT / "config/templates"))
+    service.environment["UNSUBSCRIBE_SECRET"] = "mum"
+    with service:
         yield service
 
 
@@ -70,12 +78,27 @@ def test_a_mail_has_subject_text_and_html_in_the_language_of_its_reader(
     assert mail["Subject"] == "La commande 17 Bcc: eve@example.org est en route"
     assert mail["Bcc"] is None
     assert not any("eve@example.org" in envelope.rcpt_tos for envelope in server.envelopes)
-    text, html = mail.get_body(["plain"]).get_content(), mail.get_body(["html"]).get_content()
+    text, marked_up = mail.get_body(["plain"]).get_content(), mail.get_body(["html"]).get_content()
     assert "- 2 x Tea & milk, 3.50" in text
     assert "Bonjour Ada <b>," in text
-    assert '<html lang="fr-CA">' in html
-    assert "Bonjour Ada &lt;b&gt;," in html
-    assert "2 &times; Tea &amp; milk" in html
+    assert '<html lang="fr-CA">' in marked_up
+    assert "Bonjour Ada &lt;b&gt;," in marked_up
+    assert "2 &times; Tea &amp; milk" in marked_up
+
+
+def test_the_link_to_unsubscribe_is_in_the_text_of_mails_that_have_it(
+    dispatcher: RunningDispatcher, server: MailServer
+) -> None:
+    for name, category in (("carol", "newsletter"), ("dan", "transaction")):
+        found = sent(dispatcher, name, "en", category=category, template="order-shipped", payload=ORDER)
+        assert found["outcome"] == "delivered", found
+    (mail,) = mails_to(server, "carol")
+    link = mail["List-Unsubscribe"].strip("<>")
+    assert "user=carol&category=newsletter&id=" in link
+    assert f'<a href="{html.escape(link)}"' in mail.get_body(["html"]).get_content()
+    (mail,) = mails_to(server, "dan")
+    assert mail["List-Unsubscribe"] is None
+    assert "Unsubscribe" not in mail.get_body(["html"]).get_content()
 
 
 def test_a_digest_is_one_mail(dispatcher: RunningDispatcher, server: MailServer) -> None:

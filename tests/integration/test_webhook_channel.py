@@ -227,6 +227,7 @@ def test_headers_of_the_settings_are_sent(endpoint: Endpoint) -> None:
 @pytest.mark.parametrize(
     ("status", "headers", "error_class", "retry_after_s"),
     [
+        (101, {}, "transient", None),
         (301, {"Location": "http://127.0.0.1/"}, "transient", None),
         (400, {}, "transient", None),
         (401, {}, "transient", None),
@@ -248,7 +249,7 @@ def test_what_an_answer_means(
     assert (error.error_class, error.retry_after_s) == (error_class, retry_after_s)
     assert error.bad == ((endpoint.url,) if status == 410 else ())
     assert f"HTTP {status}" in error.message
-    assert ("it points to http://127.0.0.1/" if status == 301 else "the reason") in error.message
+    assert {101: "", 301: "it points to http://127.0.0.1/"}.get(status, "the reason") in error.message
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])

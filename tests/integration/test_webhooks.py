@@ -115,7 +115,10 @@ def test_what_is_gone_is_not_asked_again_until_the_user_names_another(
     service: RunningDispatcher, endpoint: Endpoint, user: str
 ) -> None:
     endpoint.then(answer(410, "I have left"))
-    assert ended(service, submit(service, user))["outcome"] == "dead"
+    id_ = submit(service, user)
+    assert ended(service, id_)["outcome"] == "dead"
+    (alert,) = (event for event in service.events() if event.get("id") == id_)
+    assert (alert["event"], alert["channel"]) == ("a contact is not used again", "webhook")
     (letter,) = dead_letters(service, user)
     assert (letter["error_class"], letter["last_error"]) == ("bad_address", "HTTP 410: I have left")
     delivery = ended(service, submit(service, user))

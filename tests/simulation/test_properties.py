@@ -104,7 +104,7 @@ class Machine(RuleBasedStateMachine):
             shard.take([data], now)
         shard.collect(now)
         core.wake(now)
-        core.deliver_inapp(now)
+        more = core.deliver_inapp(now) or more
         shard.commit(now)
         shard.start(now)
         return more or bool(core.changes)

@@ -162,7 +162,7 @@ class ScriptedServer:
             while not self._stopping.is_set():
                 handler.wfile.write(b"250-" + b"x" * 60_000)
             raise ConnectionError
-        handler.wfile.write(f"{answer}\r\n".encode())
+        handler.wfile.write(f"{answer}\r\n".encode(errors="surrogateescape"))
         return answer
 
 

@@ -156,7 +156,7 @@ class World:
         answers = [shard.operations.answer(request, now) for request in requests]
         shard.collect(now)
         core.wake(now)
-        core.deliver_inapp(now)
+        self.more = core.deliver_inapp(now) or self.more
         shard.maintain(now)
         shard.commit(now)
         shard.start(now)

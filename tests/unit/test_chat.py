@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
+import socket
+import threading
+import tracemalloc
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,13 +17,15 @@ import pytest
 from shards import options
 from shards.answers import Answers, ErrorClass
 from shards.channels.base import Context, Recipient, SendError, Sent
-from shards.channels.chat import ChatChannel
+from shards.channels.chat import ChatChannel, Outcome
 from shards.contacts import Contacts
 from shards.hidden import Secret
 from tests.support.deliveries import delivery
 from tests.support.endpoint import Endpoint, Request, answer, hang, hang_up
+from tests.support.service import wait_until
 
 TOKEN = "secret-token"
+SLACK = "slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ"  # the shape is right
 
 
 @pytest.fixture
@@ -88,7 +94,7 @@ def test_urls_of_the_configuration_may_have_any_scheme(service: Endpoint) -> Non
 
 
 def test_a_category_without_urls_is_permanent() -> None:
-    error = failure(settings={"categories": {"security": ["slack://x"]}})
+    error = failure(settings={"categories": {"security": [SLACK]}})
     assert error.error_class == "permanent"
     assert "categories.system" in error.message
 
@@ -97,9 +103,9 @@ def test_a_category_without_urls_is_permanent() -> None:
     ("contacts", "settings", "supported"),
     [
         (Contacts(), {}, False),
-        (Contacts(chat=("slack://x",)), {}, True),
-        (Contacts(), {"urls": ["slack://x"]}, True),
-        (Contacts(), {"categories": {"security": ["slack://x"]}}, True),
+        (Contacts(chat=(SLACK,)), {}, True),
+        (Contacts(), {"urls": [SLACK]}, True),
+        (Contacts(), {"categories": {"security": [SLACK]}}, True),
     ],
 )
 def test_who_is_supported(contacts: Contacts, settings: dict[str, Any], supported: bool) -> None:
@@ -207,6 +213,71 @@ def test_a_service_that_does_not_answer_in_time_is_ambiguous(service: Endpoint) 
     assert failure([url_of(service)], context=Context("chat", 0.5)).error_class == "ambiguous"
 
 
+def drip(connection: socket.socket, ended: threading.Event) -> None:
+    """An answer that never ends."""
+    connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    while not ended.wait(0.05):
+        connection.sendall(b"1\r\nx\r\n")
+
+
+def flood(connection: socket.socket, ended: threading.Event) -> None:
+    """A small answer that is a gigabyte, decompressed."""
+    body = gzip.compress(bytes(2**20)) * 1_000
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+
+def test_an_answer_that_never_ends_keeps_no_thread(service: Endpoint) -> None:
+    service.then(drip)
+    assert failure([url_of(service)], context=Context("chat", 0.5)).error_class == "ambiguous"
+
+
+def test_of_a_large_answer_only_the_start_is_read(service: Endpoint) -> None:
+    service.then(flood)
+    tracemalloc.start()
+    try:
+        assert send([url_of(service)]) == Sent("JSON")
+        assert tracemalloc.get_traced_memory()[1] < 50 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_many_targets_in_one_url_have_one_deadline(service: Endpoint) -> None:
+    targets = ",".join(f"room{number}" for number in range(500))
+    url = f"mmost://127.0.0.1:{service.port}/{'a' * 24}?channel={targets}"  # with a wait between
+    error = failure([url], settings={"schemes": ["mmost"]}, context=Context("chat", 1.0))
+    assert error.error_class == "ambiguous"
+    assert "name fewer targets in a URL" in error.message
+    assert 1 <= len(service.requests) < 500
+
+
+def test_what_no_thread_was_free_for_was_not_sent(service: Endpoint) -> None:
+    released = threading.Event()
+
+    def hold(connection: socket.socket, ended: threading.Event) -> None:
+        released.wait(5.0)
+
+    service.then(hold)
+    read = options.read(ChatChannel, {"schemes": ["json"]})
+
+    async def both() -> tuple[str, str]:
+        channel = ChatChannel(read, Context("chat", 5.0, 1))
+        try:
+            first, second = (delivery(Contacts(chat=(url_of(service),))) for _ in range(2))
+            begun = asyncio.create_task(channel.send(first))
+            await asyncio.to_thread(wait_until, lambda: service.requests, 5.0, "the first")
+            with pytest.raises(SendError) as raised:
+                async with asyncio.timeout(0.1):
+                    await channel.send(second)
+            released.set()
+            await asyncio.wait([begun])
+            return raised.value.error_class, raised.value.message
+        finally:
+            await channel.close()
+
+    assert asyncio.run(both()) == ("transient", "no thread is free: all wait for the services of others")
+    assert len(service.requests) == 1
+
+
 def test_one_url_that_accepts_is_enough(service: Endpoint) -> None:
     with Endpoint(usual=answer(410)) as gone:
         urls = [url_of(gone), url_of(service)]
@@ -227,7 +298,6 @@ def test_of_several_failures_that_which_can_be_retried_counts(service: Endpoint)
 def test_what_is_no_url_of_apprise_is_a_bad_address() -> None:
     error = failure([f"slack://{TOKEN}"], settings={"schemes": ["slack"]})
     assert (error.error_class, error.bad) == ("bad_address", (f"slack://{TOKEN}",))
-    assert failure(settings={"urls": [f"slack://{TOKEN}"]}).error_class == "misconfigured"
 
 
 def test_the_conversation_is_shown_without_secrets(service: Endpoint) -> None:
@@ -240,17 +310,50 @@ def test_the_conversation_is_shown_without_secrets(service: Endpoint) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"urls": ["slack"]}, "urls[0] is no URL"),
-        ({"categories": {"security": ["slack://a", "b"]}}, "categories.security[1] is no URL"),
-        ({"schemes": ["json://"]}, "schemes has 'json://'"),
+        ({"urls": [TOKEN]}, "urls: entry 1: it is no URL of Apprise, such as slack://A/B/C"),
+        ({"urls": [SLACK, f"slak://{TOKEN}"]}, "urls: entry 2: unknown scheme 'slak'; did you mean slack"),
+        ({"urls": [f"slack://{TOKEN}"]}, "urls: entry 1: Apprise does not accept this URL of slack; compare it"),
+        ({"urls": [f"https://example.org/{TOKEN}"]}, "urls: entry 1: Apprise does not accept this URL of https"),
+        ({"categories": {"security": [SLACK, TOKEN]}}, "categories.security: entry 2: it is no URL"),
+        ({"schemes": ["slack", "jsn"]}, "schemes: entry 2: unknown scheme 'jsn'; did you mean json"),
+        ({"schemes": ["json://"]}, "schemes: entry 1: give a scheme such as slack, or mmosts://"),
     ],
 )
 def test_wrong_settings(given: dict[str, Any], message: str) -> None:
     with pytest.raises(msgspec.ValidationError) as raised:
         options.read(ChatChannel, given)
     assert message in str(raised.value)
+    assert TOKEN not in str(raised.value)
 
 
 def test_the_urls_are_secrets() -> None:
-    settings = ChatChannel.Settings(urls=(Secret(f"slack://{TOKEN}"),), categories={"a": (Secret(f"slack://{TOKEN}"),)})
-    assert TOKEN not in repr(settings)
+    settings = ChatChannel.Settings(urls=(Secret(SLACK),), categories={"a": (Secret(SLACK),)})
+    assert "T1JJ3T3L2" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("url", "allowed"),
+    [
+        (
+            "https://prod-12.logic.azure.com:443/workflows/ab1/triggers/manual/paths/invoke?api-version=1&sig=c",
+            True,
+        ),
+        ("https://hooks.slack.com/services/T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ", True),
+        ("https://evil.example.org/workflows/ab1/triggers/manual/paths/invoke?api-version=1&sig=c", False),
+        ("workflows://x.logic.azure.com:443@10.0.0.1/ab1/c", False),
+        ("workflows://10.0.0.1/ab1/c#.logic.azure.com", False),
+    ],
+)
+def test_users_may_give_what_their_service_shows_them(monkeypatch: pytest.MonkeyPatch, url: str, allowed: bool) -> None:
+    told: list[str] = []
+
+    def notify(_: object, url: str, *others: object) -> Outcome:
+        told.append(url)
+        return Outcome("it")
+
+    monkeypatch.setattr(ChatChannel, "_notify", notify)
+    if allowed:
+        assert send([url], settings={"schemes": list(ChatChannel.Settings().schemes)}) == Sent("it")
+    else:
+        failure([url], settings={"schemes": list(ChatChannel.Settings().schemes)})
+    assert told == [url] * allowed

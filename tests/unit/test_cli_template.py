@@ -120,6 +120,19 @@ def test_preview_of_every_channel_that_it_has(config: Path) -> None:
     assert found == [("email", "text"), ("sms", "text"), ("push", "body"), ("inapp", "body"), ("system", "body")]
 
 
+def test_preview_of_what_can_be_rendered_and_what_cannot(config: Path) -> None:
+    for name, text in {"pager.text": "{{ order }} for the pager", "webhook.body": "{}"}.items():
+        (config.parent / "templates/order" / name).write_text(text)
+    done = CliRunner().invoke(
+        main,
+        ["template", "preview", "order", "--config", str(config), "--payload", "@-", "--json"],
+        input='{"order": 17}',
+    )
+    channels = dict.fromkeys(one["channel"] for one in json.loads(done.stdout)["parts"])
+    assert list(channels) == ["email", "push", "inapp", "webhook", "system", "pager"]
+    assert (done.exit_code, done.stderr) == (1, "error: template 'order', sms.text, line 1: 'missing' is undefined\n")
+
+
 def test_preview_reads_a_file_and_writes_files(config: Path, tmp_path: Path) -> None:
     (tmp_path / "payload.json").write_text('{"order": 17}')
     payload, out = f"@{tmp_path}/payload.json", tmp_path / "out"

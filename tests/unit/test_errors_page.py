@@ -8,7 +8,7 @@ import pytest
 
 from shards import breaker, health
 from shards.answers import ERROR_CLASSES, TABLES, Answers
-from shards.core import WAITING_MAX
+from shards.gates import SLOW_S
 from shards.retry import RETRY_AFTER_MAX_S, WEBHOOK_RETRY
 from shards.settings import ChannelSettings
 from tests.support.service import ROOT
@@ -39,7 +39,7 @@ def test_each_class_is_explained() -> None:
         f"After {breaker.OPEN_S:.0f} s it is half-open",
         f"at most {breaker.PATIENCE_MAX_S:.0f} s, and for {breaker.PATIENCE_S:.0f} s where",
         f"more than {health.DISABLED_AFTER_MS // 3_600_000} hours later",
-        f"up to {WAITING_MAX:,} of each priority for each endpoint",
+        f"took longer than {SLOW_S:g} s the last time",
         f"`per_endpoint` attempts are under way at once, {ChannelSettings(()).per_endpoint} in each shard",
         f"at least {WEBHOOK_RETRY.throttled_min:.0f} s after",
     ],

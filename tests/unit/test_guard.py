@@ -28,6 +28,7 @@ def denied(address: str, guard: Guard = GUARD, port: int = 443) -> bool:
     [
         *INSIDE,
         *("0.0.0.0", "::", "100.64.0.1", "192.0.0.8", "198.18.0.1", "224.0.0.1", "240.0.0.1", "255.255.255.255"),
+        "168.63.129.16",
         # ways to write an IPv4 address as one of IPv6, which `is_global` partly lets through
         *("::ffff:127.0.0.1", "::ffff:8.8.8.8", "::127.0.0.1", "64:ff9b::7f00:1", "64:ff9b:1::7f00:1", "2002:7f00:1::"),
         *("2001:0:4136:e378:8000:63bf:3fff:fdd2", "::ffff:0:127.0.0.1", "100::1", "ff02::1", "5f00::1", "4000::1"),

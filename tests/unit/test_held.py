@@ -114,3 +114,20 @@ def test_what_was_held_survives_a_kill(begin: Callable[..., tuple[World, Hands]]
     assert [sent.said.idempotency_key for sent in one.sent] == ["1", "2"]
     assert [one.status(key)["email"]["attempts"] for key in "12"] == [1, 1]
     assert one.conserved
+
+
+def test_what_was_held_can_expire(begin: Callable[..., tuple[World, Hands]]) -> None:
+    one, hands = begin()
+    submit(one, "1", expires_at=one.now.wall_us // 1000 + 60_000)
+    submit(one, "2")
+    begun = [*hands.started]
+    hands.started.clear()
+    for entry in begun:
+        hands.refuse(entry)
+    one.advance(61)
+    assert [one.outcome(key) for key in "12"] == ["pending:channel_paused"] * 2
+    one.shard.pauses.resume("email")
+    one.run()
+    assert keys(one, hands.started) == ["2"]
+    assert one.outcome("1") == "expired:expires_at"
+    assert one.conserved

@@ -85,6 +85,15 @@ def test_a_delivery_without_a_title_is_named_by_its_text() -> None:
     assert len(found["Subject"].strip()) <= 78
 
 
+@pytest.mark.parametrize("text", ["\u3054\u6ce8\u6587\u306e\u54c1" * 30, "https://shop.example/" + "x" * 2_000_000])
+def test_a_text_without_spaces_names_a_mail_as_well(text: str) -> None:
+    assert parsed(composer().compose(mail_to(title="", text=text)))["Subject"] == f"{text[:75]}..."
+
+
+def test_what_no_subject_may_have_is_left_out_of_one_that_is_made() -> None:
+    assert parsed(composer().compose(mail_to(title="", text="a\0b\x1bc\x85d")))["Subject"] == "a b c d"
+
+
 @pytest.mark.parametrize(
     "subject",
     [
@@ -93,6 +102,7 @@ def test_a_delivery_without_a_title_is_named_by_its_text() -> None:
         "=?utf-8?q?not_encoded?=, it only looks so",
         "x" * 500,
         "x" * 75 + " =?utf-8?q?a=0D=0ABcc:_eve?= \u00e9",
+        "no\u00a0break, \u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645 =?utf-8?q?x?=",
         '"quotes", commas; <angles> and (braces)',
     ],
 )
@@ -180,11 +190,12 @@ def test_a_name_beyond_ascii_needs_smtputf8() -> None:
 
 
 def test_the_sender_has_a_name_and_replies_go_elsewhere() -> None:
-    one = composer(sender='"Caf\u00e9, Shop" <no-reply@b\u00fccher.example>', reply_to="help@shop.example")
+    name = "Caf\u00e9, Shop n\u00b0\u00a01"
+    one = composer(sender=f'"{name}" <no-reply@b\u00fccher.example>', reply_to="help@shop.example")
     mail = one.compose(mail_to())
     assert mail.sender == "no-reply@xn--bcher-kva.example"
     found = parsed(mail)
-    assert found["From"].addresses[0].display_name == "Caf\u00e9, Shop"
+    assert found["From"].addresses[0].display_name == name
     assert found["From"].addresses[0].addr_spec == "no-reply@xn--bcher-kva.example"
     assert found["Reply-To"] == "help@shop.example"
     assert found["Message-ID"] == "<d-1@xn--bcher-kva.example>"
@@ -243,7 +254,16 @@ def attached(content: object = base64.b64encode(b"%PDF-1.7").decode(), **fields:
     return {"payload": {"attachments": [one]}}
 
 
-@pytest.mark.parametrize("filename", ["invoice.pdf", "R\u00e9sum\u00e9 \N{PARTY POPPER}.pdf", 'a "quoted" name.pdf'])
+@pytest.mark.parametrize(
+    "filename",
+    [
+        "invoice.pdf",
+        "R\u00e9sum\u00e9 \N{PARTY POPPER}.pdf",
+        'a "quoted" name.pdf',
+        "Screenshot at 5.30\u202fPM.png",  # as macOS writes it
+        "Facture n\u00b0\u00a017, \u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645.pdf",
+    ],
+)
 @pytest.mark.parametrize("html", [None, "<p>Hi</p>"])
 def test_attachments_follow_the_text(filename: str, html: str | None) -> None:
     found = parsed(composer().compose(mail_to(html=html, **attached(filename=filename))))
@@ -343,11 +363,17 @@ def test_the_secret_is_not_in_the_link() -> None:
     ("options", "told"),
     [
         ({"host": ""}, "host is ''"),
-        ({"host": "smtp.example.org:587"}, None),
+        ({"host": "smtp.example.org:587"}, "port is a setting of its own"),
+        ({"host": "::1"}, None),
         ({"host": "smtp://example.org"}, "host is"),
         ({"port": 65_536}, "port is 65536"),
         ({"sender": "Shop"}, "sender is 'Shop'"),
         ({"sender": "a@shop.example, b@shop.example"}, "sender is"),
+        ({"sender": '"\u00e9=?utf-8?q?x?=" <a@shop.example>'}, "sender is"),
+        ({"sender": '"'}, "sender is"),
+        ({"sender": ".:"}, "sender is"),
+        ({"sender": " .,"}, "sender is"),
+        ({"sender": "\ud800 <a@shop.example>"}, "sender is"),
         ({"sender": "Shop <a@shop.example>\r\nBcc: e@x.org"}, "sender is"),
         ({"reply_to": "nobody"}, "reply_to is 'nobody'"),
         ({"tls": "ssl"}, "Invalid enum value 'ssl'"),
@@ -357,6 +383,7 @@ def test_the_secret_is_not_in_the_link() -> None:
         ({"username": "ada", "password": "hush", "tls": "none", "host": "127.0.0.1"}, None),
         ({"ca_file": "/nowhere/ca.pem"}, "ca_file is '/nowhere/ca.pem', which has no certificates"),
         ({"headers": {"X-A": "a\r\nBcc: e@x.org"}}, "headers.X-A has a line break"),
+        ({"headers": {"X-A": "\ud800"}}, "headers.X-A has a line break"),
         ({"headers": {"X A": "b"}}, "headers has 'X A'"),
         ({"headers": {"bcc": "e@x.org"}}, "headers has 'bcc'"),
         ({"headers": {"List-Unsubscribe": "x"}}, "headers has 'List-Unsubscribe'"),

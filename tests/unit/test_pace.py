@@ -69,3 +69,12 @@ def test_the_rate_is_divided() -> None:
     pace.spend(1, 50.0)
     assert pace.available(50.0) == 0
     assert pace.next_at(50.0) == pytest.approx(50.4)
+
+
+def test_what_was_given_back_may_be_spent_again_and_is_no_more_than_the_burst() -> None:
+    pace = Pace("10/second", 4, 0, 1)
+    pace.spend(4, 50.0)
+    pace.refund(3, 50.0)
+    assert pace.available(50.0) == 3
+    pace.refund(1, 60.0)
+    assert pace.available(60.0) == 4

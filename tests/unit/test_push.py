@@ -13,7 +13,7 @@ from shards.answers import TABLES
 from shards.channels.base import Context, SendError, Sent
 from shards.channels.push import PushChannel
 from shards.preferences import parse_document
-from tests.support.push import apns, fcm, settings
+from tests.support.push import apns, fcm, settings, tokens
 from tests.support.push.apns import ApnsServer
 from tests.support.push.fcm import FcmServer
 from tests.support.push.sending import delivery, outcomes, recipient, refused, sent
@@ -102,11 +102,14 @@ def test_a_user_with_very_many_devices_has_few_connections_at_a_time(
 def test_the_log_says_once_that_a_service_refuses_us_though_another_takes_it(
     services: Services, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    refused = apns.error(403, "InvalidProviderToken")
+    secret = tokens.pem(apns.key()).splitlines()[1]
+    refused = apns.error(403, f"InvalidProviderToken {secret}")
     services.apns.then(refused, refused)
     one = delivery(*services.devices())
     assert all(isinstance(outcome, Sent) for outcome in outcomes(services.settings, one, one))
-    assert capsys.readouterr().out.count("InvalidProviderToken") == 1
+    said = capsys.readouterr().out
+    assert said.count("InvalidProviderToken") == 1
+    assert secret not in said
 
 
 def test_without_any_left_all_are_bad(services: Services) -> None:

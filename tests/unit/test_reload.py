@@ -60,7 +60,8 @@ ATTACHED: dict[str, Any] = {"provider": "attached"}
         (ATTACHED, {**ATTACHED, "timeout": "1s"}, True),
         (ATTACHED, PAGER, False),
         (PAGER, ATTACHED, False),
-        (PAGER, {**PAGER, "concurrency": 1}, False),
+        (PAGER, {**PAGER, "concurrency": 1}, True),
+        (PAGER, {**PAGER, "rate": "1/second"}, False),
     ],
 )
 def test_a_channel_changes_its_providers_but_not_whether_it_is_simulated_or_attached(
@@ -70,7 +71,7 @@ def test_a_channel_changes_its_providers_but_not_whether_it_is_simulated_or_atta
     if may:
         assert changed_tables(old, new, lambda _: "") == ["channels"]
         return
-    with pytest.raises(SettingsError, match=r"channels\.pager\.(providers|concurrency): it cannot change"):
+    with pytest.raises(SettingsError, match=r"channels\.pager\.(providers|rate): it cannot change"):
         changed_tables(old, new, lambda _: "")
 
 

@@ -141,6 +141,14 @@ def test_every_setting_is_in_the_shipped_file(keys: tuple[str, ...], struct: typ
         assert list(table) == [name for name in names if name in table]
 
 
+def test_a_channel_has_what_fits_its_provider_where_nobody_says(written: Path) -> None:
+    text = '[channels.email]\nhost = "mail.test"\nsender = "shop@shop.example"\nconnections = 7\n'
+    found = loaded(text, written).channels["email"]
+    assert (found.concurrency, found.timeout) == (7, Seconds(60))
+    found = loaded(f'{text}concurrency = 3\ntimeout = "5s"\n', written).channels["email"]
+    assert (found.concurrency, found.timeout) == (3, Seconds(5))
+
+
 def test_every_setting_of_the_shipped_file_has_a_comment_where_it_stands_first() -> None:
     explained = set()
     table = before = ""

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from shards import ledger
+from shards import ledger, meter
 from shards.changes import Now
 from shards.marks import Marks
 from shards.retry import RetryPolicy
@@ -95,6 +95,28 @@ def test_a_message_for_the_collector_is_bounded_in_bytes(open_shard: Open) -> No
         counts.append(len(outbox.items))
         shard.outbox_sent(outbox, at(0))
     assert counts == [1, 1, 1, 2]
+
+
+def test_templates_that_take_long_share_a_turn(open_shard: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ten in one frame, each turn renders so many as together take what one of them may take."""
+    monkeypatch.setattr(meter, "STEPS_MAX", 1_000)
+    slow = {"t": {"title": "{% for n in range(payload.rounds) %}{{ n }}{% endfor %}"}}
+    shard = open_shard(msgspec.structs.replace(SETTINGS, templates=slow), at(0))
+    said = {"template": "t", "channels": ["inapp"]}
+    rounds = [100] * 6 + [10_000] + [1] * 3
+    send(shard, 1, at(0), *({**said, "user_id": "ann", "payload": {"rounds": each}} for each in rounds))
+    more, taken = True, []
+    while more:
+        shard.core.refill(at(0))
+        more = shard.core.deliver_inapp(at(0))
+        shard.commit(at(0))
+        taken.append(sum(shard.core.counters.channels[shard.core.inapp].outcomes))
+    assert taken == [3, 6, 7, 10]
+    assert [ledger.outcome_of(value) == ledger.DEAD for value in words(shard, 1)] == [each > 100 for each in rounds]
+    inbox = shard.operations.answer(Request("inbox.list", user_id="ann"), at(0))
+    assert [item["payload"]["rounds"] for item in inbox["items"]] == [100] * 3  # a page is bounded in the same way
+    inbox = shard.operations.answer(Request("inbox.list", user_id="ann", cursor=inbox["next"]), at(0))
+    assert [item["cursor"] for item in inbox["items"]] == [4, 5, 6]
 
 
 def test_a_retry_on_a_channel_that_is_no_more_becomes_a_dead_letter(open_shard: Open) -> None:

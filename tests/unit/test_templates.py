@@ -266,6 +266,7 @@ def test_a_failure_in_a_layout_says_where_in_the_layout() -> None:
         ("fr/email.html/x", "", "the name of a part is like"),
         ("../text", "", "the name of a part is like"),
         ("", "", "the name of a part is like"),
+        ("de_AT/sms.text", "", "did you mean de-AT/sms.text?"),
     ],
 )  # fmt: skip
 def test_problems_are_found_before_it_is_used(key: str, source: str, says: str) -> None:
