@@ -41,6 +41,7 @@ class Child:
         self.version = 0  # of the configuration that it last said to have changed to
         self.asked = 0  # the number of the change that it last asked for,
         self.asked_to_read = 0  # and of the last one that is to read the configuration again
+        self.knew: set[str] = set()  # channels that there were once
         self.log_settings = log_settings
         self._module = module
         self._settings = settings
@@ -132,6 +133,8 @@ class Child:
                 self.asked = self.asked_to_read = int(number)
             case ["put", number]:
                 self.asked = int(number)
+            case ["knew", channel]:
+                self.knew.add(channel)
             case _:
                 log.debug("said", child=self.name, line=line)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -11,7 +11,9 @@ import msgspec
 from dispatcher.child import Child
 from dispatcher.settings import Settings, SettingsError
 from shards import logs
+from shards.ledger import NUMBERS
 from shards.units import encode_hook
+from shards.wire import CHANNELS
 
 log = logs.logger()
 
@@ -44,6 +46,16 @@ def changed_tables(old: Settings, new: Settings, source: Source) -> list[str]:
         remedy = "it cannot change while the dispatcher runs; restart it, or set it back. Nothing was changed"
         raise SettingsError("\n".join(f"{source(key)}: {'.'.join(key)}: {remedy}" for key in fixed))
     return list(dict.fromkeys(key[0] for key in keys))
+
+
+def check_channels(channels: Collection[str], knew: Collection[str], source: Source) -> None:
+    """Raises ``SettingsError`` where no journal has a number for one more: ``knew`` are those that there were once."""
+    count = len({*CHANNELS, *channels, *knew})
+    if count > NUMBERS:
+        raise SettingsError(
+            f"{source(('channels',))}: channels: with these there have been {count} names of channels in this data "
+            f"directory, and it takes {NUMBERS}; use names of channels that are no more. Nothing was changed"
+        )
 
 
 def may_change(key: tuple[str, ...], apart: Container[str], added: Container[str] = ()) -> bool:

@@ -24,7 +24,7 @@ from dispatcher.child_settings import CollectorSettings, RouterSettings
 from dispatcher.curve import KeyFileError, server_secret
 from dispatcher.data_directory import DataDirectory, Identity, explained
 from dispatcher.errors import BrokenError, StartError
-from dispatcher.reload import Handover, Source, changed_tables
+from dispatcher.reload import Handover, Source, changed_tables, check_channels
 from dispatcher.reloads import Put, Reloaded, puts_file
 from dispatcher.settings import Settings, SettingsError
 from shards import logs
@@ -310,6 +310,7 @@ class Supervisor:
                 self._reads += 1
                 after, source = self._load()
                 tables = changed_tables(self.settings, after, source)
+                check_channels(after.channels, {name for child in self._children for name in child.knew}, source)
                 self.settings, self._library = after, templates.load(after, self.directory.path, source)
             self._take_puts(puts)
             if self._library != before[1] and "templates" not in tables:

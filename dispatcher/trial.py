@@ -113,9 +113,10 @@ class Trial:
         context = Context(self._channel, timeout_s, concurrency, Answers(self._errors), self._step)
         provider = Provider(settings, context)
         try:
+            await provider.made()
             if provider.is_unmade:
                 return SendError("misconfigured", provider.refused)
-            if not provider.supports(delivery):
+            if not await provider.supports(delivery.recipient):
                 return None
             return await provider.send(delivery, time.monotonic)
         except SendError as error:  # of a plug-in that cannot say whom it supports
@@ -131,7 +132,7 @@ class Trial:
 
     def _result(self, provider: str, ended: Sent | SendError) -> Result:
         if isinstance(ended, Sent):
-            return Result("delivered", provider, None, redact(ended.detail, self._hidden), None, None, self._steps)
+            return Result("delivered", provider, None, redact(str(ended.detail), self._hidden), None, None, self._steps)
         meaning, remedy = MEANING[ended.error_class]
         message = redact(ended.message, self._hidden)
         return Result("failed", provider, ended.error_class, message, meaning, remedy, self._steps)

@@ -136,14 +136,15 @@ class Courier:
         self._providers = {
             name: Providers(name, settings, errors, time.monotonic) for name, settings in channels.items()
         }
+        for providers in self._providers.values():
+            self._keep(self._loop.create_task(providers.made()))
         self._keep(self._loop.create_task(_close_after(under_way, before.values())))
 
     async def _shut(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for providers in self._providers.values():
-            await providers.close()
+        await asyncio.gather(*(providers.close() for providers in self._providers.values()))
         await asyncio.sleep(0)  # which closes the sockets
         self._loop.stop()
 

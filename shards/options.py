@@ -17,6 +17,13 @@ def decode_hook(kind: type[Any], value: object) -> Any:
 
 
 def read(provider: type[Any], options: Mapping[str, Any]) -> Any:
-    """What a provider's class is made with. Raises ``msgspec.ValidationError``."""
+    """What a provider's class is made with. Raises ``msgspec.ValidationError``, whatever its ``Settings`` raise."""
     kind = getattr(provider, "Settings", None)
-    return dict(options) if kind is None else msgspec.convert(options, kind, dec_hook=decode_hook)
+    if kind is None:
+        return dict(options)
+    try:
+        return msgspec.convert(options, kind, dec_hook=decode_hook)
+    except msgspec.ValidationError:
+        raise
+    except (Exception, SystemExit) as error:  # of a plug-in's ``__post_init__``
+        raise msgspec.ValidationError(f"{kind.__qualname__} raises {type(error).__name__}: {error}") from error

@@ -4,7 +4,8 @@ A child is told in two lines on standard input: who it is, and its settings. Two
 it to go by other settings from then on. It says how it is in lines on standard output: ``ready``, ``ready suspects``
 (its predecessor died while deliveries were under way, and may have died of one), ``failed`` and why, ``reloaded`` and
 the version of the configuration that it now goes by; a router says ``reload`` and a number where a client asks for it,
-and ``put`` and a number where all that was asked up to that one is to keep templates.
+and ``put`` and a number where all that was asked up to that one is to keep templates; a shard says ``knew`` and a name
+for each channel that there was once and is no more, before it is ready.
 Any other line, such as ``working``, means that a long start goes on.
 """
 
@@ -27,6 +28,7 @@ import msgspec
 from shards import logs
 
 PR_SET_PDEATHSIG = 1
+STDOUT = 1
 WRONG_CONFIGURATION = 2  # the exit code of a process that no other start would help
 WORDS_MAX = 1_000
 
@@ -101,6 +103,9 @@ def settings_file(process: str) -> Path:
 def begin_child(role: str) -> tuple[Stop, bytes]:
     """Tie this process to its parent, set up its log, and read its settings."""
     _tie_to_parent()
+    _supervisor()
+    os.dup2(logs.STDERR, STDOUT)  # what a plug-in or a library prints is for the log,
+    sys.stdout = sys.stderr  # line by line
     stop = Stop()
     signal.signal(signal.SIGTERM, stop.request)
     signal.signal(signal.SIGHUP, stop.request_reload)
@@ -156,14 +161,19 @@ def settle_memory() -> None:
 def say(words: str) -> None:
     """Tell the supervisor something, as one line."""
     line = " ".join(words.split())[:WORDS_MAX] + "\n"
-    sys.stdout.buffer.write(line.encode(errors="backslashreplace"))
-    sys.stdout.buffer.flush()
+    os.write(_supervisor(), line.encode(errors="backslashreplace"))
 
 
 def say_ready(suspects: bool = False) -> None:
     """Tell the supervisor, after everything is bound; ``suspects`` as the module's first lines say."""
     settle_memory()
     say("ready suspects" if suspects else "ready")
+
+
+@functools.cache
+def _supervisor() -> int:
+    """What standard output was at the start."""
+    return os.dup(STDOUT)
 
 
 @functools.cache

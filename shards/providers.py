@@ -10,20 +10,22 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from shards import logs, options
 from shards.answers import Answers, ErrorClass
+from shards.aside import Aside, EscapedError, HeldUpError, guarded
 from shards.breaker import Breaker
 from shards.channels import registry
-from shards.channels.base import Context, Delivery, SendError, Sent
+from shards.channels.base import Context, Delivery, Recipient, SendError, Sent, texts
 from shards.contacts import credentials_of
 from shards.hidden import disguised, redact, secrets_of
 from shards.settings import ChannelSettings, ProviderSettings
 
 log = logs.logger()
 
+MAKE_S = 30.0  # for a plug-in to be made, which may read much
 THREADS_MAX = 32  # of a channel whose ``send`` blocks
 BLAMED: frozenset[ErrorClass] = frozenset({"transient", "throttled", "ambiguous"})
 HANDED_OVER: frozenset[ErrorClass] = frozenset({"transient", "throttled"})
@@ -46,7 +48,11 @@ Outcome = Sent | SendError | Held | Unreachable
 
 
 class Provider:
-    """A channel's class at work, under its deadline. It never raises: what goes wrong is a ``SendError``."""
+    """A channel's class at work, under its deadline. It never raises: what goes wrong is a ``SendError``.
+
+    The code of a plug-in has a thread of its own: whatever it does there, an attempt ends in time, and other channels
+    go on.
+    """
 
     def __init__(self, settings: ProviderSettings, context: Context) -> None:
         self.name = settings.provider or settings.path
@@ -55,25 +61,68 @@ class Provider:
         self._timeout_s = context.timeout_s
         self._made: Any = None
         self._secrets: list[str] = []
+        self._threads: ThreadPoolExecutor | None = None
+        self._aside: Aside | None = None
+        self._making: Future[None] | None = None
+        if registry.is_ours(settings.provider, settings.path):
+            self._make(settings, context)
+        else:
+            self._aside = Aside(context.channel, self._words)
+            self._making = self._aside.begin(self._make, settings, context)
+
+    def _make(self, settings: ProviderSettings, context: Context) -> None:
         try:
             kind = registry.find(settings.provider, settings.path)
             read = options.read(kind, settings.options)
             self._secrets = disguised(secrets_of(read))
-            self._made = kind(read, context)
-        except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
+            made = kind(read, context)
+        except BaseException as error:  # noqa: BLE001 - a plug-in may raise anything, an exit as well
             self.refused = self._words(error)
-        self.is_unmade = self._made is None
-        self.batch_max = int(getattr(self._made, "batch_max", 0)) if hasattr(self._made, "send_many") else 0
-        self.is_of_users = bool(getattr(self._made, "endpoints_of_users", False))
-        self._threads: ThreadPoolExecutor | None = None
-        if self._made is not None and not inspect.iscoroutinefunction(self._made.send):
+            return
+        if not inspect.iscoroutinefunction(made.send):
             count = min(context.concurrency, THREADS_MAX)
             self._threads = ThreadPoolExecutor(count, thread_name_prefix=f"send-{context.channel}")
+        self._made = made
 
-    def supports(self, delivery: Delivery) -> bool:
-        """Raises ``SendError`` where the plug-in cannot say."""
+    async def made(self) -> None:
+        """Wait until it is made, or cannot be."""
+        if self._making is None:
+            return
         try:
-            return self._made is None or bool(self._made.supports_recipient(delivery.recipient))
+            async with asyncio.timeout(MAKE_S):
+                await asyncio.shield(asyncio.wrap_future(self._making))
+        except TimeoutError:
+            self.refused = f"{self.name} was not made within {MAKE_S:g} s: its __init__ does not return"
+        self._making = None
+
+    @property
+    def is_being_made(self) -> bool:
+        return self._making is not None
+
+    @property
+    def is_unmade(self) -> bool:
+        """Whether it cannot be used as it is configured."""
+        return self._made is None
+
+    @property
+    def batch_max(self) -> int:
+        return int(getattr(self._made, "batch_max", 0)) if hasattr(self._made, "send_many") else 0
+
+    @property
+    def is_of_users(self) -> bool:
+        return bool(getattr(self._made, "endpoints_of_users", False))
+
+    async def supports(self, *recipients: Recipient) -> bool:
+        """Whether it can reach them all. Raises ``SendError`` where the plug-in cannot say."""
+        made = self._made
+        if made is None:
+            return True
+        try:
+            if self._aside is None:
+                return all(map(made.supports_recipient, recipients))
+            return bool(await self._in_time(self._aside.call(lambda: all(map(made.supports_recipient, recipients)))))
+        except (SendError, HeldUpError, TimeoutError) as error:
+            raise SendError("transient", self._meant(error).message) from None  # nothing was sent
         except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
             raise SendError("transient", self._words(error)) from None
 
@@ -91,7 +140,10 @@ class Provider:
     async def send(self, delivery: Delivery, clock: Callable[[], float]) -> Sent | SendError:
         self.breaker.begin()
         try:
-            sending = self._in_thread(delivery) if self._threads else self._made.send(delivery)
+            if self._threads:
+                sending: Awaitable[Any] = self._in_thread(delivery)
+            else:
+                sending = self._called(self._made.send, delivery)
             outcome: Sent | SendError = _taken(await self._in_time(sending))
         except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
             outcome = self._error(error, delivery)
@@ -100,7 +152,7 @@ class Provider:
     async def send_many(self, deliveries: Sequence[Delivery], clock: Callable[[], float]) -> list[Sent | SendError]:
         self.breaker.begin()
         try:
-            answers = list(await self._in_time(self._made.send_many(deliveries)))
+            answers = list(await self._in_time(self._called(self._made.send_many, deliveries)))
             if len(answers) != len(deliveries):
                 raise SendError("ambiguous", f"{len(answers)} answers to {len(deliveries)} deliveries")
         except Exception as error:  # noqa: BLE001 - as above
@@ -108,13 +160,14 @@ class Provider:
         now = clock()
         return [self._judged(self._outcome(*one), now) for one in zip(answers, deliveries, strict=True)]
 
+    def _called(self, function: Callable[..., Awaitable[Any]], *arguments: object) -> Awaitable[Any]:
+        return self._aside.call(function, *arguments) if self._aside else function(*arguments)
+
     async def _in_time(self, sending: Awaitable[Any]) -> Any:
         """Its answer. What is raised is an ``Exception``, unless we are cancelled ourselves."""
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await sending
-        except SystemExit:
-            raise SendError("transient", "the channel asked the process to exit") from None
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -128,27 +181,39 @@ class Provider:
         except TypeError as error:
             return self._error(error, delivery)
 
-    async def _in_thread(self, delivery: Delivery) -> Sent | None:
+    async def _in_thread(self, delivery: Delivery) -> Any:
         assert self._threads is not None
-        sending = self._threads.submit(self._made.send, delivery)
+        sending = self._threads.submit(guarded, self._made.send, delivery)
         try:
-            found: Sent | None = await asyncio.wrap_future(sending)
+            found: Any = await asyncio.wrap_future(sending)
         except asyncio.CancelledError:
             if sending.cancel():  # its turn has not come
                 raise SendError("transient", "no thread is free: all wait for the service") from None
             raise
+        if inspect.isawaitable(found):  # a decorator hides that it is async
+            return await self._called(lambda: found)
         return found
 
     def _error(self, error: Exception, delivery: Delivery) -> SendError:
+        found = self._meant(error)
+        words = redact(found.message, credentials_of(delivery.recipient.contacts))
+        return SendError(found.error_class, words, retry_after_s=found.retry_after_s, bad=found.bad)
+
+    def _meant(self, error: Exception) -> SendError:
         if isinstance(error, TimeoutError):
             return SendError("ambiguous", f"no answer within {self._timeout_s:g} s")
+        if isinstance(error, HeldUpError):
+            return SendError("transient", "it has not begun: the channel blocks its event loop; see docs/plugins.md")
         if not isinstance(error, SendError):
             return SendError("transient", self._words(error))
-        error_class = error.error_class
+        try:
+            error_class, words = error.error_class, self._hidden(error.message)
+            retry_after_s, bad = error.retry_after_s, error.bad
+        except AttributeError as lacking:  # its own __init__ does not call ours
+            return SendError("transient", self._words(lacking))
         if self.is_of_users and error_class == "misconfigured":
             error_class = "transient"  # one user's service must not stop everybody's
-        words = redact(self._hidden(error.message), credentials_of(delivery.recipient.contacts))
-        return SendError(error_class, words, retry_after_s=error.retry_after_s, bad=error.bad)
+        return SendError(error_class, words, retry_after_s=retry_after_s, bad=bad)
 
     def _judged(self, outcome: Sent | SendError, now: float) -> Sent | SendError:
         if self.is_of_users:
@@ -161,33 +226,48 @@ class Provider:
         self.breaker.succeed(now)  # it answers
         return outcome
 
-    def _words(self, error: Exception) -> str:
-        return self._hidden(f"{type(error).__name__}: {error}")
+    def _words(self, error: BaseException) -> str:
+        if isinstance(error, EscapedError):
+            error = error.what
+        name = type(error).__name__
+        try:
+            return self._hidden(f"{name}: {error}")
+        except Exception:  # noqa: BLE001 - a plug-in's exception may be unable to say what it is
+            return name
 
     def _hidden(self, text: str) -> str:
-        return redact(text, self._secrets)[:TEXT_MAX]
+        """For people: without secrets, short, and of whole characters."""
+        return redact(text, self._secrets)[:TEXT_MAX].encode(errors="backslashreplace").decode()
 
     async def close(self) -> None:
         """Legal more than once."""
+        await self.made()
         made, self._made = self._made, None
         if self._threads:
             self._threads.shutdown(wait=False, cancel_futures=True)
         try:
-            close = getattr(made, "close", None)
-            if close is not None and inspect.isawaitable(closing := close()):
+            if close := getattr(made, "close", None):
                 async with asyncio.timeout(CLOSE_S):
-                    await closing
+                    await self._closed(close)
         except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
             log.warning("a provider did not close in order", provider=self.name, error=self._words(error))
+        if self._aside:
+            self._aside.close()
+
+    async def _closed(self, close: Callable[[], Any]) -> None:
+        found = self._called(close)
+        if inspect.isawaitable(found):
+            await found
 
 
 def _taken(answer: object) -> Sent:
     """What ``send`` has returned, if it is what it may return."""
     if answer is None:
         return Sent()
-    if isinstance(answer, Sent):
-        return answer
-    raise TypeError(f"send returned {type(answer).__name__}; it is to return Sent or None, and to raise SendError")
+    if not isinstance(answer, Sent):
+        raise TypeError(f"send returned {type(answer).__name__}; it is to return Sent or None, and to raise SendError")
+    texts(answer.bad)
+    return answer
 
 
 class Providers:
@@ -202,10 +282,21 @@ class Providers:
     ) -> None:
         context = Context(channel, float(settings.timeout), settings.concurrency, Answers(errors))
         self.all = [Provider(one, context) for one in settings.providers]
-        self.batch_max = self.all[0].batch_max
         self._channel = channel
         self._clock = clock
         self._told: set[Provider] = set()  # whose refusal the log has
+        self._is_being_made = any(provider.is_being_made for provider in self.all)
+        self._tell()
+
+    @property
+    def batch_max(self) -> int:
+        return self.all[0].batch_max
+
+    async def made(self) -> None:
+        """Wait until each is made, or cannot be; sends wait for that as well."""
+        for provider in self.all:
+            await provider.made()
+        self._is_being_made = False
         self._tell()
 
     def _tell(self) -> None:
@@ -220,8 +311,10 @@ class Providers:
 
     async def send(self, delivery: Delivery, failed: SendError | None = None) -> Outcome:
         """Ask one provider after the other, until one has an answer; ``failed`` is that of one already asked."""
+        if self._is_being_made:
+            await self.made()
         try:
-            able = [provider for provider in self.all if provider.supports(delivery)]
+            able = [provider for provider in self.all if await provider.supports(delivery.recipient)]
         except SendError as error:
             return error
         for provider in able:
@@ -240,7 +333,10 @@ class Providers:
         """The first provider's batch; where that may not be asked as usual, one by one."""
         first = self.all[0]
         try:
-            may_all = first.admits_many(self._clock()) and all(map(first.supports, deliveries))
+            if self._is_being_made:
+                await self.made()
+            recipients = (delivery.recipient for delivery in deliveries)
+            may_all = first.admits_many(self._clock()) and await first.supports(*recipients)
         except SendError:
             may_all = False
         if may_all:
@@ -285,5 +381,4 @@ class Providers:
         ]
 
     async def close(self) -> None:
-        for provider in self.all:
-            await provider.close()
+        await asyncio.gather(*(provider.close() for provider in self.all))

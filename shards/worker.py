@@ -92,6 +92,12 @@ class Worker:
         """Whether the process before this one may have died of a delivery."""
         return self.shard is not None and self.shard.found_suspects
 
+    @property
+    def forgotten(self) -> list[str]:
+        """Channels that the journal has numbers for, and the configuration does not have."""
+        known = self.settings.channel_names()
+        return [name for name in self.shard.journal.channel_names if name not in known] if self.shard else []
+
     # --- the journal -------------------------------------------------------------------------------------------
 
     def _open(self) -> None:
@@ -396,6 +402,8 @@ def main() -> None:
     settings = msgspec.json.decode(line, type=ShardSettings, dec_hook=decode_hook)
     try:
         worker = Worker(settings, stop)
+        for name in worker.forgotten:
+            say(f"knew {name}")
         say_ready(suspects=worker.has_suspects)
         worker.run()
         code = 0

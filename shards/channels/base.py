@@ -18,11 +18,12 @@ A channel is a class that is made once per shard, with its settings and a ``Cont
 
 ``send`` returns when the service has taken the message, and raises ``SendError`` when it has not: its class decides
 what follows. Any other exception is a bug of the channel, and ``transient``. It is under a deadline, the channel's
-``timeout``. Where ``send`` is a plain function, it is run in a thread. Three methods are optional: ``send_many``, which
-is given several deliveries (at most ``batch_max``) and returns one ``Sent``, None or ``SendError`` for each, in their
-order; ``variables``, which is given a delivery whose template is not rendered yet, and returns what the template can
-write beside the rest; and ``close``, which ends connections. ``endpoints_of_users = True`` says that each user names a
-service of their own: then what one of these answers says nothing of the others, and never pauses the channel.
+``timeout``. Where ``send`` is a plain function, it is run in a thread; the code of a plug-in has an event loop of its
+own. Three methods are optional: ``send_many``, which is given several deliveries (at most ``batch_max``) and returns
+one ``Sent``, None or ``SendError`` for each, in their order; ``variables``, which is given a delivery whose template is
+not rendered yet, and returns what the template can write beside the rest; and ``close``, which ends connections.
+``endpoints_of_users = True`` says that each user names a service of their own: then what one of these answers says
+nothing of the others, and never pauses the channel.
 
 A class without ``Settings`` is given its options as a dictionary. ``Settings`` may have ``fitting``, a mapping of what
 the channel's table has by default, such as ``{"timeout": "60s"}``.
@@ -37,6 +38,15 @@ import msgspec
 
 from shards.answers import ERROR_CLASSES, Answers, ErrorClass
 from shards.contacts import Contacts
+
+RETRY_AFTER_MAX_S = 86_400.0
+
+
+def texts(bad: Sequence[str]) -> tuple[str, ...]:
+    """Contacts, as a plug-in has named them. Raises ``TypeError``."""
+    if isinstance(bad, str) or not all(isinstance(one, str) for one in bad):
+        raise TypeError(f"bad is to be a list of contacts, which are texts, not {type(bad).__name__}")
+    return tuple(bad)
 
 
 class Recipient(msgspec.Struct, frozen=True):
@@ -90,7 +100,8 @@ class SendError(Exception):
     ``retry_after_s`` is what the service asked for. ``bad`` are the contacts (an address, number, token or URL, as the
     user's document has them) that will never work again; with the class ``bad_address`` and none named, it is the
     user's only one on this channel. The message is for a person; where it has a ``Secret`` of the settings, that is
-    hidden later. ``reason`` is for the dispatcher itself. ``ValueError`` is for a class that there is none of.
+    hidden later. ``reason`` is for the dispatcher itself. ``ValueError`` is for a class that there is none of,
+    ``TypeError`` for what is no list of texts.
     """
 
     def __init__(
@@ -106,9 +117,9 @@ class SendError(Exception):
         if error_class not in ERROR_CLASSES:
             raise ValueError(f"{error_class!r} is no class of errors; there are {', '.join(ERROR_CLASSES)}")
         self.error_class = error_class
-        self.message = message
-        self.retry_after_s = retry_after_s
-        self.bad = tuple(bad)
+        self.message = str(message)
+        self.retry_after_s = None if retry_after_s is None else max(0.0, min(float(retry_after_s), RETRY_AFTER_MAX_S))
+        self.bad = texts(bad)
         self.reason = reason
 
 

@@ -261,3 +261,25 @@ def test_a_version_is_kept_and_never_used_again(service: RunningDispatcher) -> N
     rewrite(service, lambda text: text.replace(RULE, ""))
     service.start()
     assert version(service) == reloaded + 1
+
+
+def test_names_of_channels_run_out_before_anything_changes() -> None:
+    """A journal has numbers for 256 names in its life."""
+
+    def attached(*names: str) -> str:
+        return "".join(f'[channels.{name}]\nprovider = "attached"\n' for name in names)
+
+    first, second = ([f"{kind}-{number}" for number in range(count)] for kind, count in (("first", 190), ("then", 59)))
+    with RunningDispatcher(attached(*first), shards=1) as service:
+        service.stop()
+        rewrite(service, lambda text: text.replace(attached(*first), attached(*second)))
+        service.start()
+        before = version(service)
+        rewrite(service, lambda text: text + attached("one", "two"))
+        error = service.client.refused("config.reload")
+        assert error["code"] == "bad_value"
+        assert "257 names of channels" in error["message"]
+        assert version(service) == before
+        rewrite(service, lambda text: text.replace(attached("two"), attached("first-0")))  # it has its number
+        assert service.request("config.reload")["version"] == (before or 0) + 1
+        assert service.client.submit({"user_id": "u", "title": "t", "channels": ["one", "first-0"]})["accepted"] == 1

@@ -18,6 +18,7 @@ from shards.channels.base import Context, Recipient, SendError
 from shards.channels.system import SystemChannel
 from tests.support.deliveries import delivery
 from tests.support.desktop import Desktop
+from tests.support.notifier import Notifier
 from tests.support.service import RunningDispatcher, wait_until
 from tests.support.waiting import others
 
@@ -220,6 +221,37 @@ def test_every_user_is_supported_and_closing_twice_is_legal(desktop: Desktop) ->
 def test_settings_have_no_control_characters() -> None:
     with pytest.raises(msgspec.ValidationError, match="app_name has an invisible character"):
         options.read(SystemChannel, {"app_name": "a\0"})
+
+
+def test_delivered_retried_dead_and_replayed(desktop: Desktop) -> None:
+    config = f'[retry]\nbase = "50ms"\n[channels.system]\nbus = "{desktop.address}"\n'
+    with RunningDispatcher(config, shards=2) as service:
+
+        def said(title: str) -> str:
+            return str(service.client.submit({"user_id": "ada", "title": title, "channels": ["system"]})["ids"][0])
+
+        def ended(id: str, outcome: str) -> dict[str, Any]:
+            def looked() -> dict[str, Any] | None:
+                found: dict[str, Any] = service.request("status", id=id)["deliveries"][0]
+                return found if found["outcome"] == outcome else None
+
+            return wait_until(looked, 60.0, f"{id} is {outcome}")
+
+        assert ended(said("shown"), "delivered")["attempts"] == 1
+        assert [item["summary"] for item in desktop.shown()] == ["shown"]
+        desktop.stop("dunst")
+        with Notifier(desktop.address, ("GetCapabilities", "NoReply", "busy")) as daemon:
+            assert ended(said("in the end"), "delivered")["attempts"] == 2
+            assert daemon.shown == ["in the end"]
+        with Notifier(desktop.address, ("Notify", "InvalidArgs", "no such icon")):
+            id = said("refused")
+            found = ended(id, "dead")
+            assert (found["reason"], found["attempts"]) == ("permanent", 1)
+            assert "no such icon" in found["last_error"]
+        desktop.start_daemon()
+        assert service.request("dead.replay", id=id)["count"] == 1
+        ended(id, "delivered")
+        assert [item["summary"] for item in desktop.shown()] == ["refused"]
 
 
 def test_without_a_desktop_the_channel_pauses_and_is_resumed(desktop: Desktop) -> None:

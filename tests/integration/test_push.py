@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from tests.support.push import apns, fcm, settings, tokens
 from tests.support.push.apns import ApnsServer
 from tests.support.push.fcm import FcmServer
-from tests.support.push.server import Answer, Fault, Server
+from tests.support.push.server import Answer, Fault, Reply, Server
 from tests.support.push.webpush import SUBJECT, WebPushServer
 from tests.support.service import RunningDispatcher, wait_until
 
@@ -138,16 +138,28 @@ def test_an_attempt_of_which_nobody_knows_is_made_again_under_the_same_id(everyt
     assert first.headers["apns-id"] == second.headers["apns-id"]
 
 
-def test_what_is_refused_for_good_is_a_dead_letter_and_can_be_replayed(everything: Everything) -> None:
-    everything.put("dora", ("fcm", "dora-1"))
-    everything.fcm.then(TOO_BIG)
-    delivery = everything.notify("dora", "too big", "dead")
-    (letter,) = everything.dispatcher.request("dead.list", user_id="dora")["items"]
+@pytest.mark.parametrize(
+    ("name", "refusal", "words"),
+    [
+        ("fcm", TOO_BIG, "HTTP 400: INVALID_ARGUMENT: Android message is too big"),
+        ("apns", apns.error(413, "PayloadTooLarge"), "HTTP 413: PayloadTooLarge"),
+        ("webpush", Answer(413, b"at most 4096 bytes"), "HTTP 413: at most 4096 bytes"),
+    ],
+)
+def test_what_is_refused_for_good_is_a_dead_letter_and_can_be_replayed(
+    everything: Everything, name: str, refusal: Reply, words: str
+) -> None:
+    service: Server = getattr(everything, name)
+    user = f"d-{name}"
+    everything.put(user, (name, everything.webpush.subscription() if name == "webpush" else "d1"))
+    service.then(refusal)
+    delivery = everything.notify(user, f"too big for {name}", "dead")
+    (letter,) = everything.dispatcher.request("dead.list", user_id=user)["items"]
     assert letter["error_class"] == "permanent"
-    assert "HTTP 400: INVALID_ARGUMENT: Android message is too big" in letter["last_error"]
+    assert words in letter["last_error"]
     assert everything.dispatcher.request("dead.replay", id=delivery["id"])["count"] == 1
     wait_until(lambda: everything.ended(delivery["id"], "delivered"), WAIT_S, "the replay is delivered")
-    assert titles(everything.fcm).count("too big") == 1
+    assert titles(service).count(f"too big for {name}") == 1
 
 
 def test_a_dead_token_is_not_used_again_until_the_user_has_another(everything: Everything) -> None:

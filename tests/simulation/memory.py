@@ -81,8 +81,14 @@ class Memory:
         for channel, queue in enumerate(core.queues):
             assert isinstance(queue, CheckedQueue)
             for priority, lane in enumerate(queue.came):
+                lane_number = ledger.lane_of(channel, priority)
                 places = [(run.frame.seq, slot) for run, _ in lane for slot in run.slots]
-                queued = core.queued[ledger.lane_of(channel, priority)]
+                places += [
+                    (frame.seq, slot)
+                    for frame, slot, *_ in core.returned.get(channel, ())
+                    if ledger.lane_of_word(frame.slots[slot]) == lane_number
+                ]
+                queued = core.queued[lane_number]
                 assert queued == len(places), f"lane {channel}/{priority} counts {queued} and has {len(places)}"
                 found.update(places)
         for number, one in channels.items():

@@ -115,7 +115,7 @@ from concurrent.futures import ThreadPoolExecutor
 from shards import worker
 
 class Dies:
-    has_suspects = False
+    has_suspects, forgotten = False, ()
     def __init__(self, *_): pass
     def run(self): raise RuntimeError("a bug")
 

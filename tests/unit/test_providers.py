@@ -200,7 +200,7 @@ def test_half_open_not_a_whole_batch_is_tried() -> None:
     assert classes(asyncio.run(providers.send_many([DELIVERY] * 3))) == ["transient", "Held", "Held"]
     assert Batched.sizes == []
     clock.now += OPEN_S
-    assert classes(asyncio.run(providers.send_many([DELIVERY] * 3))) == ["Sent"] * 3
+    assert classes(asyncio.run(providers.send_many([DELIVERY] * 3))) == ["Sent", "Held", "Held"]
     assert classes(asyncio.run(providers.send_many([DELIVERY] * 3))) == ["Sent"] * 3
     assert Batched.sizes == [3]
 
@@ -251,7 +251,7 @@ def test_closing_is_idempotent() -> None:
         await providers.close()
 
     asyncio.run(twice())
-    assert Scripted.closed == ["a", "b"]
+    assert sorted(Scripted.closed) == ["a", "b"]
 
 
 def test_one_that_cannot_be_closed_keeps_no_other_from_closing() -> None:

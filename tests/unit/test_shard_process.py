@@ -35,9 +35,9 @@ class Asked(Stop):
         return told
 
 
-def test_a_full_disk_while_the_first_real_channel_is_added(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_full_disk_while_the_first_real_channel_is_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("shards.worker.say", said.append)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run").mkdir()
     stop = Asked(ADDED)
@@ -55,7 +55,7 @@ def test_a_full_disk_while_the_first_real_channel_is_added(
     monkeypatch.setattr(SqliteJournal, "put_config", full)
     monkeypatch.setattr(shards.Shard, "__init__", open_again)
     worker.run()
-    assert "reloaded 9\n" in capsys.readouterr().out
+    assert said == ["reloaded 9"]
     assert worker.shard
     assert worker.shard.courier
 

@@ -37,12 +37,22 @@ class Hanging(Logbook):
         threading.Event().wait()
 
 
+class Blocking(Hanging):
+    """It should be a plain function, as that of Hanging is."""
+
+    name = "blocking"
+
+    async def send(self, delivery: Delivery) -> None:  # type: ignore[override]  # a channel's is either
+        print("about to block", end="")  # noqa: T201 - as plug-ins do; nobody else's output may suffer
+        super().send(delivery)
+
+
 class Leaving(Logbook):
     """It ends the process, whoever else is in it."""
 
     name = "leaving"
 
-    async def send(self, delivery: Delivery) -> None:  # type: ignore[override]  # a channel's is either
+    async def send(self, delivery: Delivery) -> None:  # type: ignore[override]  # as above
         os._exit(3)
 
 

@@ -1,0 +1,121 @@
+"""Whatever a plug-in does, its attempts end, in time and by their names, and everybody else goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from shards import providers as module
+from shards.channels.base import Recipient, SendError, Sent
+from shards.providers import Providers
+from shards.settings import ChannelSettings, ProviderSettings
+from shards.units import Seconds
+from tests.support.plugins.rude_channels import Rude
+from tests.unit.test_providers import DELIVERY
+
+SHORT_S = 0.3
+
+
+def rude(kind: str = "Rude", timeout_s: float = 30.0, **options: Any) -> Providers:
+    one = ProviderSettings("", f"tests.support.plugins.rude_channels:{kind}", options)
+    return Providers(
+        "rude", ChannelSettings((one,), timeout=Seconds(timeout_s)), {}, itertools.count(0.0, 60.0).__next__
+    )
+
+
+@pytest.fixture(autouse=True)
+def released() -> Iterator[None]:
+    Rude.release.clear()
+    yield
+    Rude.release.set()
+
+
+async def said(providers: Providers, text: str, user: str = "ann") -> tuple[str, str]:
+    outcome = await providers.send(msgspec.structs.replace(DELIVERY, text=text, recipient=Recipient(user)))
+    if isinstance(outcome, SendError):
+        assert outcome.message.encode()
+        return outcome.error_class, outcome.message
+    assert isinstance(outcome, Sent)
+    return "sent", outcome.detail
+
+
+@pytest.mark.parametrize(
+    ("text", "error_class", "message"),
+    [
+        ("exits", "transient", "SystemExit: goodbye"),
+        ("interrupts", "transient", "KeyboardInterrupt: "),
+        ("its own base", "transient", "OwnBase: of no kind"),
+        ("ends its generator", "transient", "GeneratorExit: "),
+        ("exits in a task", "transient", "SystemExit: from within"),
+        ("unspeakable", "transient", "UnspeakableError"),
+        ("its own error", "transient", "AttributeError: 'OwnError' object has no attribute 'error_class'"),
+        ("half a character", "transient", "RuntimeError: caf\\udce9"),
+        ("bad as a text", "transient", "TypeError: bad is to be a list of contacts, which are texts, not str"),
+        ("bad as numbers", "transient", "TypeError: bad is to be a list of contacts, which are texts, not tuple"),
+        ("impatient", "throttled", "later"),
+        ("says numbers", "permanent", "550"),
+        ("a dictionary", "transient", "TypeError: send returned dict; "),
+        ("leaks a task that exits", "sent", ""),
+    ],
+)
+@pytest.mark.parametrize("kind", ["Rude", "Decorated"])
+def test_an_attempt_ends_and_the_next_one_is_made(kind: str, text: str, error_class: str, message: str) -> None:
+    async def work() -> None:
+        providers = rude(kind)
+        found = await said(providers, text)
+        assert found[0] == error_class
+        assert found[1].startswith(message)
+        assert await said(providers, "fine") == ("sent", "fine")
+        await providers.close()
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("text", ["will not be cancelled", "blocks", "computes"])
+def test_one_that_does_not_return_ends_in_time_while_others_go_on(text: str) -> None:
+    async def work() -> None:
+        providers, other = rude(timeout_s=SHORT_S), rude()
+        assert await said(other, "fine") == ("sent", "fine")
+        first = asyncio.create_task(said(providers, text))
+        while not first.done():
+            assert await said(other, "meanwhile") == ("sent", "meanwhile")
+        assert await first == ("ambiguous", "no answer within 0.3 s")
+        if text != "will not be cancelled":
+            error_class, message = await said(providers, "not begun")
+            assert (error_class, "blocks its event loop" in message) == ("transient", True)
+        Rude.release.set()
+        await asyncio.gather(providers.close(), other.close())
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("user", ["blocks", "exits"])
+def test_one_that_cannot_say_whom_it_supports_is_asked_again_later(user: str) -> None:
+    async def work() -> None:
+        providers = rude(timeout_s=SHORT_S)
+        assert (await said(providers, "fine", user))[0] == "transient"
+        Rude.release.set()
+        assert await said(providers, "fine") == ("sent", "fine")
+        await providers.close()
+
+    asyncio.run(work())
+
+
+def test_one_that_cannot_be_made_is_misconfigured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAKE_S", SHORT_S)
+
+    async def work() -> None:
+        exits, hangs, needy = rude(made="exits"), rude(made="hangs"), rude(made="needs a loop")
+        assert await said(exits, "fine") == ("misconfigured", "SystemExit: no licence")
+        error_class, message = await said(hangs, "fine")
+        assert (error_class, "was not made within 0.3 s" in message) == ("misconfigured", True)
+        assert await said(needy, "fine") == ("sent", "fine")
+        Rude.release.set()
+        await asyncio.gather(exits.close(), hangs.close(), needy.close())
+
+    asyncio.run(work())
