@@ -16,7 +16,7 @@ from bench.report import Figure, options, quantile, result, show
 from shards.broadcasts import PAGE_USERS
 from shards.journal import SqliteJournal
 from shards.preferences import UserDocument
-from shards.wire import hash_user
+from shards.wire.ids import hash_user
 from tests.support.client import SubmitClient
 from tests.support.service import RunningDispatcher, wait_until
 
@@ -32,7 +32,7 @@ def store_users(journals: list[Path], count: int, durability: str) -> None:
         journal.begin()
         for number in range(count):
             if hash_user(f"member-{number}") % len(journals) == shard:
-                journal.put_user(f"member-{number}", UserDocument(locale="en"))
+                journal.users.put(f"member-{number}", UserDocument(locale="en"))
         journal.commit()
         journal.close()
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from time import perf_counter
 
 from bench.load import Submitter
-from shards.wire import Notification
+from shards.wire.notification import Notification
 from tests.support.service import RunningDispatcher
 
 BATCH = 500

@@ -15,7 +15,7 @@ from bench.mail_sink import sink
 from bench.report import Figure, medians, options, result, show
 from shards.channels.base import Context
 from shards.channels.email import EmailChannel
-from shards.wire import Notification
+from shards.wire.notification import Notification
 from tests.support.deliveries import mail_to
 from tests.support.service import RunningDispatcher
 

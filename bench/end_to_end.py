@@ -22,9 +22,10 @@ import zmq
 
 from bench import prototype
 from bench.report import Figure, end_in_order, medians, result, show
-from dispatcher.simulate import Plan, simulate
-from dispatcher.workload import batches
-from shards.wire import pack
+from dispatcher.simulation.plan import Plan
+from dispatcher.simulation.simulate import simulate
+from dispatcher.simulation.workload import batches
+from shards.wire.encoding import pack
 from tests.support.service import ROOT, RunningDispatcher
 
 SINGLES_SHARE = 10

@@ -15,7 +15,7 @@ from typing import Any
 from bench.load import Submitter
 from bench.receiver import receiver
 from bench.report import Figure, options, result, show
-from shards.wire import Notification
+from shards.wire.notification import Notification
 from tests.support.service import RunningDispatcher, wait_until
 from tests.support.smtp import ScriptedServer
 

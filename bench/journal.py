@@ -10,14 +10,16 @@ from typing import Any, Literal
 
 from bench.report import Figure, disk_directory, medians, options, result, seconds, show
 from dispatcher.settings import Settings
-from dispatcher.workload import batches
+from dispatcher.simulation.workload import batches
 from shards.changes import Now
 from shards.core import Core
 from shards.counters import ChannelCounters
 from shards.journal import SqliteJournal
 from shards.schema import CACHE_KIB, CHECKPOINT_PAGES, PAGE_BYTES
 from shards.settings import ShardSettings
-from shards.wire import CHANNELS, SUBMIT, Data, pack
+from shards.wire.encoding import pack
+from shards.wire.link import SUBMIT, Data
+from shards.wire.notification import CHANNELS
 
 TURN_FRAMES = 256
 Durability = Literal["power", "process"]

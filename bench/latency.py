@@ -17,7 +17,8 @@ import orjson
 import zmq
 
 from bench.report import Figure, medians, options, quantile, result, show
-from shards.wire import Notification, pack
+from shards.wire.encoding import pack
+from shards.wire.notification import Notification
 from tests.support.service import RunningDispatcher, wait_until
 
 USERS = 1_000

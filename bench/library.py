@@ -23,8 +23,8 @@ import zmq
 
 from bench.report import Figure, medians, options, result, show
 from dispatcher import AsyncNotificationService, Notification, NotificationService
-from dispatcher.producer import PIPELINE, Receipt
-from shards.wire import pack
+from dispatcher.simulation.producer import PIPELINE, Receipt
+from shards.wire.encoding import pack
 from tests.support.service import RunningDispatcher
 
 BATCH = 500

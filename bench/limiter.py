@@ -19,7 +19,7 @@ from shards.limit_store import CHARGES_MAX, OLD_ROWS, PART_TIMES, LimitStore
 from shards.limiter import Limiter, RateLimit
 from shards.limits import Limits
 from shards.units import Seconds
-from shards.wire import hash_user
+from shards.wire.ids import hash_user
 
 TURN = 8_192
 NOW = Now(1_000.0, 1_800_000_000_000_000)

@@ -9,7 +9,8 @@ from typing import Self
 import msgspec
 import zmq
 
-from shards.wire import Notification, pack
+from shards.wire.encoding import pack
+from shards.wire.notification import Notification
 
 WINDOW = 8
 ANSWER_S = 60.0

@@ -11,7 +11,7 @@ from typing import Any
 from bench.load import Submitter
 from bench.pending import batches, config
 from bench.report import Figure, options, result, show
-from shards.wire import pack
+from shards.wire.encoding import pack
 from tests.support.service import RunningDispatcher, wait_until
 
 MIB = 2**20

@@ -36,7 +36,7 @@ from typing import IO, Any, Literal, NamedTuple
 from bench.queues import sink
 from bench.report import Figure, disk_directory, options, quantile, result, short, show
 from dispatcher import NotificationService
-from dispatcher.workload import BODIES, TITLES, user_id
+from dispatcher.simulation.workload import BODIES, TITLES, user_id
 from tests.support.service import DIES_WITH_US, ROOT, RunningDispatcher, free_endpoints
 
 QUEUES = "huey,dramatiq,celery"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dispatcher.workload import BATCH, user_id
-from shards.wire import Notification
+from dispatcher.simulation.workload import BATCH, user_id
+from shards.wire.notification import Notification
 
 USERS = 10_000
 

@@ -38,8 +38,10 @@ import msgspec
 import xxhash
 import zmq
 
-from dispatcher.workload import batches, producer_share, user_document, user_id
-from shards.wire import Notification, hash_user, pack
+from dispatcher.simulation.workload import batches, producer_share, user_document, user_id
+from shards.wire.encoding import pack
+from shards.wire.ids import hash_user
+from shards.wire.notification import Notification
 
 PRODUCERS, DUPLICATE_RATE = 100, 0.01  # logical producers, as `simulate` has them: equal seeds, equal events
 FAILURE_RATE, MAX_RETRIES = 0.1, 3

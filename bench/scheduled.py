@@ -14,7 +14,7 @@ from bench.broadcast import Beside, memory_mb
 from bench.latency import Load
 from bench.load import Submitter
 from bench.report import Figure, options, quantile, result, show
-from shards.wire import Notification
+from shards.wire.notification import Notification
 from tests.support.service import RunningDispatcher, wait_until
 
 EACH_S = 600.0

@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.report import Figure, medians, options, result, seconds, show
 from shards.templates import TemplateEngine, variables_of
-from shards.wire import Notification
+from shards.wire.notification import Notification
 
 ITEM = "<li>{{ item.title }}</li>"
 TEMPLATES = {

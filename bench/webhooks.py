@@ -14,7 +14,7 @@ from bench import delivered
 from bench.http_clients import CONNECTIONS, ours, rate
 from bench.receiver import receiver
 from bench.report import Figure, medians, options, result, show
-from shards.wire import Notification
+from shards.wire.notification import Notification
 from tests.support.service import RunningDispatcher
 
 CONFIG = f"""

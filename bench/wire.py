@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 
 from bench.report import Figure, medians, options, result, seconds, show
-from dispatcher.workload import batches
-from shards.wire import Notification, Plain, pack
+from dispatcher.simulation.workload import batches
+from shards.wire.encoding import pack
+from shards.wire.notification import Notification, Plain
 
 BATCH = 500
 

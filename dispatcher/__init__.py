@@ -50,8 +50,8 @@ if TYPE_CHECKING:
     from shards.channels.system import SystemChannel as SystemChannel
     from shards.channels.webhook import WebhookChannel as WebhookChannel
     from shards.hidden import Secret as Secret
-    from shards.wire import Error as Error
-    from shards.wire import Notification as Notification
+    from shards.wire.errors import Error as Error
+    from shards.wire.notification import Notification as Notification
 
 __version__ = "0.1.0"
 
@@ -79,7 +79,8 @@ _MODULES = {
     "shards.channels.system": ("SystemChannel",),
     "shards.channels.webhook": ("WebhookChannel",),
     "shards.hidden": ("Secret",),
-    "shards.wire": ("Error", "Notification"),
+    "shards.wire.errors": ("Error",),
+    "shards.wire.notification": ("Notification",),
 }  # fmt: skip
 _PLACES = {name: module for module, names in _MODULES.items() for name in names}
 _NEED_EXTRAS = ("PushChannel", "SystemChannel")  # which a star import must not ask for

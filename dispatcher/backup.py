@@ -21,7 +21,7 @@ import msgspec
 
 from dispatcher.api.errors import DispatcherError
 from dispatcher.client import Client
-from dispatcher.collector import Store
+from dispatcher.collector_store import Store
 from dispatcher.data_directory import Identity
 from dispatcher.reshard import journal_path, told
 from dispatcher.templates import PUT_FILE
@@ -29,7 +29,7 @@ from dispatcher.terminal import Progress
 from shards.journal import SqliteJournal, witness_path
 from shards.resharding import sync_directory
 from shards.schema import JournalError
-from shards.wire import DeadLetter
+from shards.wire.outbox import DeadLetter
 
 CHUNK_BYTES = 64 * 2**20
 NOT_SHARED = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}  # another file system, or an old one
@@ -182,7 +182,7 @@ def _begin_anew(target: Path, journals: list[str]) -> None:
             journal.begin()
             journal.begin_generation(reached.get((shard, journal.generation), 0))
             journal.commit()
-            letters += ((shard, letter) for _, _, letter in journal.dead({}, -1))
+            letters += ((shard, letter) for _, _, letter in journal.dead.find({}, -1))
         finally:
             journal.close()
         (target / name).with_suffix(".marks").unlink(missing_ok=True)

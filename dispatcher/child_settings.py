@@ -1,7 +1,4 @@
-"""What the supervisor hands to the router and to the collector; what it hands to shards is theirs.
-
-Apart from those processes, so that the supervisor is spared what they are made of.
-"""
+"""What the supervisor hands to the router and the collector at their start."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import msgspec
 
 
 class RouterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the supervisor hands to a router at its start."""
+    """Times are in seconds; ``window_*`` bound what waits for each shard, ``requests`` who waits for an answer."""
 
     epoch: int
     shards: int
@@ -30,7 +27,5 @@ class RouterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CollectorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the supervisor hands to the collector at its start."""
-
     path: str
     shards: int

@@ -164,8 +164,8 @@ def simulate(as_json: bool, **options: Any) -> None:
     """
     from dispatcher import report
     from dispatcher.api.errors import DispatcherError
-    from dispatcher.simulate import Plan, SimulationError
-    from dispatcher.simulate import simulate as run
+    from dispatcher.simulation.plan import Plan, SimulationError
+    from dispatcher.simulation.simulate import simulate as run
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # no end without stopping the service
     progress = report.SimulationProgress()

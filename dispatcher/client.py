@@ -12,7 +12,7 @@ from typing import Any, Self
 from dispatcher.api.engine import Engine
 from dispatcher.api.errors import DispatcherError, NoAnswerError
 from dispatcher.curve import ClientKeys
-from shards.wire import Error
+from shards.wire.errors import Error
 
 POLL_S = 0.1
 PIPELINE_MAX = 1_000  # requests under way at once, far below what the dispatcher allows all its clients together

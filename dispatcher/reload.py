@@ -13,7 +13,7 @@ from dispatcher.settings import Settings, SettingsError
 from shards import logs
 from shards.ledger import NUMBERS
 from shards.units import encode_hook
-from shards.wire import CHANNELS
+from shards.wire.notification import CHANNELS
 
 log = logs.logger()
 

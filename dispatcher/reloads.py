@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from shards.wire import Error, Request, RequestError
+from shards.wire.errors import Error, RequestError
+from shards.wire.requests import Request
 
 ANSWER_S = 60.0  # the supervisor itself gives up on a child, and replaces it, long before
 PUTS_MAX = 64  # that wait; more are overloaded

@@ -41,7 +41,9 @@ from shards.settings import (
     TemplateSettings,
 )
 from shards.units import Seconds, decode_hook, encode_hook
-from shards.wire import CHANNELS, MESSAGE_BYTES_HARD_MAX, POSITIONS_MAX
+from shards.wire.link import POSITIONS_MAX
+from shards.wire.notification import CHANNELS
+from shards.wire.requests import MESSAGE_BYTES_HARD_MAX
 
 ENVIRONMENT_PREFIX = "DISPATCHER_"
 SHARDS_MAX = 256

@@ -33,7 +33,7 @@ from shards.rules import DEFAULT_CATEGORIES, PlacedRule
 from shards.settings import ShardSettings
 from shards.template_parts import listed
 from shards.units import encode_hook
-from shards.wire import Error, RequestError
+from shards.wire.errors import Error, RequestError
 
 log = logs.logger()
 

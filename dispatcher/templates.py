@@ -21,7 +21,7 @@ from dispatcher.settings import Settings, SettingsError
 from shards.nearest import unknown
 from shards.template_parts import LAYOUTS, SOURCE_BYTES_MAX
 from shards.templates import TemplateEngine
-from shards.wire import RequestError
+from shards.wire.errors import RequestError
 
 PUT_FILE = "templates.json"  # in the data directory
 FIELD_MAX = 200  # characters

@@ -17,7 +17,8 @@ from shards.contacts import PUSH_PROVIDERS, Contacts, PushContact, WebhookContac
 from shards.parcel import Parcel, Renderer, delivery_id, unpack
 from shards.settings import ChannelSettings, ProviderSettings
 from shards.templates import TemplateEngine, TemplateError
-from shards.wire import PRIORITIES, Notification, RequestError
+from shards.wire.errors import RequestError
+from shards.wire.notification import PRIORITIES, Notification
 
 if TYPE_CHECKING:
     from shards.frames import Entry

@@ -13,7 +13,7 @@ from shards.contacts import PUSH_PROVIDERS
 from shards.nearest import unknown
 from shards.preferences import DOCUMENT_BYTES_MAX
 from shards.validation import check_user_id
-from shards.wire import RequestError
+from shards.wire.errors import RequestError
 
 FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv"}
 LIST_SEPARATOR = "|"  # within a cell

@@ -79,7 +79,7 @@ class Attempts(Ending):
 
     def _reload(self, seq: int, slot: int) -> Entry | None:
         """A waiting delivery of which only the place was kept; None if it has ended in the meantime."""
-        row = self._journal.frame(seq)
+        row = self._journal.frames.get(seq)
         if row is None:
             return None
         frame = self._frame(row)
@@ -167,9 +167,10 @@ class Attempts(Ending):
 
     def _rests(self, gates: Gates, entry: Entry, now: Now) -> bool:
         """Whether the endpoint has asked to be left alone; then the delivery waits on disk for as long."""
-        url = self._url(entry)
-        rest_s = gates.rests_until(url) - now.mono if url else 0.0
-        if url is None or rest_s <= 0:
+        if not gates.rests or (url := self._url(entry)) is None:
+            return False
+        rest_s = gates.rests.get(url, 0.0) - now.mono
+        if rest_s <= 0:
             return False
         self._wait_on_disk(entry, max(rest_s, gates.later_s(origin_of(url), now.mono)), now)
         return True
@@ -347,7 +348,7 @@ class Attempts(Ending):
 
     def revive(self, seq: int, slot: int, reason: str, now: Now) -> bool:
         """Try a dead letter again, from its first attempt; False if its frame is gone."""
-        row = self._journal.frame(seq)
+        row = self._journal.frames.get(seq)
         if row is None or slot < 0:
             return False
         frame = self._frame(row)

@@ -6,97 +6,41 @@ Everything that is to be stored gathers in ``changes``.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
 from shards import ledger, validation
-from shards.broadcasts import Broadcasts, Room, Stored
+from shards.broadcasts import Broadcasts, Room
 from shards.changes import Changes, Now, Pause, decode_notes
 from shards.contents import Contents
 from shards.counters import Counters, Latencies
 from shards.credit import Credit
 from shards.dead_letters import DeadLetters
 from shards.dedupe import IdempotencySet
-from shards.deferrals import Deferrals, Dues, Timer
+from shards.deferrals import Deferrals, Dues
 from shards.digests import Digest, Digests, composed
 from shards.frames import Entry, Frame, Run
 from shards.gates import Gates
 from shards.health import ContactHealth
-from shards.health import Stored as StoredHealth
-from shards.identifiers import Identifiers, Origins
+from shards.identifiers import Identifiers
 from shards.lanes import LANES, NotificationQueue
 from shards.limiter import Limiter
 from shards.limits import Limits
 from shards.pace import Pace
 from shards.people import People, User
-from shards.preferences import UserDocument
 from shards.retry import DueHeap, RetryPolicy
 from shards.rules import Routing
 from shards.settings import ShardSettings
+from shards.stored import Journal, StoredFrame
 from shards.suspects import Suspects
 from shards.templates import TemplateEngine
-from shards.wire import (
-    PRIORITIES,
-    Notification,
-    hash_user,
-)
+from shards.wire.ids import hash_user
+from shards.wire.notification import PRIORITIES, Notification
 
 INAPP = "inapp"
 PLACE_SHIFT, PLACE_MASK = 16, (1 << 16) - 1
-
-
-class StoredFrame(NamedTuple):
-    """A frame as the journal gives it back."""
-
-    seq: int
-    at_us: int
-    source: int
-    fanned: bool
-    body: bytes
-    widths: bytes
-    open: int
-    mask: int
-    slots: bytes
-    notes: bytes | None
-
-
-class Journal(Origins, StoredHealth, Protocol):
-    """What the core reads back; it never writes by itself."""
-
-    @property
-    def topics(self) -> Stored: ...
-
-    def load_user(self, user_id: str) -> UserDocument | None: ...
-
-    def frame(self, seq: int) -> StoredFrame | None: ...
-
-    def open_frames(self, lane: int, after: int, count: int) -> Iterator[StoredFrame]: ...
-
-    def timers(self, lane: int, now_ms: int, count: int) -> list[Timer]: ...
-
-    def due_after(self, lane: int, timers: list[Timer]) -> int | None: ...
-
-    def first_dues(self) -> dict[int, int]: ...
-
-    def deferred(self) -> dict[int, int]: ...
-
-    def first_windows(self) -> dict[int, int]: ...
-
-    def due_windows(self, lane: int, now_ms: int, count: int) -> list[Digest]: ...
-
-    def window_due_after(self, lane: int, now_ms: int) -> int | None: ...
-
-    def open_window(self, window: str) -> Digest | None: ...
-
-    def digests_of(self, seq: int) -> list[Digest]: ...
-
-    def digests_holding(self, prefix: str, place: int) -> list[Digest]: ...
-
-    def digests_at(self, places: Sequence[int]) -> list[Digest]: ...
-
-    def content(self, seq: int) -> tuple[bytes, bool, bytes | None] | None: ...
 
 
 class Book:
@@ -124,10 +68,10 @@ class Book:
         self.inapp = channel_names.index(INAPP)
         self.templates = TemplateEngine()
         self.paces: dict[int, Pace] = {}
-        self.digests = Digests(settings.digests, journal)
-        self.deferrals = Deferrals(journal.first_dues(), journal.deferred())
-        self.windows = Dues(journal.first_windows())
-        self.contents = Contents(journal.content)
+        self.digests = Digests(settings.digests, journal.waiting)
+        self.deferrals = Deferrals(journal.waiting.first_dues(), journal.waiting.deferred())
+        self.windows = Dues(journal.waiting.first_windows())
+        self.contents = Contents(journal.frames.content)
         self.queues: list[NotificationQueue[Run]] = []
         self.queued: list[int] = []  # deliveries in each lane
         self.retrying: list[DueHeap[Entry | tuple[int, int]]] = []
@@ -137,7 +81,7 @@ class Book:
         self.credits: dict[int, Credit] = {}  # of attached channels
         self.holds: dict[int, float] = {}  # channel -> when one of its providers may be asked again
         self.gates: dict[int, Gates] = {}  # of channels whose users have endpoints of their own
-        self.health = ContactHealth(journal)
+        self.health = ContactHealth(journal.health)
         self.crowded = False  # some that wait for their endpoints have not been looked at in this turn
         self.alerts: list[dict[str, Any]] = []  # what an operator is to hear of this turn
         self.behind: dict[int, int] = {}  # lane -> the last frame whose deliveries are in it; later ones are on disk
@@ -163,7 +107,7 @@ class Book:
         """A frame in memory or from disk; None if it is no more."""
         frame = self.frames.get(seq)
         if frame is None:
-            row = self._journal.frame(seq)
+            row = self._journal.frames.get(seq)
             frame = None if row is None else self._frame(row)
         return frame
 
@@ -337,7 +281,7 @@ class Book:
 
     def inapp_said(self, places: Sequence[int]) -> dict[int, Notification]:
         """By place, the digests that stand in an inbox in place of their carriers."""
-        digests = self._journal.digests_at(places)
+        digests = self._journal.waiting.digests_at(places)
         return {one.carrier: self.digest_said(one) for one in digests if one.channel == INAPP and one.carrier}
 
     def inapp_parts(self, user: User, said: Notification, priority: int) -> Mapping[str, str]:

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from shards.wire import Notification, hash_user
+from shards.wire.ids import hash_user
+from shards.wire.notification import Notification
 
 State = Literal["scheduled", "expanding", "done", "cancelled", "expired", "failed"]
 OPEN: tuple[State, ...] = ("scheduled", "expanding")

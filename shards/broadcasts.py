@@ -23,7 +23,10 @@ from shards.preferences import problem_of_topic
 from shards.retry import DueHeap
 from shards.rules import Routing
 from shards.validation import instant_ms
-from shards.wire import EVERY_USER, Data, Error, Notification, RequestError, pack
+from shards.wire.encoding import pack
+from shards.wire.errors import Error, RequestError
+from shards.wire.link import Data
+from shards.wire.notification import EVERY_USER, Notification
 
 PAGE_USERS = 100  # judged in one turn: whoever waits for a receipt feels it
 PAUSE_S = 0.005  # between two pages while others send, so that these find the shard idle most of the time

@@ -10,7 +10,7 @@ import msgspec
 from shards.broadcast import Broadcast
 from shards.findings import instant
 from shards.frames import Frame, Run
-from shards.wire import DeadLetter
+from shards.wire.outbox import DeadLetter
 
 Note = tuple[int | None, str, str]  # of a delivery that failed: next attempt in ms, error class, last error
 Place = tuple[int, int]  # a delivery: frame and slot

@@ -22,7 +22,7 @@ from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from shards.nearest import unknown
-from shards.wire import Notification
+from shards.wire.notification import Notification
 
 EXPRESSION_MAX = 2_000  # characters
 ENTRIES_MAX = 1_000  # of a payload and metadata, at every depth

@@ -15,7 +15,7 @@ import msgspec
 
 from shards import subscription
 from shards.nearest import unknown
-from shards.wire import RequestError
+from shards.wire.errors import RequestError
 
 if TYPE_CHECKING:
     from email_validator import ValidatedEmail

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from shards.nearest import unknown
-from shards.wire import Notification
+from shards.wire.notification import Notification
 
 TEMPLATE_MAX = 1_000  # characters
 NAMES = ("user_id", "category", "type", "title", "body", "template", "payload.NAME")

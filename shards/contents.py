@@ -9,7 +9,8 @@ import msgspec
 
 from shards import validation
 from shards.dedupe import DIGEST_BYTES
-from shards.wire import Notification, is_json
+from shards.wire.encoding import is_json
+from shards.wire.notification import Notification
 
 FRAMES_KEPT = 256  # a retrying producer repeats what it sent within seconds
 BYTES_KEPT = 32 * 2**20  # of their bodies; the last frame is kept whatever its size

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from shards import ledger, validation
-from shards.book import Journal, is_expired
+from shards.book import is_expired
 from shards.cancelling import Cancelling
 from shards.changes import Changes, Now
 from shards.counters import Counters
@@ -31,17 +31,11 @@ from shards.limits import Limits
 from shards.people import Decision, People
 from shards.rules import Routing
 from shards.settings import ShardSettings
+from shards.stored import Journal
 from shards.templates import TemplateEngine
-from shards.wire import (
-    EXPANSION,
-    INGEST,
-    UNROUTABLE,
-    Data,
-    Error,
-    Rejection,
-    Verdict,
-    pack,
-)
+from shards.wire.encoding import pack
+from shards.wire.errors import Error
+from shards.wire.link import EXPANSION, INGEST, UNROUTABLE, Data, Rejection, Verdict
 
 
 class Core(Cancelling):
@@ -91,7 +85,7 @@ class Core(Cancelling):
             self.channel_names,
             frozenset(numbers[name] for name in settings.channels) | {self.inapp},
             self.limiters,
-            self._journal.load_user,
+            self._journal.users.get,
             settings.bounds.users,
             settings.preferences.timezone,
             strict=frozenset(real),

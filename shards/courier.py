@@ -163,11 +163,15 @@ class Courier:
         task.add_done_callback(self._tasks.discard)
 
     async def _send(self, channel: str, providers: Providers, parcel: Parcel) -> None:
+        if providers.is_being_made:
+            await providers.made()
         delivery = self._unpack(channel, parcel)
         outcome = delivery if isinstance(delivery, SendError) else await providers.send(delivery)
         self._end(channel, [Ended(parcel, outcome, providers)])
 
     async def _send_many(self, channel: str, providers: Providers, parcels: Sequence[Parcel]) -> None:
+        if providers.is_being_made:
+            await providers.made()
         unpacked = [(parcel, self._unpack(channel, parcel)) for parcel in parcels]
         ended = [Ended(parcel, found, providers) for parcel, found in unpacked if isinstance(found, SendError)]
         rendered = [(parcel, found) for parcel, found in unpacked if not isinstance(found, SendError)]

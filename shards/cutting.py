@@ -19,7 +19,9 @@ import xxhash
 from shards import ledger, validation
 from shards.changes import Note
 from shards.dedupe import DIGEST_BYTES, NO_DIGEST
-from shards.wire import UserRoute, hash_user, is_json
+from shards.wire.encoding import is_json
+from shards.wire.ids import hash_user
+from shards.wire.notification import UserRoute
 
 RULE_BYTES = 2
 

@@ -11,7 +11,10 @@ from shards import ledger, validation
 from shards.changes import Changes, Dead, Now
 from shards.frames import Entry
 from shards.identifiers import Identifiers
-from shards.wire import DeadLetter, Error, Notification, hash_user
+from shards.wire.errors import Error
+from shards.wire.ids import hash_user
+from shards.wire.notification import Notification
+from shards.wire.outbox import DeadLetter
 
 ERROR_TEXT_MAX = 300
 

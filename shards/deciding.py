@@ -21,9 +21,7 @@ from shards.limiter import Limiter
 from shards.people import User
 from shards.preferences import Choices
 from shards.rules import Asked, Rule
-from shards.wire import (
-    PRIORITIES,
-)
+from shards.wire.notification import PRIORITIES
 
 NEVER_QUIET = frozenset({INAPP, "webhook"})
 CRITICAL = len(PRIORITIES) - 1

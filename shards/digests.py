@@ -14,7 +14,8 @@ import msgspec
 import xxhash
 
 from shards.units import Seconds
-from shards.wire import Notification, pack
+from shards.wire.encoding import pack
+from shards.wire.notification import Notification
 
 SHOWN = 10  # items at each end that the template gets
 EXPIRY_MARGIN_MS = 1_000  # a window closes so long before one of its items would expire

@@ -23,7 +23,10 @@ from shards.judging import NOBODY
 from shards.people import User
 from shards.rules import Look, Rule
 from shards.template_parts import TemplateError
-from shards.wire import PRIORITIES, Notification, RequestError, hash_user, pack
+from shards.wire.encoding import pack
+from shards.wire.errors import RequestError
+from shards.wire.ids import hash_user
+from shards.wire.notification import PRIORITIES, Notification
 
 LOOKS_MAX = 50  # rules that are told of, of those that did not match
 

@@ -15,7 +15,7 @@ import datetime
 from typing import Any, NamedTuple
 
 from shards import ledger
-from shards.wire import Error
+from shards.wire.errors import Error
 
 STEPS = (
     "accept", "duplicate", "rule", "priority", "expiry", "schedule", "preference", "channel", "contact", "digest",

@@ -63,7 +63,7 @@ class Gates:
         self._slow_within = 0
         self._order = 0
         self._turns: tuple[dict[str, None], ...] = ({}, {})  # quick, slow: with deliveries that may start, in order
-        self._rests: dict[str, float] = {}
+        self.rests: dict[str, float] = {}  # until when URLs are to be left alone
 
     def enter(self, key: str, place: Place, now: float) -> bool:
         """Take a place for a delivery; False if there is none, or others wait for one. It is to ``wait`` then."""
@@ -142,13 +142,10 @@ class Gates:
 
     def rest(self, url: str, until: float, now: float) -> None:
         """An endpoint asks to be left alone; others of the same host do not."""
-        if len(self._rests) >= REMEMBERED_MAX:
-            self._rests = {url: until for url, until in self._rests.items() if until > now}
-        if len(self._rests) < REMEMBERED_MAX:
-            self._rests[url] = max(until, self._rests.get(url, 0.0))
-
-    def rests_until(self, url: str) -> float:
-        return self._rests.get(url, 0.0)
+        if len(self.rests) >= REMEMBERED_MAX:
+            self.rests = {url: until for url, until in self.rests.items() if until > now}
+        if len(self.rests) < REMEMBERED_MAX:
+            self.rests[url] = max(until, self.rests.get(url, 0.0))
 
     def _gate(self, key: str) -> _Gate:
         return self._active.get(key) or self._idle.get(key) or _Gate()

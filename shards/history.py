@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from shards import ledger, validation
 from shards.changes import Note, Pause
 from shards.findings import STEP_OF_REASON, Finding, instant
-from shards.wire import PRIORITIES, DeadLetter, Notification
+from shards.wire.notification import PRIORITIES, Notification
+from shards.wire.outbox import DeadLetter
 
 _WAITS = (ledger.RETRYING, ledger.DEFERRED)
 

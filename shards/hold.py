@@ -7,7 +7,7 @@ from typing import Any
 from shards import schema
 from shards.changes import Now
 from shards.journal import SqliteJournal
-from shards.wire import RequestError
+from shards.wire.errors import RequestError
 
 LEASE_S = 600.0  # a backup that takes longer, or is gone, has lost its hold: the log does not grow without end
 

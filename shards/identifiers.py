@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from shards.wire import make_id, parse_id
+from shards.wire.ids import make_id, parse_id
 
 SEQ_MAX = 2**47  # far beyond any; a place must fit SQLite's integers
 

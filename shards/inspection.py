@@ -14,12 +14,14 @@ import msgspec
 from shards import ledger, schema
 from shards.cutting import Part
 from shards.inbox import NUMBER_BYTES, PLACE_SHIFT, unsorted
-from shards.journal import topics_of, witness_path
+from shards.journal import witness_path
 from shards.preferences import UserDocument
 from shards.reader import Loss
 from shards.schema import DamagedError, JournalError
 from shards.source import Source, item, waits_for_digest
-from shards.wire import EVERY_USER, DeadAdded, DeadRemoved, OutboxItem
+from shards.tables.users import topics_of
+from shards.wire.notification import EVERY_USER
+from shards.wire.outbox import DeadAdded, DeadRemoved, OutboxItem
 from shards.witness import latest
 
 PROBLEMS_MAX = 1_000

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from shards.wire import Data, Ping
+from shards.wire.link import Data, Ping
 
 Verdict = Literal["take", "old", "gap"]
 

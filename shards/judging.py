@@ -22,20 +22,10 @@ from shards.identifiers import Identifiers
 from shards.people import NO_DECISION, Decision, Decisions, People, User
 from shards.preferences import ALLOW_ALL
 from shards.rules import Look, Routing, Rule
-from shards.wire import (
-    EXPANSION,
-    MADE_KEY,
-    Data,
-    Duplicate,
-    Error,
-    Notification,
-    Plain,
-    Rejection,
-    RequestError,
-    Verdict,
-    is_json,
-    pack,
-)
+from shards.wire.encoding import is_json, pack
+from shards.wire.errors import Error, RequestError
+from shards.wire.link import EXPANSION, Data, Duplicate, Rejection, Verdict
+from shards.wire.notification import MADE_KEY, Notification, Plain
 
 _plain = msgspec.msgpack.Decoder(list[Plain])
 _plain_json = msgspec.json.Decoder(list[Plain])

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Generic, TypeVar
 
 from shards.nearest import unknown
-from shards.wire import PRIORITIES
+from shards.wire.notification import PRIORITIES
 
 SWEEP_EVERY_S = 1.0
 

@@ -31,7 +31,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Generic, TypeVar
 
-from shards.wire import Priority
+from shards.wire.notification import Priority
 
 LANES = len(Priority)
 MARKS_PER_STEP = 32

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from shards.wire import hash_user
+from shards.wire.ids import hash_user
 
 STDERR = 2
 _PLAIN = re.compile(r"[\w.:/@%+,*-]+", re.ASCII)

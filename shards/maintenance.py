@@ -34,7 +34,7 @@ class Maintenance:
         """At the start: the idempotency digests of the window, from the journal into memory."""
         after = 0
         oldest_us = moment.wall_us - int(self.settings.idempotency.window * 1e6)
-        while found := self._journal.digests_from(after, 1_000):
+        while found := self._journal.frames.digests_from(after, 1_000):
             for seq, at_us, digests in found:
                 if at_us < oldest_us:
                     continue
@@ -67,7 +67,7 @@ class Maintenance:
         oldest_us = moment.wall_us - int(self.settings.idempotency.window * 1e6)
         excess = len(idempotency) - self.settings.idempotency.max_entries
         while True:
-            rows = self._journal.digests_from(self.window_start, EXPIRY_FRAMES)
+            rows = self._journal.frames.digests_from(self.window_start, EXPIRY_FRAMES)
             for seq, at_us, digests in rows:
                 if at_us >= oldest_us and excess <= 0:
                     self.window_start, self.window_start_us = seq, at_us
@@ -93,13 +93,13 @@ class Maintenance:
             if full
             else (moment.wall_us - int(retention.finished * 1e6), moment.wall_us - int(retention.inbox * 1e6))
         )
-        rows = self._journal.prunable(self._prune_after, finished_us, inbox_us, FRAMES)
+        rows = self._journal.frames.prunable(self._prune_after, finished_us, inbox_us, FRAMES)
         gone = [seq for seq, _, may_go in rows if may_go and seq not in self._core.frames]
         if gone:
             self._journal.begin()
             for seq in gone:
                 if seq >= self.window_start:
-                    content = self._journal.content(seq)
+                    content = self._journal.frames.content(seq)
                     if content and content[2]:
                         self._core.idempotency.forget_frame(seq, content[2])
             self._journal.prune(gone)

@@ -14,7 +14,7 @@ import msgspec
 import orjson
 
 from shards import history, ledger, validation
-from shards.book import PLACE_MASK, StoredFrame, waits_in_digest
+from shards.book import PLACE_MASK, waits_in_digest
 from shards.broadcast import OPEN
 from shards.changes import Now, Pause, decode_notes
 from shards.contacts import Contacts
@@ -27,17 +27,12 @@ from shards.meter import Meter
 from shards.nearest import unknown
 from shards.people import User
 from shards.preferences import UserDocument, check_size, parse_document, problem_of_topic
+from shards.stored import StoredFrame
 from shards.template_parts import TemplateError, listed
-from shards.wire import (
-    CHANNELS,
-    PAGE_BYTES_MAX,
-    PRIORITIES,
-    Notification,
-    Request,
-    RequestError,
-    hash_user,
-    is_broadcast,
-)
+from shards.wire.errors import RequestError
+from shards.wire.ids import hash_user, is_broadcast
+from shards.wire.notification import CHANNELS, PRIORITIES, Notification
+from shards.wire.requests import PAGE_BYTES_MAX, Request
 
 INBOX_PAGE = 50
 FIELD_MAX = 200  # characters
@@ -96,12 +91,12 @@ class Operations:
         if request.id is not None and is_broadcast(request.id):
             return {"broadcast": self._broadcast(request.id)}
         seq, index = self._place(request)
-        row = self._journal.frame(seq)
+        row = self._journal.frames.get(seq)
         if row is None or index >= len(row.widths) or not row.widths[index]:
             raise RequestError("not_found", "no such notification; it may be older than retention", "id")
         user_id, notification = self._item(seq, index)
         deliveries = self._deliveries(row, index, user_id, now)
-        routed = Routed(*self._journal.routed_by(seq, index))
+        routed = Routed(*self._journal.configs.routed_by(seq, index))
         core = self._core
         same = routed.config_version == core.settings.version  # else it may have been configured otherwise then
         by_default = same and core.routing.is_default(notification.category)
@@ -119,7 +114,7 @@ class Operations:
         if frame is not None and frame.touched:  # what has changed in this turn is committed before the answer leaves
             updated_ms = now.wall_us // 1000
         else:
-            updated_ms = (frame and frame.updated_ms) or self._journal.updated_ms(row.seq)
+            updated_ms = (frame and frame.updated_ms) or self._journal.ledgers.updated_ms(row.seq)
         first = sum(row.widths[:index])
         return [
             Delivery(
@@ -127,7 +122,7 @@ class Operations:
                 slots[slot],
                 notes.get(slot, (None, "", "")),
                 updated_ms,
-                self._journal.letter(row.seq, slot) if ledger.outcome_of(slots[slot]) == ledger.DEAD else None,
+                self._journal.dead.letter(row.seq, slot) if ledger.outcome_of(slots[slot]) == ledger.DEAD else None,
                 self._pause(slots[slot]),
                 self._sent_as(user_id, row.seq << PLACE_SHIFT | index, slots[slot]),
             )
@@ -156,7 +151,7 @@ class Operations:
             return None
         outcomes: Counter[str] = Counter()
         for seq in self._journal.topics.pages(id_):
-            frame, row = self._core.frames.get(seq), self._journal.frame(seq)
+            frame, row = self._core.frames.get(seq), self._journal.frames.get(seq)
             words = frame.slots if frame else ledger.words(row.slots) if row else ()  # some may be pruned
             for value, count in Counter(words).items():
                 outcomes[ledger.OUTCOMES[ledger.outcome_of(value)]] += count
@@ -232,7 +227,7 @@ class Operations:
 
     def _document(self, user_id: str | None) -> UserDocument:
         validation.check_user_id(user_id or "")
-        document = self._journal.load_user(user_id or "")
+        document = self._journal.users.get(user_id or "")
         if document is None:
             raise RequestError("not_found", f"no document is stored for {user_id!r:.80}", "user_id")
         return document
@@ -253,7 +248,7 @@ class Operations:
         document = parse_document(request.user)
         self._check_channels(document)
         self._journal.begin()
-        self._journal.put_user(user_id, document)
+        self._journal.users.put(user_id, document)
         self._core.health.retain(user_id, document.contacts)
         self._core.people.forget(user_id)
         return {"user": _plain(document)}
@@ -273,7 +268,7 @@ class Operations:
     def _user_delete(self, request: Request) -> dict[str, Any]:
         document = self._document(request.user_id)
         self._journal.begin()
-        self._journal.put_user(request.user_id or "", None)
+        self._journal.users.put(request.user_id or "", None)
         self._core.health.retain(request.user_id or "", Contacts())
         self._core.people.forget(request.user_id or "")
         return {"user": _plain(document)}
@@ -286,7 +281,7 @@ class Operations:
         validation.check_user_id(user_id)
         if problem := problem_of_topic(topic):
             raise RequestError("bad_value", problem, "topic")
-        document = self._journal.load_user(user_id) or UserDocument()
+        document = self._journal.users.get(user_id) or UserDocument()
         topics = document.preferences.topics
         if wanted != (topic in topics):
             topics = (*topics, topic) if wanted else tuple(one for one in topics if one != topic)
@@ -294,7 +289,7 @@ class Operations:
             document = msgspec.structs.replace(document, preferences=preferences)
             check_size(document)
             self._journal.begin()
-            self._journal.put_user(user_id, document)
+            self._journal.users.put(user_id, document)
             self._core.people.forget(user_id)
         return {"subscribed": wanted}
 
@@ -340,7 +335,7 @@ class Operations:
     def _inbox_item(self, user: User, number: int, place: int, digest: Notification | None) -> dict[str, Any] | None:
         """An inbox entry as its reader sees it; None if its frame is pruned, or a stranger's with an equal hash."""
         seq, index = place >> PLACE_SHIFT, place & (1 << PLACE_SHIFT) - 1
-        found = self._journal.deliveries(seq, index)
+        found = self._journal.frames.deliveries(seq, index)
         if found is None:
             return None
         user_id, notification = self._item(seq, index)
@@ -402,7 +397,7 @@ class Operations:
         filters = {key: value for key, value in msgspec.to_builtins(request).items() if value is not None}
         limit = request.limit or DEAD_MAX
         gone = set(self._core.changes.revived)
-        found = self._journal.dead(filters, limit + len(gone), channels)
+        found = self._journal.dead.find(filters, limit + len(gone), channels)
         return [(seq, slot, letter.reason) for seq, slot, letter in found if (seq, slot) not in gone][:limit]
 
     def _dead_replay(self, request: Request, now: Now) -> dict[str, Any]:

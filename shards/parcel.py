@@ -10,7 +10,7 @@ import msgspec
 
 from shards.channels.base import Delivery, Recipient
 from shards.frames import Entry
-from shards.wire import PRIORITIES, Notification
+from shards.wire.notification import PRIORITIES, Notification
 
 # of a notification on a channel for a recipient, with a priority, and with what the channel lets a template write: the
 # parts of its template; raises ``SendError``

@@ -8,7 +8,7 @@ from shards.changes import Now, Pause
 from shards.core import Core
 from shards.journal import SqliteJournal
 from shards.nearest import unknown
-from shards.wire import RequestError
+from shards.wire.errors import RequestError
 
 if TYPE_CHECKING:
     from shards.courier import Courier

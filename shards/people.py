@@ -14,7 +14,8 @@ from shards.limiter import Limiter
 from shards.preferences import ALLOW_ALL, Choices, UserDocument
 from shards.rules import Routing, Rule
 from shards.validation import check_user_id
-from shards.wire import PRIORITIES, hash_user
+from shards.wire.ids import hash_user
+from shards.wire.notification import PRIORITIES
 
 RECIPIENTS_MAX = 10_000  # whose contacts are kept at hand
 NOBODY = UserDocument()

@@ -10,7 +10,8 @@ import msgspec
 from shards.contacts import SHOWN, Contacts, PushContact, WebhookContact, check_contacts
 from shards.nearest import unknown
 from shards.quiet import QuietHours, check_zone, day_numbers, time_of_day, zones
-from shards.wire import EVERY_USER, TOPIC_BYTES_MAX, RequestError
+from shards.wire.errors import RequestError
+from shards.wire.notification import EVERY_USER, TOPIC_BYTES_MAX
 
 DOCUMENT_BYTES_MAX = 65_536
 LOCALE = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*")  # the shape of a BCP 47 tag

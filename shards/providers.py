@@ -128,7 +128,7 @@ class Provider:
 
     def variables(self, delivery: Delivery) -> Mapping[str, Any]:
         found = getattr(self._made, "variables", None)
-        return dict(found(delivery)) if found is not None else {}
+        return dict(guarded(found, delivery)) if found is not None else {}
 
     def admits(self, now: float) -> bool:
         return not self.refused and self.breaker.admits(now)
@@ -285,7 +285,7 @@ class Providers:
         self._channel = channel
         self._clock = clock
         self._told: set[Provider] = set()  # whose refusal the log has
-        self._is_being_made = any(provider.is_being_made for provider in self.all)
+        self.is_being_made = any(provider.is_being_made for provider in self.all)
         self._tell()
 
     @property
@@ -296,7 +296,7 @@ class Providers:
         """Wait until each is made, or cannot be; sends wait for that as well."""
         for provider in self.all:
             await provider.made()
-        self._is_being_made = False
+        self.is_being_made = False
         self._tell()
 
     def _tell(self) -> None:
@@ -311,7 +311,7 @@ class Providers:
 
     async def send(self, delivery: Delivery, failed: SendError | None = None) -> Outcome:
         """Ask one provider after the other, until one has an answer; ``failed`` is that of one already asked."""
-        if self._is_being_made:
+        if self.is_being_made:
             await self.made()
         try:
             able = [provider for provider in self.all if await provider.supports(delivery.recipient)]
@@ -333,7 +333,7 @@ class Providers:
         """The first provider's batch; where that may not be asked as usual, one by one."""
         first = self.all[0]
         try:
-            if self._is_being_made:
+            if self.is_being_made:
                 await self.made()
             recipients = (delivery.recipient for delivery in deliveries)
             may_all = first.admits_many(self._clock()) and await first.supports(*recipients)

@@ -23,9 +23,11 @@ from shards.cutting import Part, cut
 from shards.inbox import NUMBER_BYTES, PLACE_SHIFT, unsorted
 from shards.limit_store import split
 from shards.source import Found, Source
+from shards.tables.topics import broadcast_of, row_of
 from shards.target import Target
-from shards.topics import broadcast_of, row_of
-from shards.wire import DeadRemoved, OutboxItem, hash_user, pack, parse_id
+from shards.wire.encoding import pack
+from shards.wire.ids import hash_user, parse_id
+from shards.wire.outbox import DeadRemoved, OutboxItem
 
 Progress = Callable[[int, int], None]  # frames done, of how many
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from itertools import accumulate
 
 from shards import ledger
-from shards.book import StoredFrame, is_expired
+from shards.book import is_expired
 from shards.changes import Now
 from shards.deferrals import Timer
 from shards.digesting import Digesting
+from shards.stored import StoredFrame
 
 FRAMES_PER_REFILL = 64  # read from disk for a lane in one turn,
 ITEMS_PER_REFILL = 1_000  # until so many deliveries are decided: they delay whatever comes in
@@ -31,7 +32,7 @@ class Releasing(Digesting):
             if self.queued[lane] > room:
                 continue
             decided = 0
-            for row in self._journal.open_frames(lane, after, FRAMES_PER_REFILL):
+            for row in self._journal.frames.open(lane, after, FRAMES_PER_REFILL):
                 self.behind[lane] = row.seq
                 decided += self._expand(row, lane, now)
                 if decided >= ITEMS_PER_REFILL or self.queued[lane] >= self.settings.bounds.lane_items:
@@ -61,10 +62,11 @@ class Releasing(Digesting):
         more = False
         for lane in self.deferrals.dues.lanes(now_ms):
             if self._has_room(lane):
-                timers = self._journal.timers(lane, now_ms, RELEASED_MAX + 1)
+                timers = self._journal.waiting.timers(lane, now_ms, RELEASED_MAX + 1)
                 more = more or len(timers) > RELEASED_MAX
-                self.deferrals.take(lane, timers[:RELEASED_MAX], self._journal.due_after(lane, timers[:RELEASED_MAX]))
-                for timer in timers[:RELEASED_MAX]:
+                due = timers[:RELEASED_MAX]
+                self.deferrals.take(lane, due, self._journal.waiting.due_after(lane, due))
+                for timer in due:
                     self._release(timer, now)
         lanes = list(filter(self._has_room, self.windows.lanes(now_ms)))
         for lane in lanes:
@@ -74,11 +76,11 @@ class Releasing(Digesting):
     def _close_windows(self, lane: int, items_max: int, now: Now) -> bool:
         """Close those of a lane that are over, until they have so many items; whether there may be more."""
         now_ms = now.wall_us // 1000
-        digests = self._journal.due_windows(lane, now_ms, items_max + 1)
+        digests = self._journal.waiting.due_windows(lane, now_ms, items_max + 1)
         sizes = accumulate(len(digest.places) for digest in digests)
         taken = min(items_max, 1 + sum(size < items_max for size in sizes))
         left_ms = digests[taken].due_ms if taken < len(digests) else None
-        self.windows.replace(lane, left_ms or self._journal.window_due_after(lane, now_ms))
+        self.windows.replace(lane, left_ms or self._journal.waiting.window_due_after(lane, now_ms))
         for digest in self.digests.opened(lane):
             self.windows.add(lane, digest.due_ms or 0)
         for digest in filter(None, map(self.digests.newest, digests[:taken])):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from shards import logs, quarantine, schema
 from shards.journal import forget_replaced, witness_path
+from shards.migration import migrate
 from shards.reader import Loss
 from shards.rebuild import Rebuild
 from shards.resharding import sync_directory
@@ -121,7 +122,7 @@ def _upgrade(copy: Path) -> None:
         try:
             schema.check_meta(copy, database)
             database.execute("BEGIN")
-            schema.migrate(copy, database)
+            migrate(copy, database)
             database.execute("COMMIT")
         except (sqlite3.Error, JournalError, UnicodeDecodeError) as error:
             log.warning("not readable as an older format", journal=str(copy), error=str(error))

@@ -14,7 +14,8 @@ from shards import conditions, ledger
 from shards.conditions import Conditions
 from shards.content_keys import names_of
 from shards.nearest import unknown
-from shards.wire import PRIORITIES, PRIORITY_NUMBERS, Notification, RequestError
+from shards.wire.errors import RequestError
+from shards.wire.notification import PRIORITIES, PRIORITY_NUMBERS, Notification
 
 RULES_MAX = 1_000
 RULES_CACHED_MAX = 10_000  # distinct (category, priority, channels, rule) beside the plain ones

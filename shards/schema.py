@@ -1,4 +1,4 @@
-"""The journal's file: its tables, its format, and how an older one becomes this one.
+"""The journal's file: its tables and its format.
 
 Every row ends with ``crc``, a checksum of its other columns in their order, since SQLite by itself finds almost no
 damage: a flipped bit in a blob passes even its own integrity check. The rows of ``meta`` have one together, in a row
@@ -16,7 +16,7 @@ from typing import Any
 
 import xxhash
 
-from shards.wire import EVERY_USER, pack
+from shards.wire.encoding import pack
 
 FORMAT = 4
 PAGE_BYTES = 4_096  # every page that a small commit touches is written whole: this decides the tail of the latency
@@ -117,18 +117,6 @@ INDEXES = {
     "finished_broadcasts": "broadcasts(finished_ms) WHERE finished_ms IS NOT NULL",
 }
 NO_CHECKSUM = -1
-_OLD_INDEXES: dict[int, tuple[str, ...]] = {
-    1: ("open_frames",),
-    2: ("open_frames", "origin"),
-    3: tuple(name for name in INDEXES if name != "failing"),
-}
-# table -> the format that brought it, and its columns since then, with what they are in older rows
-_SINCE = {
-    "origins": 2, "suspects": 2,
-    "timers": 3, "limits": 3, "digests": 3, "subscriptions": 3, "topics": 3, "broadcasts": 3, "pages": 3, "configs": 3,
-    "health": 4,
-}  # fmt: skip
-_ADDED_IN_3 = {"frames": {"config": "0", "rules": "NULL"}, "results": {"at_ms": "0"}}
 
 
 class JournalError(Exception):
@@ -284,8 +272,8 @@ def create(database: sqlite3.Connection, shard: int, shards: int) -> None:
     """All tables, in the open transaction, with a generation that no other journal has."""
     database.execute("CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID")
     for table in TABLES:
-        _create_table(database, table)
-    _create_indexes(database)
+        create_table(database, table)
+    create_indexes(database)
     values = {"format": FORMAT, "generation": new_generation(), "shard": shard, "shards": shards, "channels": pack([])}
     for key, value in values.items():
         set_meta(database, key, value)
@@ -314,59 +302,12 @@ def add_origin(database: sqlite3.Connection, seq: int, count: int, generation: s
     database.execute("INSERT INTO origins VALUES (?, ?, ?, ?, ?)", (*row, checksum(*row)))
 
 
-def _create_table(database: sqlite3.Connection, table: str) -> None:
+def create_table(database: sqlite3.Connection, table: str) -> None:
     named, rest = TABLES[table]
     parts = ", ".join(filter(None, (named, "crc INTEGER NOT NULL", rest)))
     database.execute(f"CREATE TABLE {table}({parts}){' WITHOUT ROWID' if table in WITHOUT_ROWID else ''}")
 
 
-def _create_indexes(database: sqlite3.Connection) -> None:
+def create_indexes(database: sqlite3.Connection) -> None:
     for name, on in INDEXES.items():
         database.execute(f"CREATE INDEX {name} ON {on}")
-
-
-def migrate(path: Path, database: sqlite3.Connection) -> None:
-    """Bring an older format to this one, in the open transaction; raises ``JournalError`` for a newer one."""
-    found = meta(database, "format")
-    if found == FORMAT:
-        return
-    if found not in _OLD_INDEXES:
-        raise JournalError(
-            f"{path} has format {found}, and this version reads formats 1 to {FORMAT}: "
-            "use the version of the dispatcher that wrote it, or a newer one"
-        )
-    database.create_function("checksum", -1, checksum, deterministic=True)
-    database.create_function("body_checksum", 1, lambda body: xxhash.xxh3_64_intdigest(body) >> 1, deterministic=True)
-    for index in _OLD_INDEXES[found]:
-        database.execute(f"DROP INDEX {index}")
-    for table in TABLES:
-        if _SINCE.get(table, 1) > found:
-            _create_table(database, table)
-        elif found == 1 or (found < 3 and table in _ADDED_IN_3):
-            _copy_table(database, table, found)
-    _create_indexes(database)
-    if found < 3:
-        count_users(database)
-    set_meta(database, "format", FORMAT)
-
-
-def count_users(database: sqlite3.Connection) -> None:
-    """The topic of every user, from the documents there are."""
-    row = (EVERY_USER, database.execute("SELECT count(*) FROM users").fetchone()[0])
-    if row[1]:
-        database.execute("INSERT INTO topics VALUES (?, ?, ?)", (*row, checksum(*row)))
-
-
-def _copy_table(database: sqlite3.Connection, table: str, found: int) -> None:
-    """The rows of an older format, with checksums over what they have now. What was damaged is to stay so."""
-    added = _ADDED_IN_3.get(table, {})
-    old = ", ".join(name for name in columns(table) if name not in added)
-    new = ", ".join(added.get(name, name) for name in columns(table))
-    # of format 1 only bodies had a checksum
-    was_good = f"checksum({old}) = crc" if found > 1 else "body_checksum(body) = crc" if table == "frames" else "1"
-    database.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
-    _create_table(database, table)
-    database.execute(
-        f"INSERT INTO {table} SELECT {new}, iif({was_good}, checksum({new}), {NO_CHECKSUM}) FROM old_{table}"
-    )
-    database.execute(f"DROP TABLE old_{table}")

@@ -14,7 +14,7 @@ from shards.quiet import check_zone
 from shards.retry import WEBHOOK_RETRY, RetryPolicy
 from shards.rules import Category, PlacedRule
 from shards.units import Seconds, parse_rate
-from shards.wire import CHANNELS
+from shards.wire.notification import CHANNELS
 
 SIMULATED = "simulated"  # the provider that reaches nobody
 ATTACHED = "attached"  # the one that is programs of the user's

@@ -26,7 +26,7 @@ from shards.frames import Run
 from shards.hold import Hold
 from shards.inbox import Inbox
 from shards.intake import Intake
-from shards.journal import SqliteJournal, State
+from shards.journal import SqliteJournal
 from shards.limit_store import LimitStore
 from shards.maintenance import Maintenance
 from shards.marks import Marks
@@ -36,8 +36,12 @@ from shards.schema import DamagedError
 from shards.sending import SLOWED, Results, Sender
 from shards.settings import ChannelSettings, ShardSettings
 from shards.stream import Stream
+from shards.tables.state import State
 from shards.templates import TemplateError
-from shards.wire import Ask, Data, Metrics, Notification, Outbox, OutboxItem, Ping, Turn, Verdict, Work
+from shards.wire.link import Ask, Data, Ping, Turn, Verdict
+from shards.wire.notification import Notification
+from shards.wire.outbox import Metrics, Outbox, OutboxItem
+from shards.wire.workers import Work
 
 if TYPE_CHECKING:
     from shards.courier import Courier
@@ -165,14 +169,14 @@ class Shard:
         core = self.core
         core.last = self.state.last
         core.broadcasts.recover()
-        first, mask = self.journal.open_mask()
+        first, mask = self.journal.ledgers.open_mask()
         if mask:
             for channel in range(len(core.channel_names)):
                 for priority in range(4):
                     lane = ledger.lane_of(channel, priority)
                     if mask & ledger.lane_bit(lane):
                         core.behind[lane] = first - 1
-        for seq, slots, notes in self.journal.waiting():
+        for seq, slots, notes in self.journal.ledgers.tried():
             frame = core.frames.get(seq)  # if one of its deliveries was just given up, and waits for nothing
             values = frame.slots if frame else ledger.words(slots)
             if all(ledger.outcome_of(value) != ledger.RETRYING for value in set(values)):
@@ -184,7 +188,7 @@ class Shard:
                     # no longer than it can be: the clock may have gone back
                     longest_s = core.policies[channel].longest_s(ledger.attempts_of(value))
                     if error_class in SLOWED:
-                        longest_s = max(longest_s, (due_ms - self.journal.updated_ms(seq)) / 1000)
+                        longest_s = max(longest_s, (due_ms - self.journal.ledgers.updated_ms(seq)) / 1000)
                     wait_s = min(max(0.0, due_ms / 1000 - moment.wall_us / 1e6), longest_s)
                     core.wait(seq, slot, channel, moment.mono + wait_s)
 
@@ -199,7 +203,7 @@ class Shard:
         seq, slot = place
         if seq > self.journal.state.last:
             return False  # it was never committed, or the page of marks is damaged
-        row = self.journal.frame(seq)
+        row = self.journal.frames.get(seq)
         words = ledger.words(row.slots) if row else ()
         return slot < len(words) and ledger.outcome_of(words[slot]) in ledger.OPEN
 
@@ -262,7 +266,7 @@ class Shard:
                 base = intake.base
                 verdicts += [
                     (seq - base, _verdict.decode(blob) if blob else None)
-                    for seq, blob in self.journal.verdicts(base + n for n in message.numbers if n <= intake.have)
+                    for seq, blob in self.journal.frames.verdicts(base + n for n in message.numbers if n <= intake.have)
                 ]
         return verdicts, resend
 
@@ -352,7 +356,7 @@ class Shard:
         ]
         if news:
             self.journal.begin()
-            self.journal.post([Metrics(moment.wall_us // 1_000_000, news)])
+            self.journal.outbox.post([Metrics(moment.wall_us // 1_000_000, news)])
             self.state.counted = [count for _, _, count in finals]
 
     def commit(self, moment: Now) -> list[tuple[bytes, bytes]]:
@@ -366,9 +370,9 @@ class Shard:
             self.changed_at_us = moment.wall_us
         journal.begin()
         journal.record(changes, moment.wall_us // 1000)
-        journal.record_deferrals(core.deferrals.added, core.deferrals.removed)
-        journal.record_digests(core.digests.changed)
-        journal.record_health(core.health.changed)
+        journal.waiting.record_deferrals(core.deferrals.added, core.deferrals.removed)
+        journal.waiting.record_digests(core.digests.changed)
+        journal.health.record(core.health.changed)
         self.limits.save(moment)
         if changes.inbox:
             self.inbox.append(changes.inbox)
@@ -396,7 +400,7 @@ class Shard:
         stale = moment.mono - sent_at >= OUTBOX_RESEND_S
         if sent == self.state.outbox and not stale:
             return None
-        rows = self.journal.outbox(0 if stale else sent, OUTBOX_BATCH, OUTBOX_BYTES)
+        rows = self.journal.outbox.items(0 if stale else sent, OUTBOX_BATCH, OUTBOX_BYTES)
         if not rows:
             self._outbox_sent = (self.state.outbox, moment.mono)
             return None
@@ -409,7 +413,7 @@ class Shard:
     def trim_outbox(self, generation: str, n: int) -> None:
         if generation == self.journal.generation:
             self.journal.begin()
-            self.journal.trim_outbox(n)
+            self.journal.outbox.trim(n)
 
     def hear(self, message: Work, moment: Now) -> None:
         """What the router says of an attached channel's workers."""
@@ -418,7 +422,7 @@ class Shard:
 
     def is_drained(self) -> bool:
         """Whether nothing is under way, and the collector has everything."""
-        return not any(self.core.in_flight) and not self.journal.outbox(0, 1)
+        return not any(self.core.in_flight) and not self.journal.outbox.items(0, 1)
 
     # --- stats -------------------------------------------------------------------------------------------------
 
@@ -448,7 +452,7 @@ class Shard:
             "accepted": core.counters.accepted,
             "duplicates": core.counters.duplicates,
             "rejected": core.counters.rejected,
-            "pending": self.journal.pending(),
+            "pending": self.journal.ledgers.pending(),
             "dead_letters": {reason: count for reason, count in core.counters.dead_letters.items() if count},
             "channels": channels,
             "broadcasts": core.broadcasts.documents(),

@@ -14,11 +14,11 @@ from shards import ledger
 from shards.changes import Place, decode_notes
 from shards.cutting import Part
 from shards.digests import PLACE_SHIFT, Digest
-from shards.journal import State
 from shards.ledger import words
 from shards.marks import Mark
 from shards.reader import Loss, Reader
 from shards.schema import DamagedError
+from shards.tables.state import State
 
 _results = msgspec.msgpack.Decoder(list[tuple[int, int, int, tuple[int | None, str, str] | None]])
 

@@ -13,10 +13,12 @@ import msgspec
 from shards import ledger, schema
 from shards.counters import ChannelCounters
 from shards.cutting import Part, counted
-from shards.journal import State, topics_of
 from shards.preferences import UserDocument
 from shards.schema import checksum
-from shards.wire import EVERY_USER, pack
+from shards.tables.state import State
+from shards.tables.users import topics_of
+from shards.wire.encoding import pack
+from shards.wire.notification import EVERY_USER
 
 BATCH_ROWS = 1_000
 BATCH_BYTES = 32 * 2**20  # for all targets together, like the cache

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 
 from shards.settings import TemplateSettings
 from shards.template_parts import LAYOUTS, Parts, TemplateError, UnknownTemplateError, check_key, check_name
-from shards.wire import Notification
+from shards.wire.notification import Notification
 
 if TYPE_CHECKING:
     from shards.rendering import Renderer

@@ -12,18 +12,9 @@ import msgspec
 import orjson
 
 from shards.nearest import unknown
-from shards.wire import (
-    KEY_BYTES_MAX,
-    USER_ID_BYTES_MAX,
-    Entry,
-    Error,
-    Fanned,
-    Notification,
-    RequestError,
-    Route,
-    UserRoute,
-    is_json,
-)
+from shards.wire.encoding import is_json
+from shards.wire.errors import Error, RequestError
+from shards.wire.notification import KEY_BYTES_MAX, USER_ID_BYTES_MAX, Entry, Fanned, Notification, Route, UserRoute
 
 PAYLOAD_DEPTH_MAX = 32
 FANNED_KEPT = 4_096  # bytes of an undecodable entry that each recipient's rejection keeps

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import xxhash
 
-from shards.wire import pack
+from shards.wire.encoding import pack
 
 _COPY = struct.Struct("<8sQQQ?7xQ")  # the last is a checksum of the others
 _COPIES = 2  # written in turns: one that was cut short leaves the other

@@ -25,26 +25,13 @@ from shards.schema import DamagedError, JournalError
 from shards.settings import ShardSettings
 from shards.shard import FrameNumber, Shard, UnjudgeableError
 from shards.units import decode_hook
-from shards.wire import (
-    RECONNECT_MS,
-    Ask,
-    Data,
-    Error,
-    Offer,
-    OutboxAck,
-    Ping,
-    Publish,
-    Query,
-    Reply,
-    Report,
-    RequestError,
-    Stalled,
-    Subscriptions,
-    ToShard,
-    ToShardControl,
-    Verdict,
-    pack,
-)
+from shards.wire.control import Publish, Query, Reply, Subscriptions
+from shards.wire.encoding import pack
+from shards.wire.errors import Error, RequestError
+from shards.wire.link import Ask, Data, Ping, Report, Stalled, ToShard, Verdict
+from shards.wire.outbox import OutboxAck
+from shards.wire.sockets import RECONNECT_MS, ToShardControl
+from shards.wire.workers import Offer
 
 log = logs.logger()
 

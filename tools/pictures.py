@@ -11,7 +11,7 @@ import os
 import threading
 
 from bench.load import Submitter
-from dispatcher.workload import batches
+from dispatcher.simulation.workload import batches
 from tests.support.service import ROOT, RunningDispatcher, wait_until
 from tests.support.terminal import Terminal
 from tools.terminal_picture import picture

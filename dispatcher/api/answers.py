@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from shards.wire import Error
+from shards.wire.errors import Error
 
 
 class Head(msgspec.Struct):

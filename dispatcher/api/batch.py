@@ -15,7 +15,9 @@ from dispatcher.api.futures import running
 from dispatcher.api.keys import UNSENDABLE, Given, encoded, keyed
 from dispatcher.api.receiving import Gathering, read_receipt
 from dispatcher.api.results import BatchReceipt
-from shards.wire import MESSAGE_BYTES_HARD_MAX, Error, Notification
+from shards.wire.errors import Error
+from shards.wire.notification import Notification
+from shards.wire.requests import MESSAGE_BYTES_HARD_MAX
 
 if TYPE_CHECKING:
     from concurrent.futures import Future

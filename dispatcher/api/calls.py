@@ -17,7 +17,8 @@ from dispatcher.api.errors import RejectedError
 from dispatcher.api.keys import UNSENDABLE, Given, encoded, given, keyed, timed, unsendable
 from dispatcher.api.receiving import flattened
 from dispatcher.api.results import BatchReceipt, DeadLetter, Decision, InboxItem, Receipt, Status
-from shards.wire import EVERY_USER, Error
+from shards.wire.errors import Error
+from shards.wire.notification import EVERY_USER
 
 if TYPE_CHECKING:
     from concurrent.futures import Future

@@ -27,7 +27,10 @@ from dispatcher.api.errors import DispatcherError, NoAnswerError, ShutdownError
 from dispatcher.api.exchange import Exchange
 from dispatcher.api.frames import FRAME_ITEMS, TOO_LARGE, Call, Single, Sink, frame
 from dispatcher.api.futures import running, settle, waits_for_itself
-from shards.wire import MADE_KEY, MESSAGE_BYTES_HARD_MAX, Error, pack
+from shards.wire.encoding import pack
+from shards.wire.errors import Error
+from shards.wire.notification import MADE_KEY
+from shards.wire.requests import MESSAGE_BYTES_HARD_MAX
 
 if TYPE_CHECKING:
     from concurrent.futures import Future

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from shards.wire import Code, Error
+from shards.wire.errors import Code, Error
 
 
 class DispatcherError(Exception):

@@ -21,7 +21,7 @@ from dispatcher.api import answers, errors
 from dispatcher.api.errors import DispatcherError
 from dispatcher.api.frames import FRAME_BYTES, FRAME_ITEMS, Call, Single, Sink, frame
 from dispatcher.api.receiving import handed_out
-from shards.wire import Error
+from shards.wire.errors import Error
 
 UNDER_WAY = 32  # full frames
 AT_ONCE = 2  # frames, however small: one on its way while another one is written to the disk

@@ -10,7 +10,9 @@ import msgspec
 
 from dispatcher.api.errors import DispatcherError
 from dispatcher.api.results import Receipt
-from shards.wire import MESSAGE_BYTES_HARD_MAX, Error, pack
+from shards.wire.encoding import pack
+from shards.wire.errors import Error
+from shards.wire.requests import MESSAGE_BYTES_HARD_MAX
 
 FRAME_ITEMS = 500  # notifications; more gain nothing
 FRAME_BYTES = 1_000_000  # below what a dispatcher takes by default

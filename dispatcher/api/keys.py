@@ -11,7 +11,10 @@ import msgspec
 from dispatcher.api.arguments import milliseconds
 from dispatcher.api.errors import RejectedError
 from dispatcher.api.frames import TOO_LARGE
-from shards.wire import MESSAGE_BYTES_HARD_MAX, Code, Error, Notification, pack
+from shards.wire.encoding import pack
+from shards.wire.errors import Code, Error
+from shards.wire.notification import Notification
+from shards.wire.requests import MESSAGE_BYTES_HARD_MAX
 
 Given = Notification | Mapping[str, Any]
 TIMES = frozenset({"send_at", "expires_at"})

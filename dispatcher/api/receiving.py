@@ -14,7 +14,7 @@ from dispatcher.api.errors import DispatcherError, RejectedError, RequestError
 from dispatcher.api.frames import Single
 from dispatcher.api.ids import Id, Ids
 from dispatcher.api.results import BatchReceipt, Duplicate, Receipt, Rejection
-from shards.wire import Error
+from shards.wire.errors import Error
 
 
 class Answered(msgspec.Struct):

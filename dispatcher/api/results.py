@@ -9,7 +9,7 @@ import msgspec
 
 from dispatcher.api.errors import RejectedError
 from dispatcher.api.ids import Id
-from shards.wire import Error
+from shards.wire.errors import Error
 
 Outcome = Literal[
     "pending", "retrying", "deferred", "delivered", "dead", "suppressed", "rate_limited", "expired", "cancelled"

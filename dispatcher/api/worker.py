@@ -21,7 +21,7 @@ from dispatcher.api.errors import DispatcherError, OverloadedError, ShutdownErro
 from dispatcher.api.keys import UNSENDABLE
 from dispatcher.api.threads import DaemonThreads
 from shards.channels.base import Delivery, NotificationChannel, SendError, Sent
-from shards.wire import pack
+from shards.wire.encoding import pack
 
 if TYPE_CHECKING:
     from dispatcher.api.engine import Engine

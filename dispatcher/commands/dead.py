@@ -27,7 +27,7 @@ def _since(_context: click.Context, _parameter: click.Parameter, value: str | No
     """Milliseconds since the epoch, from a time or from a duration that goes back from now."""
     from shards.units import Seconds
     from shards.validation import instant_ms
-    from shards.wire import RequestError
+    from shards.wire.errors import RequestError
 
     if value is None:
         return None

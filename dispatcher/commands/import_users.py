@@ -15,7 +15,7 @@ from dispatcher.terminal import Progress, plain
 
 if TYPE_CHECKING:
     from dispatcher.users_file import Problem, Row
-    from shards.wire import Error
+    from shards.wire.errors import Error
 
 ERRORS_MAX = 1_000  # told one by one; all are counted
 
@@ -41,7 +41,7 @@ class Report:
 
     def meet(self, row: Row) -> None:
         """Tells of a user who was on an earlier line."""
-        from shards.wire import hash_user
+        from shards.wire.ids import hash_user
 
         known = len(self._seen)
         self._seen.add(hash_user(row.user_id))
@@ -131,7 +131,7 @@ def import_users(service: Service, file: IO[bytes], chosen: str | None, dry_run:
 def _checked(requests: Iterable[dict[str, Any]]) -> Iterator[tuple[int, Error | None]]:
     """As a dispatcher would answer ``user.put``."""
     from shards.preferences import parse_document
-    from shards.wire import RequestError
+    from shards.wire.errors import RequestError
 
     for place, request in enumerate(requests):
         try:

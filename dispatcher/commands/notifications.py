@@ -13,7 +13,7 @@ import click
 
 from dispatcher.commands.options import WRONG_USAGE, fail, payload
 from dispatcher.commands.service import Service, asks
-from shards.wire import PRIORITIES
+from shards.wire.notification import PRIORITIES
 
 TYPES = ("info", "success", "warning", "error")
 
@@ -22,7 +22,7 @@ def _instant(_context: click.Context, parameter: click.Parameter, value: str | N
     """Milliseconds since the epoch, from a time or, with a plus, from a duration that begins now."""
     from shards.units import Seconds
     from shards.validation import instant_ms
-    from shards.wire import RequestError
+    from shards.wire.errors import RequestError
 
     if value is None:
         return None

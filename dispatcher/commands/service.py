@@ -16,7 +16,7 @@ from dispatcher.commands.options import WRONG_USAGE, config_option, duration, fa
 if TYPE_CHECKING:
     from dispatcher.client import Client
     from dispatcher.settings import Settings
-    from shards.wire import Error
+    from shards.wire.errors import Error
 
 START = "`python -m dispatcher` starts one; --submit or --config names another; --timeout waits longer"
 

@@ -18,7 +18,7 @@ from dispatcher.commands.options import (
     refuse_settings,
 )
 from dispatcher.terminal import json_text, plain, table
-from shards.wire import PRIORITIES
+from shards.wire.notification import PRIORITIES
 
 if TYPE_CHECKING:
     from dispatcher.settings import Settings
@@ -108,7 +108,7 @@ def preview(
 ) -> None:
     """Print what a template makes of a notification: each part, and the file that it is from."""
     from shards.templates import TemplateEngine, TemplateError, UnknownTemplateError, variables_of
-    from shards.wire import Notification
+    from shards.wire.notification import Notification
 
     settings, library = _loaded(config)
     engine = TemplateEngine(library.sources, settings.templates.output_bytes)

@@ -11,7 +11,7 @@ from shards.lanes import NotificationQueue
 from shards.retry import RetryPolicy
 from shards.template_parts import TemplateError, UnknownTemplateError
 from shards.templates import TemplateEngine
-from shards.wire import Priority
+from shards.wire.notification import Priority
 
 __all__ = [
     "DeliveryTracker",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shards.limiter import Limiter, RateLimit
-from shards.wire import hash_user
+from shards.wire.ids import hash_user
 
 
 class RateLimiter:

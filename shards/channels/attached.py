@@ -19,7 +19,9 @@ from shards.frames import Entry, Frame, Run
 from shards.parcel import Parcel, Renderer, unpack
 from shards.sending import Failure, Results, advice_of
 from shards.settings import ChannelSettings
-from shards.wire import Gone, Settled, Taken, Want, Work, WorkResult, pack
+from shards.wire.encoding import pack
+from shards.wire.requests import WorkResult
+from shards.wire.workers import Gone, Settled, Taken, Want, Work
 
 OFFER_BYTES = 2**20  # of one message, unless a single delivery has more
 RETURNED = WorkResult("", error_class="returned")

@@ -12,10 +12,10 @@ from typing import Any
 import requests
 import urllib3
 
-ANSWER_BYTES = 20_000  # decompressed; more than any error has to say
-READ_BYTES = 4_096
+ANSWER_BYTES = 2**20  # decompressed; a list that a service looks a name up in may be long
+READ_BYTES = 65_536
 
-_deadline: ContextVar[float] = ContextVar("deadline")
+_deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
 
 
 class LateError(Exception):
@@ -27,6 +27,8 @@ class BoundedSession(requests.Session):
 
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
         deadline = _deadline.get()
+        if deadline is None:  # of a plug-in, in a thread of its own
+            return super().send(request, **options)
         left_s = deadline - time.monotonic()
         if left_s <= 0:
             raise LateError("there was no time for all of it; name fewer targets in a URL")
@@ -46,6 +48,6 @@ class BoundedSession(requests.Session):
 
 
 def end_by(deadline: float) -> None:
-    """From now on this thread's requests, and those of no other library, are bounded; ``deadline`` is monotonic."""
+    """From now on the requests of this thread are bounded; ``deadline`` is monotonic."""
     _deadline.set(deadline)
     requests.sessions.Session = BoundedSession  # type: ignore[misc] # nothing can be passed to requests.post

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from shards.wire import OPERATIONS
+from shards.wire.requests import OPERATIONS
 from tests.fuzz.documents import encoded, mapped, msgpack_only, nested
 from tests.support.service import RunningDispatcher
 

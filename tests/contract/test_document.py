@@ -9,7 +9,10 @@ from typing import Any, get_args
 
 import msgspec
 
-from shards.wire import CHANNELS, OPERATIONS, Code, Notification, hash_user
+from shards.wire.errors import Code
+from shards.wire.ids import hash_user
+from shards.wire.notification import CHANNELS, Notification
+from shards.wire.requests import OPERATIONS
 from tests.support.service import RunningDispatcher, wait_until
 
 TEXT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import zmq
 
-from shards.wire import Notification
+from shards.wire.notification import Notification
 from tests.fuzz.documents import encoded, mapped, nested
 from tests.support.service import RunningDispatcher
 

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from shards.wire import hash_user
+from shards.wire.ids import hash_user
 from tests.support.service import RunningDispatcher, wait_until
 
 NewUser = Callable[[], str]

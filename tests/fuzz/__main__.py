@@ -17,7 +17,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from shards.wire import Code
+from shards.wire.errors import Code
 from tests.fuzz.documents import OPERATIONS, Map, encoded, mapped, mutilated, notification, spoiled
 from tests.support.service import RunningDispatcher, wait_until
 

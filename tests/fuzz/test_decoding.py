@@ -14,13 +14,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dispatcher.api.answers import read_document, read_head
-from dispatcher.repair import repair
-from dispatcher.requests import as_list, decode_request, seq_of
+from dispatcher.router.gathering import Gatherer
+from dispatcher.router.repair import repair
+from dispatcher.router.requests import as_list, decode_request, seq_of
+from dispatcher.router.splitter import Limits, split
 from dispatcher.settings import SettingsError, load
-from dispatcher.splitter import Gatherer, Limits, split
 from shards.preferences import parse_document
 from shards.validation import decode_items, instant_ms, readable
-from shards.wire import Data, Error, RequestError, encode_answer, is_json, pack, parse_id
+from shards.wire.encoding import encode_answer, is_json, pack
+from shards.wire.errors import Error, RequestError
+from shards.wire.ids import parse_id
+from shards.wire.link import Data
 from tests.fuzz.documents import NASTY, OPERATIONS, encoded, mapped, mutilated, notification, spoiled
 from tests.unit.test_judging import Side, essence
 

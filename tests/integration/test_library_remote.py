@@ -32,7 +32,7 @@ from dispatcher import (
 from dispatcher.api.batch import NOTIFICATIONS_UNDER_WAY
 from dispatcher.api.frames import FRAME_ITEMS
 from dispatcher.curve import read_pair, read_public
-from shards.wire import MESSAGE_BYTES_HARD_MAX
+from shards.wire.requests import MESSAGE_BYTES_HARD_MAX
 from tests.support.keys import SERVER, KeyRing
 from tests.support.service import RunningDispatcher, free_endpoints, wait_until
 

@@ -12,7 +12,8 @@ from typing import Literal, NamedTuple
 import pytest
 
 from shards.journal import SqliteJournal
-from shards.wire import CHANNELS, parse_id
+from shards.wire.ids import parse_id
+from shards.wire.notification import CHANNELS
 from tests.support.needs import needs
 from tests.support.power.cut import Drive, build, records
 from tests.support.service import RunningDispatcher
@@ -86,9 +87,9 @@ def found(path: Path, ids: list[str]) -> int:
         assert journal.database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         channels = journal.state.counters.channels
         finals = sum(sum(channel.outcomes) for channel in channels)
-        assert sum(channel.planned for channel in channels) == finals + journal.pending()
+        assert sum(channel.planned for channel in channels) == finals + journal.ledgers.pending()
         places = [(generation, seq) for generation, _, seq, _ in map(parse_id, ids)]
-        kept = {place for place in set(places) if place[0] == journal.generation and journal.content(place[1])}
+        kept = {place for place in set(places) if place[0] == journal.generation and journal.frames.content(place[1])}
         return sum(place in kept for place in places)
     finally:
         journal.close()

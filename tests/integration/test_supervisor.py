@@ -20,7 +20,7 @@ import dispatcher.child
 from dispatcher import report
 from dispatcher.settings import Dispatcher, Settings
 from dispatcher.supervisor import Supervisor
-from shards.wire import hash_user
+from shards.wire.ids import hash_user
 from tests.support.killer import Killer
 from tests.support.logs import captured_logs
 from tests.support.pipeline import Pipeline

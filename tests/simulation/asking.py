@@ -15,7 +15,9 @@ import msgspec
 from shards import ledger
 from shards.inbox import PLACE_SHIFT
 from shards.preferences import UserDocument
-from shards.wire import Query, Reply, Request, hash_user, make_id, parse_id
+from shards.wire.control import Query, Reply
+from shards.wire.ids import hash_user, make_id, parse_id
+from shards.wire.requests import Request
 from tests.simulation.receipts import Receipts
 from tests.simulation.stored import Place, Stored
 from tests.simulation.wire import Clock

@@ -15,7 +15,7 @@ from shards.frames import Entry, Run
 from shards.inbox import PLACE_SHIFT, Inbox
 from shards.sending import SLOWED
 from shards.shard import Shard
-from shards.wire import Notification
+from shards.wire.notification import Notification
 from shards.worker import Worker
 from tests.simulation.asking import Asking, signed
 from tests.simulation.memory import Memory
@@ -76,7 +76,7 @@ class Checker:
             assert len(item) == 2, "a retry is in memory before it is due"
             seq, slot = item
             wait_s = due - self._clock.mono - 1e-6
-            row = shard.journal.frame(seq)
+            row = shard.journal.frames.get(seq)
             patient = row is not None and decode_notes(row.notes)[slot][1] in SLOWED  # nobody knows how long was asked
             assert patient or wait_s <= core.settings.retry.max, f"a retry waits {wait_s:.0f} s after a restart"
         assert len(core.idempotency) <= core.settings.idempotency.max_entries, "B: keys after a restart"

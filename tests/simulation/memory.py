@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from shards import contents, journal, ledger
+from shards import contents, ledger
 from shards.changes import Now
 from shards.core import Core
 from shards.shard import Shard
+from shards.tables import ledgers
 from shards.worker import Worker
 from tests.simulation.channels import TemperedChannel
 from tests.simulation.order import CheckedQueue
@@ -45,7 +46,7 @@ class Memory:
         self._nothing_idles(channels, starts, now)
         self._wakes_in_time(worker._wait_ms(shard, now) / 1000, channels, now)
         if not self.core.changes:
-            assert shard.journal.pending() == len(self._stored.open), "C: pending, as the journal says it"
+            assert shard.journal.ledgers.pending() == len(self._stored.open), "C: pending, as the journal says it"
 
     # --- B -----------------------------------------------------------------------------------------------------
 
@@ -66,7 +67,7 @@ class Memory:
         assert not core.contents._new, "B: contents of frames that are committed"
         assert all(len(limiter) <= bounds.limiter_keys for limiter in core.limiters.values()), "B: limiter"
         assert len(shard.stream._topics) <= bounds.users, "B: topics"
-        assert len(shard.journal._logged) <= journal.LOGGED_FRAMES_MAX + POSITIONS_MAX, "B: logged frames"
+        assert len(shard.journal.ledgers._logged) <= ledgers.LOGGED_FRAMES_MAX + POSITIONS_MAX, "B: logged frames"
         if shard.maintenance.next_at != self._maintained:  # in this turn, whose own keys it does not see yet
             self._maintained = shard.maintenance.next_at
             excess = len(core.idempotency) - settings.idempotency.max_entries

@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from shards.wire import SUBMIT, Error
+from shards.wire.errors import Error
+from shards.wire.link import SUBMIT
 from tests.simulation.wire import Clock
 
 CATEGORIES = {  # with the default routing and the simulation's own: channels, priority

@@ -7,7 +7,7 @@ from random import Random
 from typing import NamedTuple
 
 from shards.dedupe import IdempotencySet
-from shards.wire import hash_user, make_id, parse_id
+from shards.wire.ids import hash_user, make_id, parse_id
 from tests.simulation.producer import Sent
 from tests.simulation.router import Acknowledged
 from tests.simulation.stored import Stored

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 
 import msgspec
 
-from dispatcher.link import Link
-from shards.wire import Ask, DeadAdded, DeadRemoved, Outbox, Ping, Report, ToCollector, Verdict, pack
+from dispatcher.router.link import Link
+from shards.wire.encoding import pack
+from shards.wire.link import Ask, Ping, Report, Verdict
+from shards.wire.outbox import DeadAdded, DeadRemoved, Outbox
+from shards.wire.sockets import ToCollector
 from tests.simulation.producer import Submission
 from tests.simulation.wire import Clock, Wire
 

@@ -16,7 +16,7 @@ from unittest import mock
 
 import msgspec
 
-import dispatcher.link
+import dispatcher.router.link
 import shards.book
 import shards.contents
 import shards.core
@@ -28,13 +28,18 @@ import shards.maintenance
 import shards.releasing
 import shards.schema
 import shards.shard
+import shards.tables.ledgers
 import shards.worker
 from shards.process import Stop
 from shards.retry import RetryPolicy
 from shards.settings import Bounds, Idempotency, Priorities, Retention, ShardSettings
 from shards.shard import Shard
 from shards.units import Seconds
-from shards.wire import FromShard, OutboxAck, Reply, Report, Stalled, Subscriptions, pack
+from shards.wire.control import Reply, Subscriptions
+from shards.wire.encoding import pack
+from shards.wire.link import Report, Stalled
+from shards.wire.outbox import OutboxAck
+from shards.wire.sockets import FromShard
 from shards.worker import Worker
 from tests.simulation.asking import Asking
 from tests.simulation.channels import HEALTHY, TEMPERS, TemperedChannel
@@ -62,7 +67,8 @@ TINY: dict[Any, dict[str, float]] = {
     shards.ending: {"LOGGED_MAX": 2, "SHORT_S": 0.1},
     shards.releasing: {"FRAMES_PER_REFILL": 2, "RELEASED_MAX": 3, "ITEMS_MAX": 2},
     shards.limit_store: {"CHARGES_MAX": 40, "PART_TIMES": 3, "OLD_ROWS": 2},
-    shards.journal: {"LOG_ROWS_MAX": 6, "LOGGED_FRAMES_MAX": 4, "TAIL_FRAMES": 8},
+    shards.journal: {"TAIL_FRAMES": 8},
+    shards.tables.ledgers: {"LOG_ROWS_MAX": 6, "LOGGED_FRAMES_MAX": 4},
     shards.schema: {"CHECKPOINT_PAGES": 20},
     shards.inbox: {"TAIL_MAX": 6, "SORTED_USERS": 1},
     shards.contents: {"FRAMES_KEPT": 3},
@@ -193,7 +199,7 @@ class Simulation:
                 (shards.core, "Judge", FaultyJudge),
                 (sqlite3, "connect", self.disk.connect),
                 (os, "posix_fallocate", self.disk.allocate),
-                *((module, "log", self._log()) for module in (shards.worker, shards.journal, dispatcher.link)),
+                *((module, "log", self._log()) for module in (shards.worker, shards.journal, dispatcher.router.link)),
             ):
                 stack.enter_context(mock.patch.object(module, name, part))
             try:

@@ -14,8 +14,9 @@ import xxhash
 from shards import ledger
 from shards.changes import Note
 from shards.dedupe import DIGEST_BYTES, NO_DIGEST
-from shards.journal import State
-from shards.wire import PRIORITIES, Verdict
+from shards.tables.state import State
+from shards.wire.link import Verdict
+from shards.wire.notification import PRIORITIES
 from tests.simulation.policies import Policies
 from tests.simulation.producer import Sent, Submission
 

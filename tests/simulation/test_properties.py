@@ -22,7 +22,11 @@ from shards.rules import Category
 from shards.settings import Bounds, Idempotency, Priorities, Retention, ShardSettings
 from shards.shard import Shard
 from shards.units import Seconds
-from shards.wire import SUBMIT, Data, Request, RequestError, hash_user, make_id, pack
+from shards.wire.encoding import pack
+from shards.wire.errors import RequestError
+from shards.wire.ids import hash_user, make_id
+from shards.wire.link import SUBMIT, Data
+from shards.wire.requests import Request
 from tests.support.simulated import simulated
 
 USERS = ("anna", "ben")
@@ -156,7 +160,7 @@ class Machine(RuleBasedStateMachine):
     # --- what must hold ----------------------------------------------------------------------------------------
 
     def _words(self) -> dict[tuple[int, int], int]:
-        rows = [self.shard.journal.frame(seq) for seq in range(1, self._number + 1)]
+        rows = [self.shard.journal.frames.get(seq) for seq in range(1, self._number + 1)]
         words = {}
         for row in rows:
             assert row is not None
@@ -183,10 +187,10 @@ class Machine(RuleBasedStateMachine):
         """In the end nothing is pending, and each digest was one delivery of one of its items."""
         try:
             for _ in range(TURNS_MAX):
-                if not self._turn() and not self.shard.journal.pending():
+                if not self._turn() and not self.shard.journal.ledgers.pending():
                     break
-                self._mono += 5.0 if self.shard.journal.pending() else 0.0
-            assert not self.shard.journal.pending()
+                self._mono += 5.0 if self.shard.journal.ledgers.pending() else 0.0
+            assert not self.shard.journal.ledgers.pending()
             self.conserved()
             self._digests_were_sent_once()
         finally:
@@ -198,14 +202,13 @@ class Machine(RuleBasedStateMachine):
         database, names = self.shard.journal.database, self.shard.core.channel_names
         seen: Counter[tuple[str, int]] = Counter()
         for (id_,) in database.execute("SELECT id FROM digests").fetchall():
-            window = next(
-                one for seq in range(1, self._number + 1) for one in self.shard.journal.digests_of(seq) if one.id == id_
-            )
+            waiting = self.shard.journal.waiting
+            window = next(one for seq in range(1, self._number + 1) for one in waiting.digests_of(seq) if one.id == id_)
             seen.update((window.channel, place) for place in window.places)
             tried = []
             for place in window.places:
                 seq, index = place >> 16, place & 0xFFFF
-                row = self.shard.journal.frame(seq)
+                row = self.shard.journal.frames.get(seq)
                 assert row is not None
                 first = sum(row.widths[:index])
                 found = [words[seq, slot] for slot in range(first, first + row.widths[index])]

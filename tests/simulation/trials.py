@@ -13,7 +13,7 @@ from shards.frames import Entry
 from shards.judging import Judge, Judged
 from shards.shard import Shard
 from shards.suspects import CRASHES_MAX
-from shards.wire import Data
+from shards.wire.link import Data
 from tests.simulation.producer import UNJUDGEABLE
 from tests.simulation.stored import Place, Stored
 

@@ -10,7 +10,7 @@ from typing import Any
 from shards import ledger
 from shards.frames import Entry
 from shards.quiet import QuietHours
-from shards.wire import PRIORITIES, Notification
+from shards.wire.notification import PRIORITIES, Notification
 from tests.simulation.policies import Policies
 from tests.simulation.stored import Place, Stored, is_digest_item, plainly
 from tests.simulation.wire import Clock

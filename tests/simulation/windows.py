@@ -10,7 +10,7 @@ import msgspec
 
 from shards import ledger
 from shards.frames import Entry
-from shards.wire import Notification
+from shards.wire.notification import Notification
 from tests.simulation.policies import Policies
 from tests.simulation.stored import Place, Stored, is_digest_item, plainly
 from tests.simulation.waiting import Waiting

@@ -85,13 +85,6 @@ class Blocking(Scripted):
         return self._end(answer)
 
 
-class Stuck(Blocking):
-    """Holds up whoever else is in its thread."""
-
-    async def send(self, delivery: Delivery) -> Sent:  # type: ignore[override]  # as that of Scripted
-        return Blocking.send(self, delivery)
-
-
 class Batched(Scripted):
     batch_max = 3
     sizes: ClassVar[list[int]] = []

@@ -23,7 +23,11 @@ from shards.sending import Advice, Failure, Results
 from shards.settings import Bounds, Idempotency, Priorities, Retention, ShardSettings
 from shards.shard import Shard
 from shards.units import Seconds
-from shards.wire import SUBMIT, Data, Notification, Request, RequestError, Verdict, pack
+from shards.wire.encoding import pack
+from shards.wire.errors import RequestError
+from shards.wire.link import SUBMIT, Data, Verdict
+from shards.wire.notification import Notification
+from shards.wire.requests import Request
 from tests.support.simulated import simulated
 
 TURNS_MAX = 1_000  # at one instant: more would be a loop
@@ -253,5 +257,5 @@ class World:
     def conserved(self) -> bool:
         """Invariant C."""
         channels = self.core.counters.channels
-        open_ = self.shard.journal.pending()
+        open_ = self.shard.journal.ledgers.pending()
         return sum(one.planned for one in channels) == sum(sum(one.outcomes) for one in channels) + open_

@@ -14,7 +14,10 @@ from shards.changes import Now
 from shards.settings import ATTACHED, ChannelSettings, ProviderSettings
 from shards.shard import Shard
 from shards.units import Seconds
-from shards.wire import SUBMIT, Ask, Data, Gone, Ping, Request, Settled, Taken, Want, Work, WorkResult, pack
+from shards.wire.encoding import pack
+from shards.wire.link import SUBMIT, Ask, Data, Ping
+from shards.wire.requests import Request, WorkResult
+from shards.wire.workers import Gone, Settled, Taken, Want, Work
 from tests.unit.test_shard import SETTINGS, at
 
 TIMEOUT_S = 10
@@ -77,7 +80,7 @@ class Rig:
         words = [
             word
             for seq in range(1, self.frames + 1)
-            if (row := self.shard.journal.frame(seq))
+            if (row := self.shard.journal.frames.get(seq))
             for word in (
                 self.shard.core.frames[seq].slots if seq in self.shard.core.frames else ledger.words(row.slots)
             )

@@ -10,8 +10,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from dispatcher.workers import Workers
-from shards.wire import Error, Offer, RequestError, Work, WorkerCall
+from dispatcher.router.workers import Workers
+from shards.wire.errors import Error, RequestError
+from shards.wire.requests import WorkerCall
+from shards.wire.workers import Offer, Work
 from tests.unit.test_attached import ALONE, Rig
 
 SEEDS = range(12)

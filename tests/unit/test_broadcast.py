@@ -7,9 +7,11 @@ import random
 import msgspec
 import pytest
 
-from dispatcher.broadcasts import merge
+from dispatcher.router.broadcasts import merge
 from shards.broadcast import EVERYBODY, Broadcast, merged
-from shards.wire import Notification, hash_user, pack
+from shards.wire.encoding import pack
+from shards.wire.ids import hash_user
+from shards.wire.notification import Notification
 
 USERS = sorted(f"user-{number}" for number in range(300))
 PAGE = 7

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import requests
 
 from shards import options
 from shards.answers import Answers, ErrorClass
@@ -239,6 +240,12 @@ def test_of_a_large_answer_only_the_start_is_read(service: Endpoint) -> None:
         assert tracemalloc.get_traced_memory()[1] < 50 * 2**20
     finally:
         tracemalloc.stop()
+
+
+def test_what_others_ask_for_in_the_same_process_is_not_bounded(service: Endpoint) -> None:
+    service.then(answer(200), answer(200, "x" * 100_000))
+    send([url_of(service)])
+    assert len(requests.get(service.url, timeout=5.0).content) == 100_000
 
 
 def test_many_targets_in_one_url_have_one_deadline(service: Endpoint) -> None:

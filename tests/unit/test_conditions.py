@@ -11,7 +11,7 @@ import pytest
 
 from shards import conditions
 from shards.conditions import VARIABLES, Conditions, check
-from shards.wire import Notification
+from shards.wire.notification import Notification
 
 AT = datetime.datetime(2026, 3, 2, 23, 30, tzinfo=datetime.UTC)  # a Monday
 NOTIFICATION = Notification(

@@ -6,7 +6,7 @@ import pytest
 
 from shards.contacts import Contacts, PushContact, WebhookContact, check_contacts, credentials_of
 from shards.hidden import redact
-from shards.wire import RequestError
+from shards.wire.errors import RequestError
 
 SECRET = "xoxb-secret"
 

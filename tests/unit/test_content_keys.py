@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from shards.content_keys import content_key, names_of
-from shards.wire import Notification
+from shards.wire.notification import Notification
 
 TITLE = "{user_id}:{category}:{title}"
 

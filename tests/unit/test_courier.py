@@ -21,8 +21,8 @@ from shards.parcel import Parcel
 from shards.providers import Held, Outcome
 from shards.sending import Advice
 from shards.settings import ChannelSettings, ProviderSettings
-from shards.wire import Notification
-from tests.support.scripted import Scripted, Stuck
+from shards.wire.notification import Notification
+from tests.support.scripted import Scripted
 from tests.support.service import wait_until
 from tests.unit.test_gates import entry
 
@@ -95,15 +95,22 @@ def test_a_contact_that_is_bad_is_the_one_that_was_tried(start: Start) -> None:
 
 
 def test_a_thread_that_is_held_up_keeps_what_it_writes_to(start: Start) -> None:
-    Stuck.release.clear()
-    courier = start("Stuck", answers=["hang"])
+    entered, release = threading.Event(), threading.Event()
+
+    def holds_up(*_: Any) -> Mapping[str, Any]:
+        entered.set()
+        release.wait(60)
+        return {}
+
+    courier = start("Scripted")
+    courier.render = holds_up
     try:
-        courier.send("pager", [parcel()])
-        wait_until(lambda: bool(Scripted.asked["a"]))
+        courier.send("pager", [parcel("a-template")])
+        assert entered.wait(60)
         courier.close()
         os.fstat(courier.fileno())  # else it may be that of another file by now
     finally:
-        Stuck.release.set()
+        release.set()
     wait_until(lambda: all(thread.name != "courier" for thread in threading.enumerate()))
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(courier.fileno())

@@ -13,7 +13,7 @@ from shards.changes import Note
 from shards.contents import Content
 from shards.cutting import Part, cut
 from shards.dedupe import NO_DIGEST
-from shards.wire import hash_user
+from shards.wire.ids import hash_user
 
 USERS = [f"user-{number}" for number in range(40)]
 

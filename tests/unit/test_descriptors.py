@@ -14,7 +14,7 @@ from tests.support.service import ROOT, wait_until
 SERVER = """
 import ctypes, resource, sys, zmq
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-from dispatcher import descriptors
+from dispatcher.router import descriptors
 from shards import logs
 logs.configure("router", logs.LogSettings())
 if {forbidden}:

@@ -24,7 +24,8 @@ import pytest
 from dispatcher.cli import main
 from dispatcher.settings import load
 from shards.preferences import parse_document
-from shards.wire import OPERATIONS, Notification
+from shards.wire.notification import Notification
+from shards.wire.requests import OPERATIONS
 from tests.support import snippets
 from tests.support.needs import needs
 from tests.support.push.settings import write_secrets

@@ -20,7 +20,8 @@ from dispatcher.api.errors import (
 from dispatcher.api.exchange import AT_ONCE, PATIENCE_S, SILENCE_S, UNDER_WAY, Exchange
 from dispatcher.api.frames import FRAME_BYTES, FRAME_ITEMS, Call, Single
 from dispatcher.api.results import Receipt
-from shards.wire import Error, pack
+from shards.wire.encoding import pack
+from shards.wire.errors import Error
 
 TIMEOUT_S = 30.0
 

@@ -10,7 +10,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shards import ledger
-from shards.book import StoredFrame
 from shards.caps import CapSettings
 from shards.changes import Now
 from shards.core import Core
@@ -24,8 +23,11 @@ from shards.preferences import UserDocument, parse_document
 from shards.retry import RetryPolicy
 from shards.rules import Category, PlacedRule
 from shards.settings import Bounds, Idempotency, Priorities, Retention, ShardSettings
+from shards.stored import StoredFrame
 from shards.units import Seconds
-from shards.wire import CHANNELS, SUBMIT, Data, Notification, Verdict, pack
+from shards.wire.encoding import pack
+from shards.wire.link import SUBMIT, Data, Verdict
+from shards.wire.notification import CHANNELS, Notification
 from tests.support.simulated import simulated
 from tests.support.topics import NoTopics
 
@@ -97,15 +99,17 @@ class Memory:
     """Nothing is on disk but the users."""
 
     def __init__(self, documents: dict[str, UserDocument]) -> None:
-        self.load_user = documents.get
+        self.frames = self.waiting = self.users = self.health = self
+        self._documents = documents
         self.health_of = self.failing = lambda *_: ()
         self.windows: dict[str, Digest] = {}
         self.topics = OneTopic()
 
-    def frame(self, seq: int) -> StoredFrame | None:
-        return None
+    def get(self, of: Any) -> Any:
+        """A user, or a frame."""
+        return self._documents.get(of)
 
-    def open_frames(self, lane: int, after: int, count: int) -> Iterator[StoredFrame]:
+    def open(self, lane: int, after: int, count: int) -> Iterator[StoredFrame]:
         return iter(())
 
     def content(self, seq: int) -> tuple[bytes, bool, bytes | None] | None:

@@ -139,7 +139,7 @@ def test_a_token_that_the_user_has_no_more_is_not_held_against_them(world: Make)
     one.user(contacts={"push": [{"provider": "fcm", "token": "new"}]})
     answers(one, "transient", "push", Advice(bad=("old",)))
     one.submit(said("k", "push"))
-    assert not list(one.shard.journal.health_of("ann"))
+    assert not list(one.shard.journal.health.health_of("ann"))
 
 
 def test_a_replay_uses_the_contact_again(world: Make) -> None:
@@ -161,7 +161,7 @@ def test_the_contacts_of_a_user_who_is_deleted_are_forgotten(world: Make) -> Non
     answers(one, "bad_address")
     one.submit(said("k"))
     one.ask("user.delete", user_id="ann")
-    assert not list(one.shard.journal.health_of("ann"))
+    assert not list(one.shard.journal.health.health_of("ann"))
 
 
 # --- endpoints --------------------------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import zmq
 
-from dispatcher import gate
-from dispatcher.gate import Gate
+from dispatcher.router import gate
+from dispatcher.router.gate import Gate
 from tests.support.client import Keys
 from tests.support.keys import SERVER, KeyRing
 from tests.support.logs import captured_logs

@@ -147,11 +147,11 @@ def test_who_asks_to_be_left_alone() -> None:
     gates = gates_of()
     gates.rest("https://example.org/a", 60.0, 0.0)
     gates.rest("https://example.org/a", 30.0, 0.0)
-    assert gates.rests_until("https://example.org/a") == 60.0
-    assert gates.rests_until("https://example.org/b") == 0.0
+    assert gates.rests["https://example.org/a"] == 60.0
+    assert "https://example.org/b" not in gates.rests
     for number in range(2 * REMEMBERED_MAX):
         gates.rest(str(number), 61.0 + number % 2, 61.0)
-    assert len(gates._rests) <= REMEMBERED_MAX
+    assert len(gates.rests) <= REMEMBERED_MAX
 
 
 def test_of_endpoints_that_are_idle_the_last_ones_are_remembered() -> None:

@@ -10,7 +10,8 @@ from shards import ledger
 from shards.changes import Note
 from shards.findings import Finding, instant
 from shards.history import Delivery, Routed, decided
-from shards.wire import DeadLetter, Notification
+from shards.wire.notification import Notification
+from shards.wire.outbox import DeadLetter
 
 NOTHING: Note = (None, "", "")
 NO_RULE = Routed(3, 0, None, None)

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from dispatcher.api.ids import Id, Ids
-from shards.wire import pack
+from shards.wire.encoding import pack
 
 #                   0    1    2     3      4    5           6     7
 WHOLE: list[Id] = [None, "b", "c", None, None, ["f1", None], "g", None]

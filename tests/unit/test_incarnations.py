@@ -13,9 +13,12 @@ import pytest
 import zmq
 
 from dispatcher.child_settings import RouterSettings
-from dispatcher.router import Router
+from dispatcher.router.router import Router
 from shards.process import Stop
-from shards.wire import Offer, Report, Taken, ToShardControl, Want, pack
+from shards.wire.encoding import pack
+from shards.wire.link import Report
+from shards.wire.sockets import ToShardControl
+from shards.wire.workers import Offer, Taken, Want
 
 EPOCH = 5
 PATIENCE_MS = 10_000

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shards.intake import Intake
-from shards.wire import Data, Ping
+from shards.wire.link import Data, Ping
 
 
 def data(n: int, epoch: int = 5, gen: int = 0, conn: int = 1) -> Data:

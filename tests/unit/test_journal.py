@@ -17,7 +17,7 @@ from shards.frames import Frame, NewFrame
 from shards.journal import SqliteJournal
 from shards.preferences import UserDocument
 from shards.schema import DamagedError, JournalError
-from shards.wire import DeadLetter, DeadRemoved
+from shards.wire.outbox import DeadLetter, DeadRemoved
 
 EMAIL = 0
 PENDING = ledger.word(EMAIL, 1)
@@ -80,13 +80,13 @@ def end(frame: Frame, slot: int) -> None:
 
 def test_a_frame_is_read_back(journal: SqliteJournal) -> None:
     record(journal, new_frame(1))
-    row = journal.frame(1)
+    row = journal.frames.get(1)
     assert row is not None
     assert (row.body, row.widths, ledger.words(row.slots)) == (BODY, b"\1\1", array("I", [PENDING] * 2))
-    assert journal.content(1) == (BODY, False, bytes(16))
-    assert list(journal.verdicts([1, 2])) == [(1, b"verdict")]
-    assert journal.digests_from(0, 10) == [(1, 1_000, bytes(16))]
-    assert journal.frame(2) is None
+    assert journal.frames.content(1) == (BODY, False, bytes(16))
+    assert list(journal.frames.verdicts([1, 2])) == [(1, b"verdict")]
+    assert journal.frames.digests_from(0, 10) == [(1, 1_000, bytes(16))]
+    assert journal.frames.get(2) is None
 
 
 def test_state_and_channel_numbers_survive_a_restart(journal: SqliteJournal, path: Path) -> None:
@@ -120,8 +120,8 @@ def test_what_was_not_committed_is_gone_after_a_crash(journal: SqliteJournal) ->
     journal.begin()
     journal.record(changes, 5)
     again = crash(journal)
-    assert again.frame(1) is not None
-    assert again.frame(2) is None
+    assert again.frames.get(1) is not None
+    assert again.frames.get(2) is None
     again.close()
 
 
@@ -130,12 +130,12 @@ def test_logged_results_are_settled_after_a_crash(journal: SqliteJournal) -> Non
     record(journal, frame)
     end(frame, 1)
     record(journal, frame, results=((frame, 1),))
-    assert journal.pending() == 1
+    assert journal.ledgers.pending() == 1
     again = crash(journal)
-    row = again.frame(1)
+    row = again.frames.get(1)
     assert row is not None
     assert ledger.words(row.slots) == array("I", [PENDING, DELIVERED])
-    assert again.pending() == 1
+    assert again.ledgers.pending() == 1
     assert again.database.execute("SELECT count(*) FROM results").fetchone() == (0,)
     again.close()
 
@@ -152,10 +152,10 @@ def test_a_log_row_from_before_the_ledgers_last_writing_is_not_applied_again(jou
     frame.notes.clear()
     record(journal, frame)
     again = crash(journal)
-    row = again.frame(1)
+    row = again.frames.get(1)
     assert row is not None
     assert ledger.words(row.slots) == array("I", [PENDING, PENDING])
-    assert again.pending() == 2
+    assert again.ledgers.pending() == 2
     again.close()
 
 
@@ -166,7 +166,7 @@ def test_notes_of_a_logged_retry_are_settled(journal: SqliteJournal) -> None:
     frame.notes[0] = (123_000, "transient", "later")
     record(journal, frame, results=((frame, 0),))
     again = crash(journal)
-    ((seq, slots, notes),) = again.waiting()
+    ((seq, slots, notes),) = again.ledgers.tried()
     assert (seq, ledger.words(slots)[0]) == (1, frame.slots[0])
     assert b"later" in notes
     again.close()
@@ -175,18 +175,18 @@ def test_notes_of_a_logged_retry_are_settled(journal: SqliteJournal) -> None:
 def test_open_frames_are_found_by_lane_in_order(journal: SqliteJournal) -> None:
     record(journal, new_frame(1), new_frame(2), new_frame(3))
     lane = ledger.lane_of(EMAIL, 1)
-    assert [row.seq for row in journal.open_frames(lane, 1, 10)] == [2, 3]
-    assert not list(journal.open_frames(ledger.lane_of(EMAIL, 2), 0, 10))
-    assert journal.open_mask() == (1, ledger.lane_bit(lane))
+    assert [row.seq for row in journal.frames.open(lane, 1, 10)] == [2, 3]
+    assert not list(journal.frames.open(ledger.lane_of(EMAIL, 2), 0, 10))
+    assert journal.ledgers.open_mask() == (1, ledger.lane_bit(lane))
 
 
 def test_a_damaged_body_is_named(journal: SqliteJournal) -> None:
     record(journal, new_frame(1))
     journal.database.execute("UPDATE frames SET body = ?", (BODY + b"!",))
     with pytest.raises(JournalError, match="1 in table frames is damaged"):
-        journal.frame(1)
+        journal.frames.get(1)
     with pytest.raises(JournalError, match="1 in table frames is damaged"):
-        journal.content(1)
+        journal.frames.content(1)
 
 
 def test_another_shards_file_is_refused(journal: SqliteJournal, path: Path) -> None:
@@ -219,8 +219,8 @@ def test_open_frames_and_those_of_dead_letters_may_not_be_pruned(journal: Sqlite
     journal.begin()
     journal.record(changes, 5)
     journal.commit()
-    assert journal.prunable(0, 10_000, 10_000, 10) == [(1, 1_000, False), (2, 1_000, True), (3, 1_000, False)]
-    assert journal.prunable(0, 999, 10_000, 10)[1] == (2, 1_000, False)
+    assert journal.frames.prunable(0, 10_000, 10_000, 10) == [(1, 1_000, False), (2, 1_000, True), (3, 1_000, False)]
+    assert journal.frames.prunable(0, 999, 10_000, 10)[1] == (2, 1_000, False)
 
 
 def test_a_dead_letter_is_found_and_removed(journal: SqliteJournal) -> None:
@@ -231,34 +231,34 @@ def test_a_dead_letter_is_found_and_removed(journal: SqliteJournal) -> None:
     added.dead.append(Dead(4, 0, msgspec.structs.replace(letter, id="of a frame that is no more")))
     journal.begin()
     journal.record(added, 5)
-    assert list(journal.dead({"user_id": "ann", "since": 5}, 10, ["sms", "email"])) == [(3, 0, letter)]
-    assert list(journal.dead({"user_id": "ann"}, 10, ["sms"])) == []
-    assert list(journal.dead({"user_id": "bob"}, 10)) == []
+    assert list(journal.dead.find({"user_id": "ann", "since": 5}, 10, ["sms", "email"])) == [(3, 0, letter)]
+    assert list(journal.dead.find({"user_id": "ann"}, 10, ["sms"])) == []
+    assert list(journal.dead.find({"user_id": "bob"}, 10)) == []
     journal.record(removed, 5)
     journal.commit()
-    assert [(seq, slot) for seq, slot, _ in journal.dead({}, 10)] == [(4, 0)]
-    assert [number for number, _ in journal.outbox(0, 10)] == [1, 2, 3]
+    assert [(seq, slot) for seq, slot, _ in journal.dead.find({}, 10)] == [(4, 0)]
+    assert [number for number, _ in journal.outbox.items(0, 10)] == [1, 2, 3]
 
 
 def test_documents_of_users(journal: SqliteJournal) -> None:
     document = UserDocument(locale="de")
     journal.begin()
-    assert not journal.put_user("ann", document)
-    assert journal.load_user("ann") == document
-    assert journal.put_user("ann", None)
-    assert journal.load_user("ann") is None
+    assert not journal.users.put("ann", document)
+    assert journal.users.get("ann") == document
+    assert journal.users.put("ann", None)
+    assert journal.users.get("ann") is None
     journal.commit()
 
 
 def test_another_generation_numbers_the_outbox_anew(journal: SqliteJournal, path: Path) -> None:
     """The collector takes a generation's items from the first on."""
     journal.begin()
-    journal.post([DeadRemoved([(str(n), None)]) for n in range(3)])
+    journal.outbox.post([DeadRemoved([(str(n), None)]) for n in range(3)])
     journal.state.last = 7
     before = journal.generation
     journal.begin_generation(told=1)
     journal.commit()
-    assert [n for n, _ in journal.outbox(0, 10)] == [1, 2]
+    assert [n for n, _ in journal.outbox.items(0, 10)] == [1, 2]
     assert journal.generation != before
     journal.close()
     again = open_journal(path)
@@ -273,4 +273,4 @@ def test_damage_is_named_before_it_is_decoded(journal: SqliteJournal, table: str
     record(journal, frame)
     journal.database.execute(f"UPDATE {table} SET {column} = x'c1'")
     with pytest.raises(DamagedError, match=table):
-        list(journal.waiting()) + list(journal.verdicts([1]))
+        list(journal.ledgers.tried()) + list(journal.frames.verdicts([1]))

@@ -19,7 +19,8 @@ from shards.judging import Judge, Judged
 from shards.people import People
 from shards.preferences import Preferences, UserDocument
 from shards.rules import Category, PlacedRule, Routing
-from shards.wire import CHANNELS, MADE_KEY, Data
+from shards.wire.link import Data
+from shards.wire.notification import CHANNELS, MADE_KEY
 from tests.support.topics import NoTopics
 
 NUMBERS = {name: number for number, name in enumerate(CHANNELS)}

@@ -58,7 +58,7 @@ def test_another_name_is_refused() -> None:
             "dispatcher.supervisor",
             ("asyncio", "jinja2", "aiohttp", "rich", "zmq", "shards.journal", "dispatcher.router"),
         ),
-        ("dispatcher.router", (*HEAVY[:5], "dispatcher.settings")),
+        ("dispatcher.router.router", (*HEAVY[:5], "dispatcher.settings")),
         ("dispatcher.collector", ("asyncio", "jinja2", "aiohttp", "rich", "click", "dispatcher.settings")),
         ("shards.worker", ("asyncio", "jinja2", "aiohttp", "rich", "phonenumbers", "shards.rebuild")),
     ],

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dispatcher.link import Link, SupersededError
-from shards.wire import Report
+from dispatcher.router.link import Link, SupersededError
+from shards.wire.link import Report
 
 EPOCH = 5
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from shards import logs
-from shards.wire import hash_user
+from shards.wire.ids import hash_user
 from tests.support.service import ROOT
 
 PRELUDE = """

@@ -10,7 +10,7 @@ from wcwidth import wcswidth
 
 from dispatcher.channel_report import alerts, listed, used
 from dispatcher.overview import Pair, Sample, lines, rates
-from dispatcher.totals import merge_stats
+from dispatcher.router.totals import merge_stats
 from shards.ledger import FINAL, OUTCOMES
 
 ZERO = {OUTCOMES[final]: 0 for final in FINAL}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import dispatcher
 from dispatcher.pieces import DeliveryTracker, Priority, RateLimiter, RetryPolicy
-from shards.wire import PRIORITIES
+from shards.wire.notification import PRIORITIES
 from tests.support.service import ROOT
 
 PAGE = (ROOT / "docs" / "pieces.md").read_text()

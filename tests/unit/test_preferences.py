@@ -15,7 +15,8 @@ from shards import ledger
 from shards.people import People
 from shards.preferences import ALLOW_ALL, Choices, Preferences, QuietWindow, UserDocument, parse_document
 from shards.rules import Routing
-from shards.wire import CHANNELS, RequestError
+from shards.wire.errors import RequestError
+from shards.wire.notification import CHANNELS
 
 NUMBERS = {name: number for number, name in enumerate(CHANNELS)}
 SUBSCRIPTION = json.dumps(  # the keys of RFC 8291, 5

@@ -15,7 +15,7 @@ from shards.rebuild import Rebuild
 from shards.source import Source
 from shards.target import Target
 from shards.units import Seconds
-from shards.wire import hash_user
+from shards.wire.ids import hash_user
 from tests.support.world import World
 
 HOUR = {"d": DigestSettings(template="digest", window=Seconds(3600.0))}

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from dispatcher.receipts import Receipt, ToTopic, frame_ids
-from shards.wire import Duplicate, Error, Rejection, Verdict, make_id
+from dispatcher.router.receipts import Receipt, ToTopic, frame_ids
+from shards.wire.errors import Error
+from shards.wire.ids import make_id
+from shards.wire.link import Duplicate, Rejection, Verdict
 
 BAD = Error("bad_value", "no")
 

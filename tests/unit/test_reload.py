@@ -12,7 +12,8 @@ from dispatcher.data_directory import DataDirectory
 from dispatcher.reload import changed_tables
 from dispatcher.reloads import PUTS_MAX, Put, Reloaded, Reloads
 from dispatcher.settings import Settings, SettingsError, load
-from shards.wire import Error, Request, RequestError
+from shards.wire.errors import Error, RequestError
+from shards.wire.requests import Request
 
 EMAIL = {"email": {"provider": "simulated"}}
 

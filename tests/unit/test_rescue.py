@@ -35,7 +35,9 @@ from shards.settings import (
     ShardSettings,
 )
 from shards.shard import Shard
-from shards.wire import DeadLetter, hash_user, make_id, pack
+from shards.wire.encoding import pack
+from shards.wire.ids import hash_user, make_id
+from shards.wire.outbox import DeadLetter
 from tests.support.logs import captured_logs
 from tests.support.simulated import simulated
 
@@ -99,7 +101,7 @@ def write(path: Path) -> None:
             number = hash_user(user(index))
             entries.extend((number - 2**64 if number >= 2**63 else number, seq << 16 | index))
         inbox.append(entries)
-        journal.put_user(f"known-{seq}", UserDocument(locale="de"))
+        journal.users.put(f"known-{seq}", UserDocument(locale="de"))
         journal.save_state()
         journal.commit()
     # the process is killed: nothing is checkpointed, the log stays
@@ -141,9 +143,9 @@ def content(path: Path) -> Content:
         hashes = {hash_user(user(index)) for index in range(7)}
         signed = [number - 2**64 if number >= 2**63 else number for number in hashes]
         return Content(
-            {seq: tuple(journal.frame(seq) or ()) for (seq,) in run("SELECT seq FROM frames")},
-            {row[0]: journal.load_user(row[0]) for row in run("SELECT user_id FROM users")},
-            {(seq, slot): letter for seq, slot, letter in journal.dead({}, 10_000)},
+            {seq: tuple(journal.frames.get(seq) or ()) for (seq,) in run("SELECT seq FROM frames")},
+            {row[0]: journal.users.get(row[0]) for row in run("SELECT user_id FROM users")},
+            {(seq, slot): letter for seq, slot, letter in journal.dead.find({}, 10_000)},
             {number: inbox.places(number, 0, 10_000) for number in signed},
         )
     finally:
@@ -201,7 +203,7 @@ def rescued(path: Path, damage: str) -> Content:
     for channel in shard.stats(NOW)["channels"].values():
         assert channel["planned"] >= 0
     total = sum(counters.planned - sum(counters.outcomes) for counters in shard.core.counters.channels)
-    assert total == shard.journal.pending(), "conserved"
+    assert total == shard.journal.ledgers.pending(), "conserved"
     assert shard.stats(NOW)["quarantined"] == [str(case) for case in DIRECTORY.iterdir()]
     shard.close()
     return found

@@ -6,7 +6,8 @@ import pytest
 
 from shards import rules
 from shards.rules import Category, PlacedRule, Routing
-from shards.wire import CHANNELS, Notification, RequestError
+from shards.wire.errors import RequestError
+from shards.wire.notification import CHANNELS, Notification
 
 NUMBERS = {name: number for number, name in enumerate(CHANNELS)}
 

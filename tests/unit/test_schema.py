@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from shards import schema
+from shards.migration import migrate
 from shards.schema import DamagedError, JournalError, checksum
 
 
@@ -46,7 +47,7 @@ def test_a_row_that_does_not_match_is_named() -> None:
 def test_a_newer_format_is_refused_with_the_remedy(database: sqlite3.Connection) -> None:
     database.execute("UPDATE meta SET value = ? WHERE key = 'format'", (schema.FORMAT + 1,))
     with pytest.raises(JournalError, match=r"has format 5.*reads formats 1 to 4.*newer"):
-        schema.migrate(Path("j.db"), database)
+        migrate(Path("j.db"), database)
 
 
 def test_generations_follow_each_other_without_overlap(database: sqlite3.Connection) -> None:

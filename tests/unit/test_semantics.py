@@ -18,7 +18,7 @@ from shards.limiter import RateLimit
 from shards.rules import Category
 from shards.settings import PreferenceSettings, Schedules
 from shards.units import Seconds
-from shards.wire import Rejection
+from shards.wire.link import Rejection
 from tests.support.simulated import simulated
 from tests.support.world import World, instant_us
 
@@ -551,7 +551,7 @@ def test_items_share_the_digests_outcome_and_its_dead_letter(world: Make) -> Non
     one.submit(*(email(f"k{n}") for n in range(3)))
     one.advance(3600)
     assert {one.outcome(f"k{n}") for n in range(3)} == {"dead:permanent"}
-    ((_, _, letter),) = one.shard.journal.dead({}, 10)
+    ((_, _, letter),) = one.shard.journal.dead.find({}, 10)
     assert b'"template":"digest"' in letter.notification
     assert b'"count":3' in letter.notification
     one.failing = set()

@@ -16,7 +16,9 @@ from shards.retry import RetryPolicy
 from shards.settings import Bounds, Idempotency, Priorities, Retention, ShardSettings
 from shards.shard import OUTBOX_BYTES, Shard
 from shards.units import Seconds
-from shards.wire import INGEST, SUBMIT, Data, Request, pack
+from shards.wire.encoding import pack
+from shards.wire.link import INGEST, SUBMIT, Data
+from shards.wire.requests import Request
 from tests.support.simulated import simulated
 
 SETTINGS = ShardSettings(
@@ -73,7 +75,7 @@ def turn(shard: Shard, moment: Now) -> None:
 
 
 def words(shard: Shard, seq: int) -> list[int]:
-    row = shard.journal.frame(seq)
+    row = shard.journal.frames.get(seq)
     assert row is not None
     return list(ledger.words(row.slots))
 
@@ -128,7 +130,7 @@ def test_a_retry_on_a_channel_that_is_no_more_becomes_a_dead_letter(open_shard: 
     shard = open_shard(msgspec.structs.replace(SETTINGS, channels={}), at(1))
     turn(shard, at(3))
     assert [ledger.outcome_of(value) for value in words(shard, 1)] == [ledger.DEAD]
-    ((_, _, letter),) = shard.journal.dead({}, 10)
+    ((_, _, letter),) = shard.journal.dead.find({}, 10)
     assert (letter.reason, letter.attempts) == ("channel_not_configured", 1)
     shard = open_shard(SETTINGS, at(4))
     assert shard.operations.answer(Request("dead.replay"), at(4)) == {"count": 1}

@@ -1,4 +1,4 @@
-"""From messages to frames: bytes, order and positions are kept."""
+"""From messages to pieces: bytes, order and positions are kept."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dispatcher.splitter import WHOLE_MIN, Gatherer, Limits, Split, split
-from shards.wire import RequestError, hash_user, is_broadcast
+from dispatcher.router.splitter import WHOLE_MIN, Limits, Split, split
+from shards.wire.errors import RequestError
+from shards.wire.ids import hash_user, is_broadcast
 
 SHARDS = 3
 FANOUT_BYTES = 1_000_000
@@ -103,28 +104,6 @@ def test_what_cannot_be_routed_is_an_error_of_its_own(entry: object, code: str, 
     ((index, error, raw),) = done.errors
     assert (index, error.code, error.field, raw) == (1, code, field, msgspec.json.encode(entry))
     assert len(done.pieces) == 1
-
-
-@pytest.mark.parametrize("as_json", [True, False])
-def test_gathered_pieces_make_one_frame(as_json: bool) -> None:
-    gatherer = Gatherer(0, as_json, 0)
-    messages = [[{"user_id": SAME[0], "title": "one"}], [{"user_id": SAME[1], "title": "two"}]]
-    for message in messages:
-        (piece,) = split(encoder(as_json)(message), limits(10)).pieces
-        assert gatherer.add(piece, None) == []
-    (frame,) = gatherer.flush()
-    decode = msgspec.json.decode if as_json else msgspec.msgpack.decode
-    assert decode(frame.body) == [message[0] for message in messages]
-    assert gatherer.flush() == []
-
-
-def test_a_whole_list_does_not_overtake() -> None:
-    gatherer = Gatherer(0, False, 0)
-    (small,) = split(msgspec.msgpack.encode([{"user_id": SAME[0]}]), limits(1_000)).pieces
-    (whole,) = split(msgspec.msgpack.encode([{"user_id": SAME[0]}] * WHOLE_MIN), limits(1_000)).pieces
-    gatherer.add(small, None)
-    first, second = gatherer.add(whole, None)
-    assert (len(first.parts[0].hashes), second.body) == (1, whole.whole)
 
 
 @pytest.mark.parametrize("as_json", [True, False])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from shards.template_parts import LAYOUTS, locale_chain
 from shards.templates import TemplateEngine, TemplateError, UnknownTemplateError, variables_of
-from shards.wire import Notification
+from shards.wire.notification import Notification
 
 LAYOUT = "{% block content %}{% endblock %}{% macro button(label) %}<a>{{ label }}</a>{% endmacro %}"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dispatcher.totals import latency_ms, merge_stats
+from dispatcher.router.totals import latency_ms, merge_stats
 from shards.ledger import FINAL, OUTCOMES
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from shards import validation
 from shards.validation import RejectedItem
-from shards.wire import Error, Notification, RequestError
+from shards.wire.errors import Error, RequestError
+from shards.wire.notification import Notification
 
 
 def refused(entry: Any, as_json: bool = False) -> Error:

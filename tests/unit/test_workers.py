@@ -7,8 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from dispatcher.workers import QUEUE_BYTES_MAX, WORKERS_MAX, Workers
-from shards.wire import Error, Gone, Offer, RequestError, Settled, Taken, Want, Work, WorkerCall, WorkResult, pack
+from dispatcher.router.workers import QUEUE_BYTES_MAX, WORKERS_MAX, Workers
+from shards.wire.encoding import pack
+from shards.wire.errors import Error, RequestError
+from shards.wire.requests import WorkerCall, WorkResult
+from shards.wire.workers import Gone, Offer, Settled, Taken, Want, Work
 
 RETURNED = WorkResult("", error_class="returned")
 TIMEOUT_S = 10.0
