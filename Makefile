@@ -17,8 +17,9 @@ help: ## list the targets
 demo: $(STAMP) ## put a million notifications through a service of its own, and account for every delivery
 	$(RUN) -m dispatcher simulate $(ARGS)
 
+# files in their order, unit tests last: by the number of tests the long ones would be, and leave workers idle
 test: $(STAMP) ## run the tests; those that are left out are listed at the end, with the reason
-	$(RUN) -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(STAMP) ## check style, format and types
 	$(RUN) -m ruff check .

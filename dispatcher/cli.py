@@ -126,6 +126,10 @@ def serve(
         else:
             supervisor.reload()
 
+    def look_after_children(_signal: int, _frame: FrameType | None) -> None:
+        supervisor.wake()
+
+    signal.signal(signal.SIGCHLD, look_after_children)
     signal.signal(signal.SIGHUP, hang_up)
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)

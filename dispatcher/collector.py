@@ -21,7 +21,7 @@ from shards.wire.control import COLLECTOR, Query, Reply
 from shards.wire.encoding import pack
 from shards.wire.errors import Error, RequestError
 from shards.wire.outbox import Outbox, OutboxAck
-from shards.wire.sockets import ToCollector
+from shards.wire.sockets import RECONNECT_MS, ToCollector
 
 log = logs.logger()
 
@@ -50,6 +50,9 @@ class Collector:
         self.incoming.bind("ipc://run/collector")
         self.shards = [self._connect(f"ipc://run/control-{shard}") for shard in range(settings.shards)]
         self.router = self._connect("ipc://run/router")
+        self.poller = zmq.Poller()
+        self.poller.register(self.incoming, zmq.POLLIN)
+        self.poller.register(stop.bell, zmq.POLLIN)
         self._next_step = 0.0
 
     def _open(self) -> None:
@@ -68,13 +71,15 @@ class Collector:
         socket = self.context.socket(zmq.PUSH)
         socket.set(zmq.SNDHWM, HWM)
         socket.set(zmq.LINGER, 0)
+        socket.set(zmq.RECONNECT_IVL, RECONNECT_MS)
         socket.connect(endpoint)
         return socket
 
     def run(self) -> None:
         while not self.stop.requested:
             self.stop.other_settings()  # no more than the log's level can change
-            if self.incoming.poll(POLL_MS):
+            if self.poller.poll(POLL_MS):
+                self.stop.bell.hear()
                 self._turn()
             if time.monotonic() >= self._next_step:
                 self._next_step = time.monotonic() + self._step()

@@ -11,11 +11,12 @@ import stat
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
-import zmq
-from zmq.utils import z85
+
+if TYPE_CHECKING:
+    import zmq
 
 KEY_CHARACTERS = 40
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -77,6 +78,8 @@ def server_secret(settings: CurveSettings) -> str:
     """The server's secret key, empty without CURVE; the whole allow-list must be good. Raises ``KeyFileError``."""
     if not settings.secret_key:
         return ""
+    import zmq
+
     if not zmq.has("curve"):
         raise KeyFileError("curve.secret_key: this libzmq has no CURVE; install pyzmq's own wheel")
     if settings.allow:
@@ -87,6 +90,8 @@ def server_secret(settings: CurveSettings) -> str:
 
 def read_pair(path: Path) -> Pair:
     """From the secret half, which nobody else may be able to read. Raises ``KeyFileError``."""
+    import zmq
+
     secret = _read(path, OTHERS, f"is open to other users; chmod 600 {path}")
     return Pair(zmq.curve_public(secret), secret)
 
@@ -108,6 +113,8 @@ def public_files(directory: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def _read(path: Path, forbidden: int, remedy: str) -> bytes:
+    from zmq.utils import z85
+
     try:
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_mode & forbidden:

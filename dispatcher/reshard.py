@@ -15,8 +15,6 @@ from dispatcher import terminal
 from dispatcher.errors import BrokenError
 from shards import logs
 from shards.progress import Progress
-from shards.resharding import reshard, sync_directory
-from shards.schema import DamagedError, JournalError
 
 log = logs.logger()
 
@@ -48,6 +46,9 @@ def remove_leftovers(root: Path, directory: str) -> None:
 
 def make_anew(root: Path, directory: str, old: int, new: int, is_stopping: Callable[[], bool]) -> str:
     """Make ``new`` journals from the ``old`` ones in ``directory``; the name of theirs. The old ones stay."""
+    from shards.resharding import reshard, sync_directory
+    from shards.schema import DamagedError, JournalError
+
     name = f"shards-{new}"
     sources = [root / journal_path(directory, shard) for shard in range(old)]
     size = sum(path.stat().st_size for path in sources if path.exists())

@@ -7,7 +7,6 @@ Each part stands beside its owner; here they are composed, and nothing is read a
 from __future__ import annotations
 
 import copy
-import ipaddress
 import os
 import re
 import tomllib
@@ -20,6 +19,7 @@ import msgspec
 from dispatcher import channel_options
 from dispatcher.curve import CurveSettings
 from dispatcher.decoding import explain
+from dispatcher.endpoints import is_local
 from dispatcher.places import line_of
 from shards.answers import TABLES, ErrorClass
 from shards.caps import CapSettings
@@ -41,6 +41,7 @@ from shards.settings import (
     TemplateSettings,
 )
 from shards.units import Seconds, decode_hook, encode_hook
+from shards.wire.link import POSITIONS_MAX
 from shards.wire.notification import CHANNELS
 from shards.wire.requests import MESSAGE_BYTES_HARD_MAX
 
@@ -49,26 +50,11 @@ SHARDS_MAX = 256
 CHANNELS_MAX = 200  # a journal has numbers for 256, those that were configured once among them
 PORT_MAX = 65_535
 PUBLIC = ("ingest", "submit", "stream")
-POSITIONS_MAX = 60_000  # of one frame: a position must fit 16 bits in an inbox entry
 DEFAULT_RATE_LIMITS: Mapping[str, RateLimit] = {"email": RateLimit(rate="1000/minute", burst=1000)}
 
 
 class SettingsError(Exception):
     """The configuration cannot be used: a line per problem names the source, the key, and the remedy."""
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a socket that is bound to ``host``."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def is_local(endpoint: str) -> bool:
-    """Whether other machines cannot reach a valid endpoint."""
-    scheme, _, address = endpoint.partition("://")
-    return scheme != "tcp" or is_loopback(address.rpartition(":")[0].strip("[]"))
 
 
 class Dispatcher(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

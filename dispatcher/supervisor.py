@@ -28,7 +28,7 @@ from dispatcher.reload import Handover, Source, changed_tables, check_channels
 from dispatcher.reloads import Put, Reloaded, puts_file
 from dispatcher.settings import Settings, SettingsError
 from shards import logs
-from shards.process import WRONG_CONFIGURATION
+from shards.process import WRONG_CONFIGURATION, Bell
 from shards.rules import DEFAULT_CATEGORIES, PlacedRule
 from shards.settings import ShardSettings
 from shards.template_parts import listed
@@ -37,7 +37,7 @@ from shards.wire.errors import Error, RequestError
 
 log = logs.logger()
 
-CHECK_MS = 50
+CHECK_MS = 100
 CRASH_LOOP = 10  # ends in a row, each soon after its start
 STOP_MARGIN_S = 2.0  # beyond the time to drain: to end a last turn, and the last answers
 STOP_COLLECTOR_S = 5.0
@@ -72,15 +72,22 @@ class Supervisor:
         self._handover: Handover | None = None  # while a change is on its way to the children
         self.directory = DataDirectory(Path(settings.dispatcher.data_dir).absolute())
         self._on_ready = on_ready
+        self._bell = Bell()
         self._stops = 0  # how often it was told to
         self._children: list[Child] = []
 
     def stop(self) -> None:
         self._stops += 1
+        self.wake()
 
     def reload(self) -> None:
         """Read the configuration again, and go by it; the log says what became of it. From signal handlers too."""
         self._reloads += 1
+        self.wake()
+
+    def wake(self) -> None:
+        """Look at once after the children, one of which has ended."""
+        self._bell.ring()
 
     def run(self) -> None:
         """Raises ``StartError`` or ``SettingsError`` if the service cannot run."""
@@ -247,13 +254,16 @@ class Supervisor:
                         raise BrokenError(f"the {child.name} is not ready within {READY_S:.0f} s")
 
     def _listen(self) -> None:
-        """Hear what children say, for a moment."""
+        """Hear what children say, for a moment; ``stop``, ``reload`` and ``wake`` end it."""
         poller = select.poll()
         talking = {output: child for child in self._children if (output := child.output()) is not None}
+        poller.register(self._bell, select.POLLIN)
         for output in talking:
             poller.register(output, select.POLLIN)
         for output, _ in poller.poll(CHECK_MS):
-            talking[output].listen()
+            if output in talking:
+                talking[output].listen()
+        self._bell.hear()
 
     def _watch(self) -> None:
         while not self._stops:

@@ -12,19 +12,22 @@ import logging
 import os
 import re
 import sys
+import traceback
+from collections.abc import Callable
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
-import structlog
-from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 
 from shards.wire.ids import hash_user
 
 STDERR = 2
 _PLAIN = re.compile(r"[\w.:/@%+,*-]+", re.ASCII)
 _COLOURS = {"debug": "2", "warning": "33", "error": "31", "critical": "1;31"}
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}  # as in the standard module
+
+Fields = dict[str, Any]
 
 
 class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -34,25 +37,57 @@ class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
-def logger() -> FilteringBoundLogger:
-    """What a module logs by; it may be made before ``configure``."""
-    made: FilteringBoundLogger = structlog.get_logger()
-    return made
+class Logger:
+    """What a module logs by; it may be made before ``configure``. Each line has the fields that it is bound to."""
+
+    def __init__(self, fields: Fields | None = None) -> None:
+        self._fields = fields or {}
+
+    def bind(self, **fields: Any) -> Logger:
+        return Logger(self._fields | fields)
+
+    def debug(self, event: str, **fields: Any) -> None:
+        self.log("debug", event, **fields)
+
+    def info(self, event: str, **fields: Any) -> None:
+        self.log("info", event, **fields)
+
+    def warning(self, event: str, **fields: Any) -> None:
+        self.log("warning", event, **fields)
+
+    def error(self, event: str, **fields: Any) -> None:
+        self.log("error", event, **fields)
+
+    def critical(self, event: str, **fields: Any) -> None:
+        self.log("critical", event, **fields)
+
+    def exception(self, event: str, **fields: Any) -> None:
+        """An error, with the traceback of the exception that is being handled."""
+        self.log("error", event, **fields, exception=_trace(sys.exception()))
+
+    def log(self, level: str, event: str, /, **fields: Any) -> None:
+        if _LEVELS[level] >= output.threshold:
+            output.write(level, event, self._fields | fields)
+
+
+class Output:
+    """Where all lines of this process go: before ``configure``, to people who run a part of it by itself."""
+
+    def __init__(self) -> None:
+        self.threshold = _LEVELS["info"]
+        self.write: Callable[[str, str, Fields], None] = _writer("", Human(colours=False))
+
+
+def logger() -> Logger:
+    return Logger()
 
 
 def configure(process: str, settings: LogSettings) -> None:
     """Once, at the start of a process. Every line names it; what libraries log or warn of becomes such lines too."""
     terminal = os.isatty(STDERR)
     human = settings.format == "human" or (settings.format == "auto" and terminal)
-    structlog.configure(
-        processors=[
-            _Stamp(process),
-            structlog.processors.format_exc_info,
-            Human(terminal) if human else structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(settings.level),
-        logger_factory=_StandardError,
-    )
+    output.threshold = _LEVELS[settings.level]
+    output.write = _writer(process, Human(terminal) if human else _as_json)
     logging.basicConfig(handlers=[_Library()], level=logging.WARNING, force=True)
     logging.captureWarnings(True)
     sys.excepthook = log_uncaught
@@ -60,7 +95,7 @@ def configure(process: str, settings: LogSettings) -> None:
 
 def log_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """The end of a process by a bug: one line, with the traceback as a field."""
-    logger().critical("crashed", error=f"{kind.__name__}: {error}", exc_info=(kind, error, trace))
+    logger().critical("crashed", error=f"{kind.__name__}: {error}", exception=_trace(error.with_traceback(trace)))
 
 
 def of_user(user_id: str) -> str:
@@ -68,17 +103,25 @@ def of_user(user_id: str) -> str:
     return f"{hash_user(user_id):016x}"
 
 
-class _Stamp:
-    """Puts when and who before what."""
+def _trace(error: BaseException | None) -> str:
+    return "".join(traceback.format_exception(error)).rstrip()
 
-    def __init__(self, process: str) -> None:
-        self._process = process
-        self._pid = os.getpid()
 
-    def __call__(self, _logger: WrappedLogger, level: str, fields: EventDict) -> EventDict:
+def _writer(process: str, shown: Callable[[Fields], str]) -> Callable[[str, str, Fields], None]:
+    """Writes a line at once and whole. A log that cannot be written stops no delivery."""
+    pid = os.getpid()
+
+    def write(level: str, event: str, fields: Fields) -> None:
         time = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        event = fields.pop("event")
-        return {"time": time, "level": level, "process": self._process, "pid": self._pid, "event": event, **fields}
+        head = {"time": time, "level": level, "process": process, "pid": pid, "event": event}
+        with contextlib.suppress(OSError):
+            os.write(STDERR, f"{shown(head | fields)}\n".encode(errors="backslashreplace"))
+
+    return write
+
+
+def _as_json(fields: Fields) -> str:
+    return json.dumps(fields, default=repr)
 
 
 class Human:
@@ -87,9 +130,8 @@ class Human:
     def __init__(self, colours: bool) -> None:
         self._colours = colours
 
-    def __call__(self, _logger: WrappedLogger, level: str, fields: EventDict) -> str:
-        time, process, event = fields.pop("time"), fields.pop("process"), fields.pop("event")
-        del fields["level"], fields["pid"]
+    def __call__(self, fields: Fields) -> str:
+        time, level, process, _pid, event = (fields.pop(name) for name in ("time", "level", "process", "pid", "event"))
         trace = fields.pop("exception", None)
         values = "".join(f" {self._paint('2', key + '=')}{_value(value)}" for key, value in fields.items())
         line = f"{time} {self._paint(_COLOURS.get(level, ''), f'{level:8}')} {process:9}  {event} {values}".rstrip()
@@ -105,21 +147,18 @@ def _value(value: object) -> str:
     return text if _PLAIN.fullmatch(text) else json.dumps(text)
 
 
-class _StandardError:
-    """Writes a line at once and whole. A log that cannot be written stops no delivery."""
-
-    def __init__(self, *_args: object) -> None:
-        pass
-
-    def msg(self, line: str) -> None:
-        with contextlib.suppress(OSError):
-            os.write(STDERR, f"{line}\n".encode(errors="backslashreplace"))
-
-    debug = info = warning = error = critical = msg
-
-
 class _Library(logging.Handler):
     """What libraries log by the standard module, warnings among it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        logger().log(record.levelno, record.getMessage().strip(), library=record.name, exc_info=record.exc_info)
+        error = record.exc_info[1] if record.exc_info else None
+        fields = {"exception": _trace(error)} if error else {}
+        logger().log(_level(record.levelno), record.getMessage().strip(), library=record.name, **fields)
+
+
+def _level(number: int) -> str:
+    """The highest that this is at least."""
+    return max((name for name, least in _LEVELS.items() if least <= number), key=_LEVELS.__getitem__, default="debug")
+
+
+output = Output()

@@ -11,6 +11,7 @@ Any other line, such as ``working``, means that a long start goes on.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import gc
@@ -34,19 +35,39 @@ WORDS_MAX = 1_000
 log = logs.logger()
 
 
-class Stop:
-    """What signals ask for; the main loop acts on it. ``requested`` is the end, by SIGTERM."""
+class Bell:
+    """Readable from ``ring`` to ``hear``: ends a poll, which would go on waiting after the handler of a signal."""
 
     def __init__(self) -> None:
+        self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def fileno(self) -> int:
+        return self._event
+
+    def ring(self) -> None:
+        os.eventfd_write(self._event, 1)
+
+    def hear(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._event)
+
+
+class Stop:
+    """What signals ask for; the main loop acts on it, after ``bell``. ``requested`` is the end, by SIGTERM."""
+
+    def __init__(self) -> None:
+        self.bell = Bell()
         self.requested = False
         self.process = ""  # whose signals these are
         self._reload = False
 
     def request(self, _signal: int, _frame: FrameType | None) -> None:
         self.requested = True
+        self.bell.ring()
 
     def request_reload(self, _signal: int, _frame: FrameType | None) -> None:
         self._reload = True
+        self.bell.ring()
 
     def other_settings(self) -> bytes | None:
         """Once after SIGHUP, those that are to be gone by from now on. Where none are laid out, it was not for us."""

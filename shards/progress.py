@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from structlog.typing import FilteringBoundLogger
+from shards.logs import Logger
 
 EVERY_S = 5.0
 
@@ -16,9 +16,7 @@ class Progress:
     Work that takes less than ``EVERY_S`` is one line, at its end.
     """
 
-    def __init__(
-        self, log: FilteringBoundLogger, what: str, total: int, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, log: Logger, what: str, total: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.done = 0
         self._log = log
         self._what = what

@@ -21,7 +21,6 @@ import zmq
 from shards import disk, logs
 from shards.changes import Now
 from shards.process import WRONG_CONFIGURATION, Stop, begin_child, fail, say, say_ready, usage
-from shards.rescue import rescue
 from shards.schema import DamagedError, JournalError
 from shards.settings import ShardSettings
 from shards.shard import FrameNumber, Shard, UnjudgeableError
@@ -31,7 +30,7 @@ from shards.wire.encoding import pack
 from shards.wire.errors import Error, RequestError
 from shards.wire.link import Ask, Data, Ping, Report, Stalled, ToShard, Verdict
 from shards.wire.outbox import OutboxAck
-from shards.wire.sockets import ToShardControl
+from shards.wire.sockets import RECONNECT_MS, ToShardControl
 from shards.wire.workers import Offer
 
 log = logs.logger()
@@ -141,6 +140,8 @@ class Worker:
         if time.monotonic() < self._open_at:
             return
         if self._damaged:
+            from shards.rescue import rescue
+
             try:
                 rescue(self.settings, self._stalled)
             except (sqlite3.Error, OSError) as error:
@@ -164,6 +165,7 @@ class Worker:
         self.collector.connect("ipc://run/collector")
         self.poller.register(self.data, zmq.POLLIN)
         self.poller.register(self.control, zmq.POLLIN)
+        self.poller.register(self.stop.bell, zmq.POLLIN)
         if self.shard:
             self._report(self.shard, 0, resend=True)
 
@@ -172,6 +174,7 @@ class Worker:
         socket.set(zmq.SNDHWM, hwm)
         socket.set(zmq.RCVHWM, hwm)
         socket.set(zmq.LINGER, 0)
+        socket.set(zmq.RECONNECT_IVL, RECONNECT_MS)
         return socket
 
     # --- the loop ----------------------------------------------------------------------------------------------
@@ -218,6 +221,7 @@ class Worker:
     def _serve(self, shard: Shard) -> None:
         stopping = self.stop.requested
         ready = {socket for socket, _ in self.poller.poll(self._wait_ms(shard, now()))}
+        self.stop.bell.hear()
         moment = now()
         core = shard.core
         self._lagging = core.refill(moment) | core.release(moment)

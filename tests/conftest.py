@@ -14,6 +14,9 @@ from hypothesis import settings
 settings.register_profile("tests", deadline=None, derandomize=True)
 settings.load_profile("tests")
 
+# the tests start thousands of processes, each of which would compile a hundred modules
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 
 def _left_out(config: pytest.Config) -> int:
     reporter = config.pluginmanager.get_plugin("terminalreporter")

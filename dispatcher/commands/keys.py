@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 import click
-import zmq
 
 NEXT_STEPS = """\
 public key: {public}
@@ -51,6 +50,8 @@ def keys() -> None:
 @click.option("--force", is_flag=True, help="Replace a pair of the same name: its old key is gone.")
 def new(name: str, directory: Path, force: bool) -> None:
     """Write NAME.secret and NAME.public, a new pair of keys."""
+    import zmq
+
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise click.BadParameter("letters, digits and the characters -._ only, not beginning with . or -")
     secret_file, public_file = (directory.absolute() / f"{name}.{half}" for half in ("secret", "public"))

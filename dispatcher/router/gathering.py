@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 
 from dispatcher.router.receipts import Receipt
 from dispatcher.router.splitter import Piece, Split
-from dispatcher.settings import POSITIONS_MAX
-from shards.wire.link import INGEST, SUBMIT
+from shards.wire.link import INGEST, POSITIONS_MAX, SUBMIT
 
 FRAME_NOTIFICATIONS = 500  # a gathered frame is sent when it has so many, and at the end of the turn
 FRAME_BYTES = 262_144

@@ -55,6 +55,7 @@ class Router:
         self.stop = stop
         self.started = time.monotonic()
         self.sockets = Sockets(settings)
+        self.sockets.poller.register(stop.bell, zmq.POLLIN)
         self.links = Links(settings, self.sockets)
         self.reserve = Reserve(settings.shards)
         names = (f"b-{settings.epoch:x}-{number:x}" for number in itertools.count(1))
@@ -94,6 +95,7 @@ class Router:
     def _turn(self) -> None:
         sockets = self.sockets
         ready = dict(sockets.poller.poll(POLL_MS))
+        self.stop.bell.hear()
         now = time.monotonic()
         if told := self.stop.other_settings():
             reloaded = msgspec.json.decode(told, type=Reloaded)

@@ -10,12 +10,13 @@ import msgspec
 import zmq
 
 from dispatcher.child_settings import RouterSettings
+from dispatcher.endpoints import is_local
 from dispatcher.router.gate import Gate
-from dispatcher.settings import is_local
 from shards import logs
 from shards.process import WRONG_CONFIGURATION, fail
 from shards.wire.encoding import pack
 from shards.wire.requests import MESSAGE_BYTES_HARD_MAX
+from shards.wire.sockets import RECONNECT_MS
 
 log = logs.logger()
 
@@ -82,6 +83,7 @@ class Sockets:
         socket = self._context.socket(zmq.PUSH)
         socket.set(zmq.SNDHWM, hwm)
         socket.set(zmq.LINGER, 0)
+        socket.set(zmq.RECONNECT_IVL, RECONNECT_MS)
         socket.connect(endpoint)
         return socket
 

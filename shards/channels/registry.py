@@ -11,7 +11,6 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from typing import Any
 
 import msgspec
@@ -51,6 +50,8 @@ def find(provider: str, path: str = "") -> type[Any]:
         return _plug_in(path)
     if is_ours(provider, path):
         return _load(PROVIDERS[provider])
+    from importlib.metadata import entry_points
+
     announced = {entry.name: entry.value for entry in entry_points(group=GROUP)}
     if provider not in announced:
         raise UnknownChannelError(unknown("provider", provider, {*PROVIDERS, *announced}))

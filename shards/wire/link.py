@@ -7,6 +7,7 @@ from msgspec import Struct
 from shards.wire.errors import Error
 
 SUBMIT, INGEST, UNROUTABLE, EXPANSION = 0, 1, 2, 3  # where a frame's notifications came from
+POSITIONS_MAX = 60_000  # of one frame: a position must fit 16 bits in an inbox entry
 
 
 class Data(Struct, array_like=True, tag="D", gc=False):

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import zmq
-from structlog.testing import capture_logs
 
 import dispatcher.child
 from dispatcher import report
@@ -23,6 +22,7 @@ from dispatcher.settings import Dispatcher, Settings
 from dispatcher.supervisor import Supervisor
 from shards.wire.ids import hash_user
 from tests.support.killer import Killer
+from tests.support.logs import captured_logs
 from tests.support.pipeline import Pipeline
 from tests.support.service import ROOT, RunningDispatcher, free_endpoints, wait_until
 
@@ -234,7 +234,7 @@ def test_a_process_that_hangs_at_its_start_is_killed_and_replaced(
     ready = threading.Event()
     supervisor = Supervisor(settings, ready.set)
     thread = threading.Thread(target=supervisor.run)
-    with capture_logs() as lines:
+    with captured_logs() as lines:
         thread.start()
         try:
             assert ready.wait(PATIENCE_S)

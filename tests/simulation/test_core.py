@@ -11,7 +11,7 @@ from shards.tables.outbox import OutboxTable
 from tests.simulation.simulation import Simulation
 from tests.simulation.simulator import simulate
 
-SEEDS = int(os.environ.get("SIMULATION_SEEDS", "100"))
+SEEDS = int(os.environ.get("SIMULATION_SEEDS", "60"))
 GROUP = 10
 RARE = (
     "cancelled",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import graphlib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -99,7 +100,6 @@ IMPURE_LIBRARIES = {
     "secrets",
     "socket",
     "sqlite3",
-    "sqlite_utils",
     "subprocess",
     "threading",
     "time",
@@ -146,11 +146,13 @@ def module_name(path: Path) -> str:
 MODULES = {module_name(path): path for folder in ("dispatcher", "shards") for path in (ROOT / folder).rglob("*.py")}
 
 
+@cache
 def tree(module: str) -> ast.Module:
     return ast.parse(MODULES[module].read_text())
 
 
-def imports(module: str) -> set[str]:
+@cache
+def imports(module: str) -> frozenset[str]:
     """What a module imports anywhere in it, our own modules by their full names."""
     found = set()
     for node in ast.walk(tree(module)):
@@ -162,10 +164,10 @@ def imports(module: str) -> set[str]:
             for alias in node.names:
                 full = f"{node.module}.{alias.name}"
                 found.add(full if full in MODULES else node.module)
-    return found
+    return frozenset(found)
 
 
-def ours(module: str) -> set[str]:
+def ours(module: str) -> frozenset[str]:
     return imports(module) & MODULES.keys()
 
 

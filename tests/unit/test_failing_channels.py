@@ -9,13 +9,13 @@ from typing import Any
 
 import msgspec
 import pytest
-from structlog.testing import capture_logs
 
 from shards.answers import ErrorClass
 from shards.retry import WEBHOOK_RETRY, RetryPolicy
 from shards.sending import Advice
 from shards.settings import Bounds, ChannelSettings, Idempotency, ProviderSettings, Retention
 from shards.units import Seconds
+from tests.support.logs import captured_logs
 from tests.support.world import World
 
 Make = Callable[..., World]
@@ -201,7 +201,7 @@ def test_an_endpoint_that_failed_for_days_is_disabled_and_a_success_between_clea
     assert one.outcome("third") == "dead:max_retries"
     one.advance(4 * DAY)
     one.submit(said("fourth", "webhook"))
-    with capture_logs() as alerts:
+    with captured_logs() as alerts:
         one.advance(2 * DAY)
     assert one.outcome("fourth") == "dead:max_retries"
     assert [alert["event"] for alert in alerts] == ["an endpoint is disabled"]

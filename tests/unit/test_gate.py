@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import zmq
-from structlog.testing import capture_logs
 
 from dispatcher.router import gate
 from dispatcher.router.gate import Gate
 from tests.support.client import Keys
 from tests.support.keys import SERVER, KeyRing
+from tests.support.logs import captured_logs
 from tests.support.service import wait_until
 
 SILENCE_MS = 300
 
-Logged = list[MutableMapping[str, Any]]
+Logged = list[dict[str, Any]]
 
 
 class Door:
@@ -51,7 +51,7 @@ class Door:
 
 
 def errors(logged: Logged) -> list[str]:
-    return [line["error"] for line in logged if line["log_level"] == "error"]
+    return [line["error"] for line in logged if line["level"] == "error"]
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def ring(tmp_path: Path) -> KeyRing:
 
 @pytest.fixture
 def logged() -> Iterator[Logged]:
-    with capture_logs() as lines:
+    with captured_logs() as lines:
         yield lines
 
 
@@ -100,7 +100,7 @@ def test_refusals_are_one_line_of_the_log(door: Door, ring: KeyRing, logged: Log
         return door.gate._refused >= len(strangers) - 1  # what the next line will count
 
     wait_until(refused_all)
-    (line,) = [line for line in logged if line["log_level"] == "warning"]
+    (line,) = [line for line in logged if line["level"] == "warning"]
     assert (line["count"], line["last_from"]) == (1, "127.0.0.1")
     assert line["last_key"] in [keys.public.decode() for keys in strangers]
 
@@ -134,7 +134,7 @@ def test_an_allow_list_that_is_gone_allows_nobody_but_the_server(
 
     def refused() -> bool:
         door.gate.answer()
-        return any(line["log_level"] == "warning" for line in logged)
+        return any(line["level"] == "warning" for line in logged)
 
     wait_until(refused)
     assert "no client gets in" in [line["event"] for line in logged]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,7 +96,7 @@ def peers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Peers]:
     thread.start()
     found = Peers()
     yield found
-    stop.requested = True
+    stop.request(signal.SIGTERM, None)
     thread.join()
     found.context.destroy(linger=0)
 

@@ -11,7 +11,7 @@ import pytest
 import dispatcher
 from tests.support.service import ROOT
 
-HEAVY = ("asyncio", "jinja2", "aiohttp", "sqlite3", "structlog", "zmq", "dispatcher.api.engine")
+HEAVY = ("asyncio", "jinja2", "aiohttp", "sqlite3", "rich", "zmq", "dispatcher.api.engine")
 TREE = ast.parse((ROOT / "dispatcher" / "__init__.py").read_text())
 PROMISED = [
     (alias.name, node.module or "")
@@ -49,7 +49,19 @@ def test_another_name_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("imported", "heavy"), [("dispatcher", HEAVY), ("dispatcher.client", HEAVY[:5]), ("dispatcher.service", HEAVY[:5])]
+    ("imported", "heavy"),
+    [
+        ("dispatcher", HEAVY),
+        ("dispatcher.client", HEAVY[:5]),
+        ("dispatcher.service", HEAVY[:5]),
+        (
+            "dispatcher.supervisor",
+            ("asyncio", "jinja2", "aiohttp", "rich", "zmq", "shards.journal", "dispatcher.router"),
+        ),
+        ("dispatcher.router.router", (*HEAVY[:5], "dispatcher.settings")),
+        ("dispatcher.collector", ("asyncio", "jinja2", "aiohttp", "rich", "click", "dispatcher.settings")),
+        ("shards.worker", ("asyncio", "jinja2", "aiohttp", "rich", "phonenumbers", "shards.rebuild")),
+    ],
 )
 def test_nothing_is_loaded_before_it_is_needed(imported: str, heavy: tuple[str, ...]) -> None:
     ended = run("-c", f"import sys, {imported}; print(*(name for name in {heavy} if name in sys.modules))")

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
-from structlog.testing import capture_logs
 
 from shards import disk, ledger
 from shards.changes import Changes, Dead, Now
@@ -39,6 +38,7 @@ from shards.shard import Shard
 from shards.wire.encoding import pack
 from shards.wire.ids import hash_user, make_id
 from shards.wire.outbox import DeadLetter
+from tests.support.logs import captured_logs
 from tests.support.simulated import simulated
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -314,7 +314,7 @@ def test_a_missing_journal_is_an_empty_one_and_said_loudly(original: Path, path:
     assert damage is not None
     assert "missing" in damage
     path.unlink(missing_ok=True)
-    with capture_logs() as lines:
+    with captured_logs() as lines:
         found = rescued(path, damage)
     assert not found.frames
     assert any("150 frames, are gone" in line.get("what", "") for line in lines)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import select
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +58,17 @@ def test_a_full_disk_while_the_first_real_channel_is_added(tmp_path: Path, monke
     assert said == ["reloaded 9"]
     assert worker.shard
     assert worker.shard.courier
+
+
+def test_a_signal_ends_a_poll_once() -> None:
+    stop = Stop()
+    poll = select.poll()
+    poll.register(stop.bell, select.POLLIN)
+    assert not poll.poll(0)
+    stop.request(signal.SIGTERM, None)
+    stop.request_reload(signal.SIGHUP, None)
+    assert poll.poll(0)
+    stop.bell.hear()
+    assert not poll.poll(0)
+    stop.bell.hear()
+    assert stop.requested
