@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import orjson
+import sqlite_utils
 
 from shards.process import usage
 from shards.tables.dead import dead_filter
@@ -16,19 +17,6 @@ from shards.wire.outbox import DeadAdded, DeadLetter, DeadRemoved, Metrics, Outb
 from shards.wire.requests import PAGE_BYTES_MAX, Request
 
 PAGE = 100
-TABLES = """
-CREATE TABLE IF NOT EXISTS progress (shard INTEGER, generation TEXT, n INTEGER, PRIMARY KEY (shard, generation));
-CREATE TABLE IF NOT EXISTS metrics (
-    at_s INTEGER, shard INTEGER, channel TEXT, outcome TEXT, count INTEGER,
-    PRIMARY KEY (at_s, shard, channel, outcome)
-);
-CREATE TABLE IF NOT EXISTS dead_letters (
-    id TEXT, channel TEXT, user_id TEXT, category TEXT, reason TEXT, error_class TEXT, last_error TEXT,
-    attempts INTEGER, died_at_ms INTEGER, shard INTEGER, notification TEXT,
-    PRIMARY KEY (id, channel)
-);
-CREATE INDEX IF NOT EXISTS idx_dead_letters_died_at_ms ON dead_letters (died_at_ms);
-"""
 
 
 class Store:
@@ -38,7 +26,34 @@ class Store:
         self.connection = sqlite3.connect(path, isolation_level=None)
         self.connection.execute("PRAGMA journal_mode = WAL")
         self.connection.execute("PRAGMA synchronous = NORMAL")
-        self.connection.executescript(TABLES)
+        self.tables = sqlite_utils.Database(self.connection)
+        create: Any = self.tables.table
+        create("progress").create(
+            {"shard": int, "generation": str, "n": int}, pk=("shard", "generation"), if_not_exists=True
+        )
+        create("metrics").create(
+            {"at_s": int, "shard": int, "channel": str, "outcome": str, "count": int},
+            pk=("at_s", "shard", "channel", "outcome"),
+            if_not_exists=True,
+        )
+        create("dead_letters").create(
+            {
+                "id": str,
+                "channel": str,
+                "user_id": str,
+                "category": str,
+                "reason": str,
+                "error_class": str,
+                "last_error": str,
+                "attempts": int,
+                "died_at_ms": int,
+                "shard": int,
+                "notification": str,
+            },
+            pk=("id", "channel"),
+            if_not_exists=True,
+        )
+        create("dead_letters").create_index(["died_at_ms"], if_not_exists=True)
         path.chmod(0o600)
 
     def store(self, outbox: Outbox) -> int:
@@ -112,12 +127,12 @@ class Store:
         except ValueError:
             raise RequestError("bad_value", "cursor is not one that dead.list answered", "cursor") from None
         limit = request.limit or PAGE
-        cursor = self.connection.cursor()
-        cursor.row_factory = sqlite3.Row
-        rows = cursor.execute(
-            f"SELECT rowid AS place, * FROM dead_letters WHERE {where} AND rowid > ? ORDER BY rowid LIMIT ?",
-            (*values, after, limit + 1),
-        ).fetchall()
+        rows = list(
+            self.tables.query(
+                f"SELECT rowid AS place, * FROM dead_letters WHERE {where} AND rowid > ? ORDER BY rowid LIMIT ?",
+                (*values, after, limit + 1),
+            )
+        )
         ends, size = 0, 0
         for row in rows[:limit]:
             size += len(row["notification"])

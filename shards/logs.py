@@ -25,9 +25,9 @@ from shards.wire.ids import hash_user
 STDERR = 2
 _PLAIN = re.compile(r"[\w.:/@%+,*-]+", re.ASCII)
 _COLOURS = {"debug": "2", "warning": "33", "error": "31", "critical": "1;31"}
-_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}  # as in the standard module
 
 Fields = dict[str, Any]
+_ours = logging.getLogger("dispatcher")
 
 
 class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,36 +46,28 @@ class Logger:
     def bind(self, **fields: Any) -> Logger:
         return Logger(self._fields | fields)
 
+    def log(self, level: int, event: str, /, *, exc_info: Any = None, **fields: Any) -> None:
+        """``level`` and ``exc_info`` are those of the standard module."""
+        _ours.log(level, event, exc_info=exc_info, extra={"fields": self._fields | fields})
+
     def debug(self, event: str, **fields: Any) -> None:
-        self.log("debug", event, **fields)
+        self.log(logging.DEBUG, event, **fields)
 
     def info(self, event: str, **fields: Any) -> None:
-        self.log("info", event, **fields)
+        self.log(logging.INFO, event, **fields)
 
     def warning(self, event: str, **fields: Any) -> None:
-        self.log("warning", event, **fields)
+        self.log(logging.WARNING, event, **fields)
 
     def error(self, event: str, **fields: Any) -> None:
-        self.log("error", event, **fields)
+        self.log(logging.ERROR, event, **fields)
 
     def critical(self, event: str, **fields: Any) -> None:
-        self.log("critical", event, **fields)
+        self.log(logging.CRITICAL, event, **fields)
 
     def exception(self, event: str, **fields: Any) -> None:
         """An error, with the traceback of the exception that is being handled."""
-        self.log("error", event, **fields, exception=_trace(sys.exception()))
-
-    def log(self, level: str, event: str, /, **fields: Any) -> None:
-        if _LEVELS[level] >= output.threshold:
-            output.write(level, event, self._fields | fields)
-
-
-class Output:
-    """Where all lines of this process go: before ``configure``, to people who run a part of it by itself."""
-
-    def __init__(self) -> None:
-        self.threshold = _LEVELS["info"]
-        self.write: Callable[[str, str, Fields], None] = _writer("", Human(colours=False))
+        self.log(logging.ERROR, event, exc_info=True, **fields)
 
 
 def logger() -> Logger:
@@ -86,16 +78,17 @@ def configure(process: str, settings: LogSettings) -> None:
     """Once, at the start of a process. Every line names it; what libraries log or warn of becomes such lines too."""
     terminal = os.isatty(STDERR)
     human = settings.format == "human" or (settings.format == "auto" and terminal)
-    output.threshold = _LEVELS[settings.level]
-    output.write = _writer(process, Human(terminal) if human else _as_json)
-    logging.basicConfig(handlers=[_Library()], level=logging.WARNING, force=True)
+    logging.basicConfig(
+        handlers=[_StandardError(process, Human(terminal) if human else _as_json)], level=logging.WARNING, force=True
+    )
+    _ours.setLevel(settings.level.upper())
     logging.captureWarnings(True)
     sys.excepthook = log_uncaught
 
 
 def log_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """The end of a process by a bug: one line, with the traceback as a field."""
-    logger().critical("crashed", error=f"{kind.__name__}: {error}", exception=_trace(error.with_traceback(trace)))
+    logger().log(logging.CRITICAL, "crashed", error=f"{kind.__name__}: {error}", exc_info=(kind, error, trace))
 
 
 def of_user(user_id: str) -> str:
@@ -103,21 +96,27 @@ def of_user(user_id: str) -> str:
     return f"{hash_user(user_id):016x}"
 
 
-def _trace(error: BaseException | None) -> str:
-    return "".join(traceback.format_exception(error)).rstrip()
+def fields_of(record: logging.LogRecord) -> Fields:
+    """What is beside the event; of a library's line, its name."""
+    fields: Fields = getattr(record, "fields", None) or ({} if record.name == _ours.name else {"library": record.name})
+    if record.exc_info and record.exc_info[1]:
+        return {**fields, "exception": "".join(traceback.format_exception(*record.exc_info)).rstrip()}
+    return fields
 
 
-def _writer(process: str, shown: Callable[[Fields], str]) -> Callable[[str, str, Fields], None]:
+class _StandardError(logging.Handler):
     """Writes a line at once and whole. A log that cannot be written stops no delivery."""
-    pid = os.getpid()
 
-    def write(level: str, event: str, fields: Fields) -> None:
-        time = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        head = {"time": time, "level": level, "process": process, "pid": pid, "event": event}
+    def __init__(self, process: str, shown: Callable[[Fields], str]) -> None:
+        super().__init__()
+        self._who = {"process": process, "pid": os.getpid()}
+        self._shown = shown
+
+    def emit(self, record: logging.LogRecord) -> None:
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        head = {"time": time, "level": record.levelname.lower(), **self._who, "event": record.getMessage().strip()}
         with contextlib.suppress(OSError):
-            os.write(STDERR, f"{shown(head | fields)}\n".encode(errors="backslashreplace"))
-
-    return write
+            os.write(STDERR, f"{self._shown(head | fields_of(record))}\n".encode(errors="backslashreplace"))
 
 
 def _as_json(fields: Fields) -> str:
@@ -145,20 +144,3 @@ def _value(value: object) -> str:
     """Quoted where it is more than a word: so no value can forge a line, or steer a terminal."""
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return text if _PLAIN.fullmatch(text) else json.dumps(text)
-
-
-class _Library(logging.Handler):
-    """What libraries log by the standard module, warnings among it."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        error = record.exc_info[1] if record.exc_info else None
-        fields = {"exception": _trace(error)} if error else {}
-        logger().log(_level(record.levelno), record.getMessage().strip(), library=record.name, **fields)
-
-
-def _level(number: int) -> str:
-    """The highest that this is at least."""
-    return max((name for name, least in _LEVELS.items() if least <= number), key=_LEVELS.__getitem__, default="debug")
-
-
-output = Output()

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from shards import logs
+from shards.logs import fields_of
+
+
+class _Lines(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[dict[str, Any]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append({"level": record.levelname.lower(), "event": record.getMessage(), **fields_of(record)})
 
 
 @contextmanager
 def captured_logs() -> Iterator[list[dict[str, Any]]]:
-    """Lines of every level are added to this list, instead of being written: ``level``, ``event`` and the fields."""
-    lines: list[dict[str, Any]] = []
-    output = logs.output
-    before = output.threshold, output.write
-    output.threshold, output.write = (
-        0,
-        lambda level, event, fields: lines.append({"level": level, "event": event} | fields),
-    )
+    """Lines of every level are added to this list: ``level``, ``event`` and the fields."""
+    logger, handler = logging.getLogger("dispatcher"), _Lines()
+    before = logger.level
+    logger.setLevel(logging.DEBUG)
+    logger.addHandler(handler)
     try:
-        yield lines
+        yield handler.lines
     finally:
-        output.threshold, output.write = before
+        logger.removeHandler(handler)
+        logger.setLevel(before)

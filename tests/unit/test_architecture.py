@@ -100,6 +100,7 @@ IMPURE_LIBRARIES = {
     "secrets",
     "socket",
     "sqlite3",
+    "sqlite_utils",
     "subprocess",
     "threading",
     "time",

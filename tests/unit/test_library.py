@@ -59,7 +59,7 @@ def test_another_name_is_refused() -> None:
             ("asyncio", "jinja2", "aiohttp", "rich", "zmq", "shards.journal", "dispatcher.router"),
         ),
         ("dispatcher.router.router", (*HEAVY[:5], "dispatcher.settings")),
-        ("dispatcher.collector", ("asyncio", "jinja2", "aiohttp", "rich", "click", "dispatcher.settings")),
+        ("dispatcher.collector", ("asyncio", "jinja2", "aiohttp", "rich", "dispatcher.settings")),
         ("shards.worker", ("asyncio", "jinja2", "aiohttp", "rich", "phonenumbers", "shards.rebuild")),
     ],
 )
