@@ -13,6 +13,7 @@ from shards.answers import TABLES
 from shards.channels.base import Context, SendError, Sent
 from shards.channels.push import PushChannel
 from shards.preferences import parse_document
+from tests.support.logs import captured_logs
 from tests.support.push import apns, fcm, settings, tokens
 from tests.support.push.apns import ApnsServer
 from tests.support.push.fcm import FcmServer
@@ -99,15 +100,14 @@ def test_a_user_with_very_many_devices_has_few_connections_at_a_time(
     assert "/3/device/00cc" not in [request.path for request in services.apns.requests[3:]]
 
 
-def test_the_log_says_once_that_a_service_refuses_us_though_another_takes_it(
-    services: Services, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_log_says_once_that_a_service_refuses_us_though_another_takes_it(services: Services) -> None:
     secret = tokens.pem(apns.key()).splitlines()[1]
     refused = apns.error(403, f"InvalidProviderToken {secret}")
     services.apns.then(refused, refused)
     one = delivery(*services.devices())
-    assert all(isinstance(outcome, Sent) for outcome in outcomes(services.settings, one, one))
-    said = capsys.readouterr().out
+    with captured_logs() as lines:
+        assert all(isinstance(outcome, Sent) for outcome in outcomes(services.settings, one, one))
+    said = repr(lines)
     assert said.count("InvalidProviderToken") == 1
     assert secret not in said
 
