@@ -110,7 +110,8 @@ class Attempts(Ending):
             self.queues[channel].readmit(one(entry), ledger.priority_of(entry[0].slots[entry[1]]))
 
     def _has_queued(self, channel: int) -> bool:
-        return bool(len(self.queues[channel]) or self.returned.get(channel))
+        gates = self.gates.get(channel)
+        return bool(len(self.queues[channel]) or self.returned.get(channel) or (gates and gates.waiting))
 
     def _goes(self, channel: int, now: Now) -> bool:
         """Whether the channel is neither paused nor waits for its providers."""

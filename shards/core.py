@@ -30,7 +30,7 @@ from shards.judging import Judge, Judged
 from shards.limits import Limits
 from shards.people import Decision, People
 from shards.rules import Routing
-from shards.settings import ShardSettings
+from shards.settings import ChannelSettings, ShardSettings
 from shards.stored import Journal
 from shards.templates import TemplateEngine
 from shards.wire.encoding import pack
@@ -70,10 +70,8 @@ class Core(Cancelling):
         self.policies = [settings.retry_of(name) for name in self.channel_names]
         real = {numbers[name]: one for name, one in settings.channels.items() if not one.is_simulated}
         for number, channel in real.items():
-            if self.channel_names[number] == "webhook" and number not in self.gates:
-                self.gates[number] = Gates(
-                    channel.per_endpoint, channel.concurrency, settings.bounds.retrying, settings.priorities.aging
-                )
+            if self.channel_names[number] == "webhook":
+                self._open_gates(number, channel)
         self.routing = Routing(settings.categories, numbers, settings.rules)
         self.limits = Limits(settings.rate_limits, settings.caps, settings.bounds.limiter_keys)
         self.limiters = {numbers[name]: limiter for name, limiter in self.limits.rates.items()}
@@ -103,6 +101,14 @@ class Core(Cancelling):
             settings.schedules.horizon,
             self.templates.names,
         )
+
+    def _open_gates(self, number: int, channel: ChannelSettings) -> None:
+        """For a channel whose users have endpoints of their own, or with its new number of places."""
+        if number in self.gates:
+            self.gates[number].set_places(channel.concurrency)
+            return
+        bounds, aging_s = self.settings.bounds, self.settings.priorities.aging
+        self.gates[number] = Gates(channel.per_endpoint, channel.concurrency, bounds.retrying, aging_s)
 
     def receive(self, data: Data, seq: int, now: Now) -> Verdict | None:
         """Take a frame: its verdict is final (None accepts all), its deliveries are queued or left on disk."""

@@ -6,7 +6,8 @@ many of them there are, the other half is for those that answer quickly.
 
 What finds no place waits here by priority and age, as in a lane, and the endpoints take turns. None may have more
 waiting than there is room left, so that there is always some for others. What is over waits on disk: about as
-long as its endpoint will take for what is before it, and in batches, as each look is a write.
+long as its endpoint will take for what is before it, or all that are slow together, and in batches, as each look is a
+write.
 """
 
 from __future__ import annotations
@@ -38,6 +39,19 @@ class _Gate:
         self.waiting: list[tuple[float, int, int, Entry]] = []  # a heap: a queue of lanes takes kilobytes
         self.depths: list[int] = []  # of what waits, by priority
 
+    @property
+    def has_place(self) -> bool:
+        return self.within < self.limit
+
+    def begin(self, now: float) -> None:
+        if not self.within:
+            self.since = now
+        self.within += 1
+
+    def learn(self, took_s: float, now: float) -> None:
+        self.took_s += (took_s - self.took_s) / (4 if self.took_s else 1)
+        self.since = now
+
     def pace_s(self, now: float) -> float:
         """How long it takes for a delivery, others being under way at the same time."""
         return max(self.took_s, now - self.since if self.within else 0.0) / self.limit
@@ -54,16 +68,20 @@ class Gates:
         self.waiting = 0  # deliveries
         self.waited_first = False  # whether they or new ones are to be asked first, in turns
         self._limit = limit
-        self._slow_max = max(1, places // 2)
         self._waiting_max = waiting_max
         self._aging_s = aging_s
+        self._all_slow = _Gate()  # as if they were one endpoint
         self._active: dict[str, _Gate] = {}  # with deliveries under way, or waiting
         self._idle: dict[str, _Gate] = {}  # the one that was active last is the last
         self._within: dict[Place, tuple[str, float]] = {}  # and when it began
-        self._slow_within = 0
         self._order = 0
         self._turns: tuple[dict[str, None], ...] = ({}, {})  # quick, slow: with deliveries that may start, in order
         self.rests: dict[str, float] = {}  # until when URLs are to be left alone
+        self.set_places(places)
+
+    def set_places(self, places: int) -> None:
+        """How many the channel has; there may be more under way for a while."""
+        self._all_slow.limit = max(1, places // 2)
 
     def enter(self, key: str, place: Place, now: float) -> bool:
         """Take a place for a delivery; False if there is none, or others wait for one. It is to ``wait`` then."""
@@ -91,8 +109,11 @@ class Gates:
     def later_s(self, key: str, now: float) -> float:
         """How long a delivery is to be on disk that may not even wait."""
         gate = self._gate(key)
+        ahead = len(gate.waiting)
+        if gate.is_slow and not gate.within and not ahead:  # what it waits for is a place of those that are slow
+            gate, ahead = self._all_slow, len(self._turns[True])
         pace_s = gate.pace_s(now)
-        ahead_s = min(AHEAD_MAX_S, len(gate.waiting) * pace_s)
+        ahead_s = min(AHEAD_MAX_S, ahead * pace_s)
         gate.due = max(gate.due, now + ahead_s) + min(pace_s, LOOK_S)
         return math.ceil(max(gate.due, now + 1)) - now
 
@@ -103,15 +124,16 @@ class Gates:
         if gate is None:
             return
         gate.within -= 1
-        self._slow_within -= gate.is_slow
+        self._all_slow.within -= gate.is_slow
         if succeeded is not None:
             took_s = now - began
-            gate.took_s += (took_s - gate.took_s) / (4 if gate.took_s else 1)
-            gate.since = now
+            gate.learn(took_s, now)
+            if gate.is_slow:
+                self._all_slow.learn(took_s, now)
             gate.limit = min(self._limit, gate.limit + 1) if succeeded else max(1, gate.limit // 2)
             if gate.is_slow != (took_s > SLOW_S):
                 self._turns[gate.is_slow].pop(key, None)
-                self._slow_within += -gate.within if gate.is_slow else gate.within
+                self._all_slow.within += -gate.within if gate.is_slow else gate.within
                 gate.is_slow = not gate.is_slow
         self._line_up(key, gate)
         if not gate.within and not gate.waiting:
@@ -125,10 +147,10 @@ class Gates:
             while count > 0 and turns:
                 key = next(iter(turns))
                 gate = self._active[key]
-                if gate.is_slow and self._slow_within >= self._slow_max:
+                if gate.is_slow and not self._all_slow.has_place:
                     break
                 del turns[key]
-                if gate.within >= gate.limit:
+                if not gate.has_place:
                     continue
                 _, _, priority, entry = heapq.heappop(gate.waiting)
                 gate.depths[priority] -= 1
@@ -155,16 +177,15 @@ class Gates:
         self._active[key] = gate
 
     def _has_place(self, gate: _Gate) -> bool:
-        return gate.within < gate.limit and (not gate.is_slow or self._slow_within < self._slow_max)
+        return gate.has_place and (not gate.is_slow or self._all_slow.has_place)
 
     def _take(self, key: str, gate: _Gate, place: Place, now: float) -> None:
-        if not gate.within:
-            gate.since = now
-        gate.within += 1
-        self._slow_within += gate.is_slow
+        gate.begin(now)
+        if gate.is_slow:
+            self._all_slow.begin(now)
         self._within[place] = key, now
         self._activate(key, gate)
 
     def _line_up(self, key: str, gate: _Gate) -> None:
-        if gate.waiting and gate.within < gate.limit:
+        if gate.waiting and gate.has_place:
             self._turns[gate.is_slow].setdefault(key)

@@ -96,6 +96,14 @@ def of_user(user_id: str) -> str:
     return f"{hash_user(user_id):016x}"
 
 
+def said(record: logging.LogRecord) -> str:
+    """The event; a library's as it was written, where what it was to be filled with does not fit."""
+    try:
+        return record.getMessage().strip()
+    except (TypeError, ValueError, KeyError):
+        return str(record.msg).strip()
+
+
 def fields_of(record: logging.LogRecord) -> Fields:
     """What is beside the event; of a library's line, its name."""
     fields: Fields = getattr(record, "fields", None) or ({} if record.name == _ours.name else {"library": record.name})
@@ -113,10 +121,13 @@ class _StandardError(logging.Handler):
         self._shown = shown
 
     def emit(self, record: logging.LogRecord) -> None:
-        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        head = {"time": time, "level": record.levelname.lower(), **self._who, "event": record.getMessage().strip()}
+        line = self._shown(self._head(record) | fields_of(record))
         with contextlib.suppress(OSError):
-            os.write(STDERR, f"{self._shown(head | fields_of(record))}\n".encode(errors="backslashreplace"))
+            os.write(STDERR, f"{line}\n".encode(errors="backslashreplace"))
+
+    def _head(self, record: logging.LogRecord) -> Fields:
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return {"time": time, "level": record.levelname.lower(), **self._who, "event": said(record)}
 
 
 def _as_json(fields: Fields) -> str:

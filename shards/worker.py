@@ -140,9 +140,9 @@ class Worker:
         if time.monotonic() < self._open_at:
             return
         if self._damaged:
-            from shards.rescue import rescue
-
             try:
+                from shards.rescue import rescue  # which takes file descriptors
+
                 rescue(self.settings, self._stalled)
             except (sqlite3.Error, OSError) as error:
                 self._note(error)

@@ -14,10 +14,12 @@ from shards.core import Core
 from shards.frames import Entry, Run
 from shards.inbox import PLACE_SHIFT, Inbox
 from shards.sending import SLOWED
+from shards.settings import ShardSettings
 from shards.shard import Shard
 from shards.wire.notification import Notification
 from shards.worker import Worker
 from tests.simulation.asking import Asking, signed
+from tests.simulation.endpoints import Endpoints
 from tests.simulation.memory import Memory
 from tests.simulation.order import Attempts
 from tests.simulation.policies import Policies
@@ -45,6 +47,7 @@ class Checker:
         trials: Trials,
         clock: Clock,
         users: list[str],
+        endpoints: Endpoints,
     ) -> None:
         self.stored = stored
         self.waiting = Waiting(stored, policies, clock)
@@ -52,7 +55,8 @@ class Checker:
         self.spending = Spending(stored, self.windows, policies, clock, users)
         self.receipts = receipts
         self.asking = asking
-        self.attempts = Attempts(stored, clock)
+        self.endpoints = endpoints
+        self.attempts = Attempts(stored, clock, endpoints)
         self.trials = trials
         self.trace: deque[str] = deque(maxlen=TRACED)
         self.commits = 0
@@ -69,7 +73,7 @@ class Checker:
         self.waiting.lives += 1
         self.windows.lives += 1
         self.trials.opened(shard)
-        self._memory = Memory(core, self.stored)
+        self._memory = Memory(core, self.stored, self.endpoints)
         self._has_committed = False
         self.asking.generation = self.receipts.generation = shard.journal.generation
         for due, _, item in (one for heap in core.retrying for one in heap._heap):
@@ -185,6 +189,8 @@ class Checker:
         assert not any(map(len, core.queues)), "runs are left in lanes"
         assert not any(core.in_flight), f"in flight: {core.in_flight}"
         assert not any(map(len, core.retrying)), "something waits for a retry"
+        assert not any(self.endpoints.waiting(core).values()), "something waits for its endpoint"
+        self.endpoints.check(core, [], 0)
         assert not core.frames, f"frames are left in memory: {list(core.frames)}"
         assert not core.behind, f"lanes are behind: {core.behind}"
         stored = set(journal.database.execute("SELECT id, channel FROM dead"))
@@ -201,6 +207,14 @@ class CheckedCore(Core):
     def __init__(self, checker: Checker, *arguments: Any) -> None:
         self._checker = checker
         super().__init__(*arguments)
+
+    def configure(self, settings: ShardSettings) -> None:
+        super().configure(settings)
+        if name := self._checker.endpoints.channel:
+            self._open_gates(self.channel_names.index(name), settings.channels[name])
+
+    def _url(self, entry: Entry) -> str | None:
+        return self._checker.endpoints.url_of(entry[3].user_id)
 
     def _enqueue(self, lane: int, run: Run, mono: float) -> None:
         self._checker.queued(run, self.contents.notification)

@@ -12,6 +12,7 @@ from shards.shard import Shard
 from shards.tables import ledgers
 from shards.worker import Worker
 from tests.simulation.channels import TemperedChannel
+from tests.simulation.endpoints import Endpoints
 from tests.simulation.order import CheckedQueue
 from tests.simulation.stored import Place, Stored
 
@@ -23,8 +24,9 @@ KEYS_PER_TURN_MAX = 100
 class Memory:
     """One life of a shard, from outside."""
 
-    def __init__(self, core: Core, stored: Stored) -> None:
+    def __init__(self, core: Core, stored: Stored, endpoints: Endpoints) -> None:
         self.core = core
+        self._endpoints = endpoints
         self._stored = stored
         self._recovered = -1  # retries that waited at the start
         self._maintained = 0.0
@@ -98,6 +100,8 @@ class Memory:
         for heap in core.retrying:
             for _, _, item in heap._heap:
                 found[(item[0].seq, item[1]) if len(item) == 5 else item] += 1
+        for places in self._endpoints.waiting(core).values():
+            found.update(places)
         for waiting in core.suspects._waiting.values():
             found.update((entry[0].seq, entry[1]) for _, _, entry in waiting)
         twice = [place for place, count in found.items() if count > 1]
@@ -141,6 +145,7 @@ class Memory:
         open_frames = len({seq for seq, _ in self._stored.open})
         open_words = [word for word in self._stored.open.values() if ledger.outcome_of(word) != ledger.DEFERRED]
         still_open = Counter(ledger.channel_of(word) for word in open_words)
+        for_endpoints = self._endpoints.waiting(core)
         for number, one in channels.items():
             settings, waiting = core.settings.channels[one.name], len(core.retrying[number])
             room = min(
@@ -151,10 +156,14 @@ class Memory:
             if number in core.paused or core.holds.get(number, 0.0) > now.mono:
                 self._idle.pop(number, None)
                 continue
-            assert room <= 0 or not queued or core.changes, f"I: {one.name} has {queued} due and room for {room}"
+            if one.name == self._endpoints.channel and not core.changes:
+                self._endpoints.check(core, [entry for _, entry in one.under_way], room)
+            assert room <= 0 or not queued or core.changes or core.crowded, (
+                f"I: {one.name} has {queued} due and room for {room}"
+            )
             progress = starts[one.name], still_open[number]
-            suspects = len(core.suspects._waiting.get(number, ()))
-            idles = room > 0 and still_open[number] > waiting + suspects + core.in_flight[number]
+            others = len(core.suspects._waiting.get(number, ())) + len(for_endpoints.get(number, ()))
+            idles = room > 0 and still_open[number] > waiting + others + core.in_flight[number]
             before, turns = self._idle.get(number, (progress, 0))
             self._idle[number] = progress, turns + 1 if idles and before == progress else 0
             assert turns <= open_frames + 3, f"I: {one.name} has work and room, and idles for {turns} turns"

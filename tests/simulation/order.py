@@ -9,6 +9,7 @@ from typing import TypeVar
 from shards import ledger
 from shards.frames import Entry
 from shards.lanes import LANES, MARKS_PER_STEP, NotificationQueue
+from tests.simulation.endpoints import Endpoints
 from tests.simulation.stored import Place, Stored
 from tests.simulation.wire import Clock
 
@@ -64,16 +65,17 @@ class CheckedQueue(NotificationQueue[T]):
 class Attempts:
     """Every attempt that starts, over all lives of the shard."""
 
-    def __init__(self, stored: Stored, clock: Clock) -> None:
+    def __init__(self, stored: Stored, clock: Clock, endpoints: Endpoints) -> None:
         self.starts: Counter[str] = Counter()  # by channel
         self._stored = stored
         self._clock = clock
+        self._endpoints = endpoints
         self._untried: set[Place] = set()  # put back, which others may have passed
         self._life: set[Number] = set()  # started in this life
         self._ever: set[Number] = set()
         self._may_repeat: set[Number] = set()  # was in flight, or finished after the last commit, at a crash
-        self._newest: dict[tuple[int, int], Place] = {}  # by channel and priority
-        self._first: dict[tuple[int, int], Place] = {}
+        self._newest: dict[tuple[int, str], Place] = {}  # by lane and endpoint
+        self._first: dict[tuple[int, str], Place] = {}
 
     def restart(self) -> None:
         self._may_repeat = {number for number in self._ever if self._is_open(number)}
@@ -120,8 +122,8 @@ class Attempts:
             return
         if place in self._stored.late or place in self._untried:
             return
-        # in order whoever the user is: so a hot user delays nobody who came before
-        lane = ledger.channel_of(value), ledger.priority_of(value)
+        # in order whoever the user is, to each endpoint: so a hot user delays nobody who came before
+        lane = ledger.lane_of_word(value), self._endpoints.origin(channel, user.user_id)
         assert place > self._newest.get(lane, (0, -1)), f"O: {place} on {channel} after {self._newest[lane]}"
         self._newest[lane] = place
         # what expired in memory only, at a crash, may live again where the wall clock went back

@@ -17,10 +17,12 @@ from unittest import mock
 import msgspec
 
 import dispatcher.router.link
+import shards.attempts
 import shards.book
 import shards.contents
 import shards.core
 import shards.ending
+import shards.gates
 import shards.inbox
 import shards.journal
 import shards.limit_store
@@ -45,6 +47,7 @@ from tests.simulation.asking import Asking
 from tests.simulation.channels import HEALTHY, TEMPERS, TemperedChannel
 from tests.simulation.checks import CheckedCore, Checker
 from tests.simulation.disk import Crash, Disk, Fuse
+from tests.simulation.endpoints import Endpoints
 from tests.simulation.order import CheckedQueue
 from tests.simulation.policies import CATEGORIES, draw
 from tests.simulation.producer import Producer, Submission
@@ -64,7 +67,9 @@ CHANNELS = ("email", "sms", "push")
 
 # Small enough that every list overflows within a few turns.
 TINY: dict[Any, dict[str, float]] = {
+    shards.attempts: {"PASSED_MAX": 4},
     shards.ending: {"LOGGED_MAX": 2, "SHORT_S": 0.1},
+    shards.gates: {"AHEAD_MAX_S": 30.0, "REMEMBERED_MAX": 2},
     shards.releasing: {"FRAMES_PER_REFILL": 2, "RELEASED_MAX": 3, "ITEMS_MAX": 2},
     shards.limit_store: {"CHARGES_MAX": 40, "PART_TIMES": 3, "OLD_ROWS": 2},
     shards.journal: {"TAIL_FRAMES": 8},
@@ -127,6 +132,9 @@ class Simulation:
         self.window_s = random.choice((30.0, 3_600.0, 30 * 86_400.0))
         self.keys_max = random.choice((50, 10_000_000))
         self.retrying_max = random.choice((3, 10))
+        self.endpoints = Endpoints(random.choice((*CHANNELS, "email", "")), random.choice((1, 2, 16)))
+        if self.endpoints.channel:
+            self.tempers[self.endpoints.channel] = random.choice(TEMPERS[1:])
         self.users_max = random.choice((4, 100))
         self.made: dict[bytes, Submission] = {}
         self.policies = draw(random)
@@ -135,7 +143,9 @@ class Simulation:
         self.receipts = Receipts(self.stored, self.window_s, self.keys_max)
         self.asking = Asking(random, self.clock, USERS, self.stored, self.receipts)
         self.trials = Trials(self.stored, self.fuse.blow)
-        self.checker = Checker(self.stored, self.policies, self.receipts, self.asking, self.trials, self.clock, USERS)
+        self.checker = Checker(
+            self.stored, self.policies, self.receipts, self.asking, self.trials, self.clock, USERS, self.endpoints
+        )
         self.producer = Producer(random, self.clock, USERS)
         self.collector = Collector()
         self.router = Router(self.epoch, self.data, self.clock)
@@ -161,7 +171,7 @@ class Simulation:
     # --- the shard's lives -------------------------------------------------------------------------------------
 
     def _settings(self) -> ShardSettings:
-        channel = simulated(concurrency=self.concurrency)
+        channels = dict.fromkeys(CHANNELS, simulated(concurrency=self.concurrency))
         return ShardSettings(
             shard=0,
             shards=1,
@@ -180,7 +190,7 @@ class Simulation:
             bounds=Bounds(
                 lane_items=5, retrying=self.retrying_max, users=self.users_max, limiter_keys=50, turn_notifications=20
             ),
-            channels=dict.fromkeys(CHANNELS, channel),
+            channels=self.endpoints.settings(channels),
         )
 
     @contextmanager

@@ -32,6 +32,7 @@ RARE = (
     "delayed by a limit",
     "moved to the inbox",
     "joined by overflow",
+    "waited for an endpoint on disk",
 )
 
 

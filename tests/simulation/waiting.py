@@ -95,6 +95,8 @@ class Waiting:
                 assert due_ms in until_ms, f"{place} waits until {due_ms}, and it is quiet until {until_ms}"
             case "limit":
                 pass  # checked beside what is spent
+            case "endpoint":
+                self.reached["waited for an endpoint on disk"] += 1
             case "retry":
                 assert ledger.attempts_of(word), f"{place} waits for a retry, and was not attempted"
             case _:

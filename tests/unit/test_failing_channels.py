@@ -283,6 +283,27 @@ def test_endpoints_that_hang_take_no_place_of_those_that_answer(world: Make) -> 
     assert len(one.sent) == 1 + 8 + 1
 
 
+def test_what_waits_for_its_endpoint_goes_at_the_pace_of_the_channel(world: Make) -> None:
+    one = world(channels={**CHANNELS, "webhook": real(rate="10/second", burst=5)})
+    hook(one)
+    one.submit(*(said(f"k{n}", "webhook") for n in range(20)))
+    one.advance(2)
+    times = [sent.at_us for sent in one.sent]
+    assert len(times) == 20
+    assert all(99_000 <= later - before <= 102_000 for before, later in pairwise(times[5:]))
+
+
+def test_after_a_reload_with_fewer_places_half_of_those_are_for_endpoints_that_answer(world: Make) -> None:
+    one = world(channels={**CHANNELS, "webhook": real(concurrency=16)})
+    for number in range(50):
+        hook(one, f"u{number}", f"https://u{number}.example.org/")
+    webhook = {"webhook": real(concurrency=4)}
+    one.shard.reconfigure(msgspec.structs.replace(one.settings, channels=CHANNELS | webhook), one.now)
+    one.hold = True
+    one.submit(*(said(f"k{n}", "webhook", user_id=f"u{n % 50}") for n in range(100)))
+    assert len(one.sent) == 2
+
+
 def test_those_that_wait_and_new_ones_go_in_turns(world: Make) -> None:
     """Otherwise endpoints that always have something waiting would keep out all others."""
     one = world(channels={**CHANNELS, "webhook": real(concurrency=2)})

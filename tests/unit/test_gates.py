@@ -137,6 +137,27 @@ def test_what_may_not_even_wait_comes_back_when_its_endpoint_will_be_through_wit
     assert gates.later_s("unknown", 4.0) == 1.0
 
 
+def test_who_waits_for_a_place_of_those_that_are_slow_is_not_looked_at_more_often_than_they_end() -> None:
+    gates = gates_of(waiting_max=1)
+    for seq in range(PLACES // 2):
+        assert gates.enter(f"hangs {seq}", (seq, 0), 0.0)
+    assert gates.wait("hangs 0", entry(100), NORMAL, 0.0)
+    for seq in range(200, 210):
+        assert not gates.enter(f"new {seq}", (seq, 0), 8.0)
+        assert not gates.wait(f"new {seq}", entry(seq), NORMAL, 8.0)
+    waits = [gates.later_s(f"new {seq}", 8.0) for seq in range(2_000)]
+    assert waits[0] <= 2
+    assert 9 <= waits[-1] - waits[0] <= 11, "each look is a write, however many endpoints there are"
+
+
+def test_a_channel_with_fewer_places_than_before_leaves_half_of_them_to_quick_endpoints() -> None:
+    gates = gates_of()
+    gates.set_places(4)
+    assert [gates.enter(f"new {seq}", (seq, 0), 0.0) for seq in range(4)] == [True, True, False, False]
+    gates.set_places(6)
+    assert gates.enter("new", (9, 0), 0.0)
+
+
 def test_an_endpoint_that_has_not_answered_is_known_to_be_slow() -> None:
     gates = filled(2, waiting=10)
     assert gates.later_s("a", 4.0) >= 10 * 4 / 2

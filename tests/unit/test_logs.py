@@ -51,6 +51,11 @@ def test_lines_below_the_level_are_left_out() -> None:
     assert [line["event"] for line in lines(code, level="error")] == ["d"]
 
 
+def test_a_librarys_line_that_cannot_be_filled_in_is_written_as_it_is() -> None:
+    (line, after) = lines("logging.getLogger('lib').warning('%d of %d', 'x'); log.info('after')")
+    assert (line["event"], line["library"], after["event"]) == ("%d of %d", "lib", "after")
+
+
 def test_no_value_breaks_a_line() -> None:
     (line,) = lines("log.info('x', name='a\\nb', odd=object, huge=2**99, half='\\ud800')")
     assert line["name"] == "a\nb"
