@@ -19,7 +19,7 @@ from shards import logs
 from shards.answers import ErrorClass
 from shards.channels.base import Delivery, SendError, Sent
 from shards.frames import Entry, Frame
-from shards.parcel import Parcel, Renderer, unpack
+from shards.parcel import Parcel, Renderer, made_ready
 from shards.providers import Held, Outcome, Providers, Unreachable
 from shards.sending import Failure, Results, advice_of
 from shards.settings import ChannelSettings
@@ -180,13 +180,7 @@ class Courier:
         self._end(channel, ended)
 
     def _unpack(self, channel: str, parcel: Parcel) -> Delivery | SendError:
-        try:
-            return unpack(parcel, channel, self.render, self._providers[channel].variables)
-        except SendError as error:  # of the template
-            return error
-        except Exception as error:
-            log.exception("a delivery cannot be made ready", channel=channel, id=parcel.notification_id)
-            return SendError("transient", f"{type(error).__name__}: {error}")
+        return made_ready(parcel, channel, self.render, self._providers[channel].variables)
 
     def _end(self, channel: str, ended: Sequence[Ended]) -> None:
         self._ended[channel].extend(ended)

@@ -8,9 +8,12 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from shards.channels.base import Delivery, Recipient
+from shards import logs
+from shards.channels.base import Delivery, Recipient, SendError
 from shards.frames import Entry
 from shards.wire.notification import PRIORITIES, Notification
+
+log = logs.logger()
 
 # of a notification on a channel for a recipient, with a priority, and with what the channel lets a template write: the
 # parts of its template; raises ``SendError``
@@ -74,6 +77,17 @@ def unpack(parcel: Parcel, channel: str, render: Renderer, more: Variables = _no
     title = parts.get("title") or parts.get("subject") or title
     text = parts.get("text") or parts.get("body") or text or title
     return msgspec.structs.replace(delivery, title=title, text=text, html=parts.get("html"), parts=parts)
+
+
+def made_ready(parcel: Parcel, channel: str, render: Renderer, more: Variables = _none) -> Delivery | SendError:
+    """The same; what goes wrong is the end of the attempt, and of nothing else."""
+    try:
+        return unpack(parcel, channel, render, more)
+    except SendError as error:  # of the template
+        return error
+    except Exception as error:
+        log.exception("a delivery cannot be made ready", channel=channel, id=parcel.notification_id)
+        return SendError("transient", f"{type(error).__name__}: {error}")
 
 
 def _message(payload: Mapping[str, Any]) -> str:

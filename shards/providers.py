@@ -60,6 +60,8 @@ class Provider:
         self.refused = ""  # why it is not asked any more
         self._timeout_s = context.timeout_s
         self._made: Any = None
+        self.batch_max = 0  # deliveries of one ``send_many``; 0 without it
+        self.is_of_users = False  # whether the service is another one for each user
         self._secrets: list[str] = []
         self._threads: ThreadPoolExecutor | None = None
         self._aside: Aside | None = None
@@ -76,6 +78,8 @@ class Provider:
             read = options.read(kind, settings.options)
             self._secrets = disguised(secrets_of(read))
             made = kind(read, context)
+            self.batch_max = max(0, int(getattr(made, "batch_max", 0))) if hasattr(made, "send_many") else 0
+            self.is_of_users = bool(getattr(made, "endpoints_of_users", False))
         except BaseException as error:  # noqa: BLE001 - a plug-in may raise anything, an exit as well
             self.refused = self._words(error)
             return
@@ -103,14 +107,6 @@ class Provider:
     def is_unmade(self) -> bool:
         """Whether it cannot be used as it is configured."""
         return self._made is None
-
-    @property
-    def batch_max(self) -> int:
-        return int(getattr(self._made, "batch_max", 0)) if hasattr(self._made, "send_many") else 0
-
-    @property
-    def is_of_users(self) -> bool:
-        return bool(getattr(self._made, "endpoints_of_users", False))
 
     async def supports(self, *recipients: Recipient) -> bool:
         """Whether it can reach them all. Raises ``SendError`` where the plug-in cannot say."""
@@ -207,13 +203,13 @@ class Provider:
         if not isinstance(error, SendError):
             return SendError("transient", self._words(error))
         try:
-            error_class, words = error.error_class, self._hidden(error.message)
-            retry_after_s, bad = error.retry_after_s, error.bad
-        except AttributeError as lacking:  # its own __init__ does not call ours
+            error_class = error.error_class
+            if self.is_of_users and error_class == "misconfigured":
+                error_class = "transient"  # one user's service must not stop everybody's
+            words = self._hidden(error.message)
+            return SendError(error_class, words, retry_after_s=error.retry_after_s, bad=error.bad)
+        except Exception as lacking:  # noqa: BLE001 - its own __init__ may not call ours, or it was changed since
             return SendError("transient", self._words(lacking))
-        if self.is_of_users and error_class == "misconfigured":
-            error_class = "transient"  # one user's service must not stop everybody's
-        return SendError(error_class, words, retry_after_s=retry_after_s, bad=bad)
 
     def _judged(self, outcome: Sent | SendError, now: float) -> Sent | SendError:
         if self.is_of_users:

@@ -16,7 +16,7 @@ import msgspec
 from shards.channels.base import SendError
 from shards.credit import Credit
 from shards.frames import Entry, Frame, Run
-from shards.parcel import Parcel, Renderer, unpack
+from shards.parcel import Parcel, Renderer, made_ready
 from shards.sending import Failure, Results, advice_of
 from shards.settings import ChannelSettings
 from shards.wire.encoding import pack
@@ -77,14 +77,13 @@ class AttachedChannel:
                 self._begin(self._pack_entry(run.entry(at)))
 
     def _begin(self, parcel: Parcel) -> None:
-        try:
-            document = msgspec.Raw(pack(unpack(parcel, self.name, self._render)))
-        except SendError as error:  # of the template
-            self._ended.append((parcel, error))
+        delivery = made_ready(parcel, self.name, self._render)
+        if isinstance(delivery, SendError):
+            self._ended.append((parcel, delivery))
             return
         number = self._next_number()
         self._open[number] = _Open(parcel)
-        self._offers.append((number, document))
+        self._offers.append((number, msgspec.Raw(pack(delivery))))
         self.credit.unclaimed += 1
 
     def collect(self, now: float) -> Results:

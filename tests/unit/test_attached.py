@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from shards import ledger
+from shards import ledger, parcel
 from shards.changes import Now
 from shards.settings import ATTACHED, ChannelSettings, ProviderSettings
 from shards.shard import Shard
@@ -131,6 +131,21 @@ def test_a_result_of_a_number_that_is_not_known_means_nothing(rig: Rig) -> None:
     rig.turn(settled(number, error_class="permanent"))
     assert rig.outcomes() == [("delivered", 1)]
     assert rig.shard.core.in_flight == [0] * len(rig.shard.core.in_flight)
+
+
+def test_a_bug_in_making_a_delivery_ready_ends_its_attempt_and_not_the_shard(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(parcel, "unpack", lambda *_: 1 / 0)
+        rig.submit(1)
+        assert rig.turn(want(2)) == {}
+        rig.turn()
+        assert rig.outcomes() == [("retrying", 1)]
+    rig.second = 60
+    (number,) = rig.turn()
+    rig.turn(settled(number))
+    assert rig.outcomes() == [("delivered", 2)]
 
 
 def test_the_timeout_runs_from_the_worker_on(rig: Rig) -> None:

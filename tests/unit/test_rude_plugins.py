@@ -54,6 +54,7 @@ async def said(providers: Providers, text: str, user: str = "ann") -> tuple[str,
         ("exits in a task", "transient", "SystemExit: from within"),
         ("unspeakable", "transient", "UnspeakableError"),
         ("its own error", "transient", "AttributeError: 'OwnError' object has no attribute 'error_class'"),
+        ("a class of its own", "transient", "ValueError: 'tired' is no class of errors; there are "),
         ("half a character", "transient", "RuntimeError: caf\\udce9"),
         ("bad as a text", "transient", "TypeError: bad is to be a list of contacts, which are texts, not str"),
         ("bad as numbers", "transient", "TypeError: bad is to be a list of contacts, which are texts, not tuple"),
@@ -111,11 +112,13 @@ def test_one_that_cannot_be_made_is_misconfigured(monkeypatch: pytest.MonkeyPatc
 
     async def work() -> None:
         exits, hangs, needy = rude(made="exits"), rude(made="hangs"), rude(made="needs a loop")
+        counts = rude(made="counts in words")
         assert await said(exits, "fine") == ("misconfigured", "SystemExit: no licence")
         error_class, message = await said(hangs, "fine")
         assert (error_class, "was not made within 0.3 s" in message) == ("misconfigured", True)
         assert await said(needy, "fine") == ("sent", "fine")
+        assert (await said(counts, "fine"))[1].startswith("ValueError: invalid literal for int()")
         Rude.release.set()
-        await asyncio.gather(exits.close(), hangs.close(), needy.close())
+        await asyncio.gather(exits.close(), hangs.close(), needy.close(), counts.close())
 
     asyncio.run(work())

@@ -45,6 +45,9 @@ class Rude:
                 sys.exit("no licence")
             case "hangs":
                 self.release.wait(60)
+            case "counts in words":
+                self.batch_max = "ten"
+                self.send_many = self.send
             case "needs a loop":
                 asyncio.get_running_loop()
 
@@ -73,6 +76,10 @@ class Rude:
                 raise UnspeakableError
             case "its own error":
                 raise OwnError
+            case "a class of its own":
+                error = SendError("transient", "later")
+                error.error_class = "tired"  # type: ignore[assignment]  # as plug-ins may do all the same
+                raise error
             case "half a character":
                 raise RuntimeError("caf\udce9")
             case "bad as a text":
