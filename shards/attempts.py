@@ -128,12 +128,18 @@ class Attempts(Ending):
         return runs
 
     def _waited(self, channel: int, gates: Gates, room: int, now: Now) -> Iterator[Run]:
-        for entry in gates.ready(now.mono, room):
+        passed = 0
+        for entry in gates.ready(now.mono) if room > 0 else ():
+            passed += 1
             run = self._drop_ended(one(entry), now)
             if len(run) and not self._rests(gates, entry, now):
+                room -= 1
                 yield run
             else:
                 gates.leave((entry[0].seq, entry[1]), now.mono)
+            if room <= 0 or passed >= PASSED_MAX:
+                break
+        self.crowded = self.crowded or passed >= PASSED_MAX
 
     def _new(self, channel: int, gates: Gates, room: int, now: Now) -> Iterator[Run]:
         """From the lane; what finds no place waits for one, or on disk."""

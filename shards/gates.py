@@ -141,10 +141,10 @@ class Gates:
             if len(self._idle) > REMEMBERED_MAX:
                 del self._idle[next(iter(self._idle))]
 
-    def ready(self, now: float, count: int) -> Iterator[Entry]:
-        """At most ``count`` deliveries that have waited and take a place now, an endpoint after the other."""
+    def ready(self, now: float) -> Iterator[Entry]:
+        """Deliveries that have waited and take a place now, an endpoint after the other."""
         for turns in reversed(self._turns):
-            while count > 0 and turns:
+            while turns:
                 key = next(iter(turns))
                 gate = self._active[key]
                 if gate.is_slow and not self._all_slow.has_place:
@@ -157,7 +157,6 @@ class Gates:
                 if not gate.waiting:
                     gate.depths = []
                 self.waiting -= 1
-                count -= 1
                 self._take(key, gate, (entry[0].seq, entry[1]), now)
                 self._line_up(key, gate)
                 yield entry

@@ -156,7 +156,7 @@ class Memory:
             if number in core.paused or core.holds.get(number, 0.0) > now.mono:
                 self._idle.pop(number, None)
                 continue
-            if one.name == self._endpoints.channel and not core.changes:
+            if one.name == self._endpoints.channel and not core.changes and not core.crowded:
                 self._endpoints.check(core, [entry for _, entry in one.under_way], room)
             assert room <= 0 or not queued or core.changes or core.crowded, (
                 f"I: {one.name} has {queued} due and room for {room}"

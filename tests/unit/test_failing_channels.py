@@ -245,6 +245,19 @@ def test_what_waits_for_an_endpoint_can_be_cancelled_and_expires(world: Make) ->
     assert one.conserved
 
 
+def test_those_behind_many_that_were_cancelled_start_at_once(world: Make) -> None:
+    one = world(channels={**CHANNELS, "webhook": real(concurrency=4)})
+    hook(one)
+    one.hold = True
+    one.submit(*(said(f"k{n}", "webhook") for n in range(50)))
+    for number in range(1, 49):
+        one.ask("cancel", user_id="ann", idempotency_key=f"k{number}")
+    one.hold = False
+    one.run()
+    assert one.outcome("k49") == "delivered"
+    assert one.core.in_flight[one.core.channel_names.index("webhook")] == 0
+
+
 def test_what_finds_no_place_even_to_wait_is_on_disk(world: Make) -> None:
     one = world(bounds=Bounds(retrying=1_000))
     hook(one)
