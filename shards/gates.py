@@ -75,6 +75,7 @@ class Gates:
         self._idle: dict[str, _Gate] = {}  # the one that was active last is the last
         self._within: dict[Place, tuple[str, float]] = {}  # and when it began
         self._order = 0
+        self._slow_next = False
         self._turns: tuple[dict[str, None], ...] = ({}, {})  # quick, slow: with deliveries that may start, in order
         self.rests: dict[str, float] = {}  # until when URLs are to be left alone
         self.set_places(places)
@@ -143,23 +144,26 @@ class Gates:
 
     def ready(self, now: float) -> Iterator[Entry]:
         """Deliveries that have waited and take a place now, an endpoint after the other."""
-        for turns in reversed(self._turns):
-            while turns:
-                key = next(iter(turns))
-                gate = self._active[key]
-                if gate.is_slow and not self._all_slow.has_place:
-                    break
-                del turns[key]
-                if not gate.has_place:
-                    continue
-                _, _, priority, entry = heapq.heappop(gate.waiting)
-                gate.depths[priority] -= 1
-                if not gate.waiting:
-                    gate.depths = []
-                self.waiting -= 1
-                self._take(key, gate, (entry[0].seq, entry[1]), now)
-                self._line_up(key, gate)
-                yield entry
+        while turns := self._next_turns():
+            key = next(iter(turns))
+            gate = self._active[key]
+            del turns[key]
+            if not gate.has_place:
+                continue
+            _, _, priority, entry = heapq.heappop(gate.waiting)
+            gate.depths[priority] -= 1
+            if not gate.waiting:
+                gate.depths = []
+            self.waiting -= 1
+            self._take(key, gate, (entry[0].seq, entry[1]), now)
+            self._line_up(key, gate)
+            yield entry
+
+    def _next_turns(self) -> dict[str, None]:
+        """Those that are quick and those that are slow go in turns; empty where nobody may start."""
+        self._slow_next = not self._slow_next
+        may_slow = self._turns[True] if self._all_slow.has_place else {}
+        return (may_slow or self._turns[False]) if self._slow_next else (self._turns[False] or may_slow)
 
     def rest(self, url: str, until: float, now: float) -> None:
         """An endpoint asks to be left alone; others of the same host do not."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from itertools import islice
+from itertools import count, islice, takewhile
 
 from shards.frames import Entry, Frame
 from shards.gates import AHEAD_MAX_S, REMEMBERED_MAX, SLOW_S, Gates
@@ -43,8 +43,8 @@ def filled(limit: int = 4, waiting: int = 0, key: str = "a") -> Gates:
     return gates
 
 
-def started(gates: Gates, now: float = 0.0, count: int = 100) -> list[int]:
-    return [one[0].seq for one in islice(gates.ready(now), count)]
+def started(gates: Gates, now: float = 0.0, most: int = 100) -> list[int]:
+    return [one[0].seq for one in islice(gates.ready(now), most)]
 
 
 def test_an_endpoint_has_so_many_places_and_others_have_their_own() -> None:
@@ -61,7 +61,7 @@ def test_who_waited_first_is_first_and_nobody_overtakes() -> None:
     assert started(gates) == [2]
     gates.leave((1, 0), 0.0, succeeded=True)
     gates.leave((2, 0), 0.0, succeeded=True)
-    assert started(gates, count=1) == [3]
+    assert started(gates, most=1) == [3]
     assert started(gates) == [4]
     assert gates.waiting == 0
 
@@ -111,8 +111,19 @@ def test_endpoints_take_turns() -> None:
     for places in ((0, 1, 10, 11), (2, 12, 3, 13)):
         for place in places:
             gates.leave((place, 0), 0.0, succeeded=True)
-        order += started(gates, count=3) + started(gates, count=1)
+        order += started(gates, most=3) + started(gates, most=1)
     assert order == [2, 12, 3, 13, 4, 14, 5, 15]
+
+
+def test_those_that_are_quick_and_those_that_are_slow_take_turns_where_there_is_room_for_one() -> None:
+    gates = gates_of(limit=100)
+    for first, key, took_s in ((0, "quick", 0.0), (1_000, "slow", SLOW_S + 0.1)):
+        succeed(gates, key, PLACES // 2, took_s)
+        within = list(takewhile(lambda seq, key=key: gates.enter(key, (seq, 0), 0.0), count(first)))
+        assert all(gates.wait(key, entry(first + 100 + number), NORMAL, 0.0) for number in range(8))
+        for seq in within:
+            gates.leave((seq, 0), took_s, succeeded=True)
+    assert sum(started(gates, most=1)[0] >= 1_000 for _ in range(8)) == 4
 
 
 def test_nobody_has_more_waiting_than_there_is_room_left() -> None:
