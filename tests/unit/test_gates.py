@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from itertools import count, islice, takewhile
+from itertools import count, islice
 
 from shards.frames import Entry, Frame
 from shards.gates import AHEAD_MAX_S, REMEMBERED_MAX, SLOW_S, Gates
@@ -119,9 +119,9 @@ def test_those_that_are_quick_and_those_that_are_slow_take_turns_where_there_is_
     gates = gates_of(limit=100)
     for first, key, took_s in ((0, "quick", 0.0), (1_000, "slow", SLOW_S + 0.1)):
         succeed(gates, key, PLACES // 2, took_s)
-        within = list(takewhile(lambda seq, key=key: gates.enter(key, (seq, 0), 0.0), count(first)))
-        assert all(gates.wait(key, entry(first + 100 + number), NORMAL, 0.0) for number in range(8))
-        for seq in within:
+        end = next(seq for seq in count(first) if not gates.enter(key, (seq, 0), 0.0))
+        assert all(gates.wait(key, entry(end + number), NORMAL, 0.0) for number in range(8))
+        for seq in range(first, end):
             gates.leave((seq, 0), took_s, succeeded=True)
     assert sum(started(gates, most=1)[0] >= 1_000 for _ in range(8)) == 4
 
