@@ -19,10 +19,11 @@ from shards import logs
 from shards.answers import ErrorClass
 from shards.channels.base import Delivery, SendError, Sent
 from shards.frames import Entry, Frame
-from shards.parcel import Parcel, Renderer, made_ready
+from shards.parcel import Parcel, Renderer
 from shards.providers import Held, Outcome, Providers, Unreachable
 from shards.sending import Failure, Results, advice_of
 from shards.settings import ChannelSettings
+from shards.unpacking import made_ready
 
 log = logs.logger()
 

@@ -8,12 +8,9 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from shards import logs
-from shards.channels.base import Delivery, Recipient, SendError
+from shards.channels.base import Delivery, Recipient
 from shards.frames import Entry
 from shards.wire.notification import PRIORITIES, Notification
-
-log = logs.logger()
 
 # of a notification on a channel for a recipient, with a priority, and with what the channel lets a template write: the
 # parts of its template; raises ``SendError``
@@ -23,7 +20,7 @@ Priority = Literal["low", "normal", "high", "critical"]
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
 
 
-def _none(delivery: Delivery) -> Mapping[str, Any]:
+def nothing(delivery: Delivery) -> Mapping[str, Any]:
     return {}
 
 
@@ -46,7 +43,7 @@ def delivery_id(notification_id: str, channel: str) -> str:
     return _UNSAFE.sub("-", f"{notification_id}-{channel}")
 
 
-def unpack(parcel: Parcel, channel: str, render: Renderer, more: Variables = _none) -> Delivery:
+def unpack(parcel: Parcel, channel: str, render: Renderer, more: Variables = nothing) -> Delivery:
     """What the channel sends. A template's parts go before what the producer wrote; ``more`` is for the template."""
     said = parcel.said
     priority: Priority = PRIORITIES[parcel.priority]  # type: ignore[assignment]  # a tuple of the same four
@@ -77,17 +74,6 @@ def unpack(parcel: Parcel, channel: str, render: Renderer, more: Variables = _no
     title = parts.get("title") or parts.get("subject") or title
     text = parts.get("text") or parts.get("body") or text or title
     return msgspec.structs.replace(delivery, title=title, text=text, html=parts.get("html"), parts=parts)
-
-
-def made_ready(parcel: Parcel, channel: str, render: Renderer, more: Variables = _none) -> Delivery | SendError:
-    """The same; what goes wrong is the end of the attempt, and of nothing else."""
-    try:
-        return unpack(parcel, channel, render, more)
-    except SendError as error:  # of the template
-        return error
-    except Exception as error:
-        log.exception("a delivery cannot be made ready", channel=channel, id=parcel.notification_id)
-        return SendError("transient", f"{type(error).__name__}: {error}")
 
 
 def _message(payload: Mapping[str, Any]) -> str:

@@ -16,9 +16,10 @@ import msgspec
 from shards.channels.base import SendError
 from shards.credit import Credit
 from shards.frames import Entry, Frame, Run
-from shards.parcel import Parcel, Renderer, made_ready
+from shards.parcel import Parcel, Renderer
 from shards.sending import Failure, Results, advice_of
 from shards.settings import ChannelSettings
+from shards.unpacking import made_ready
 from shards.wire.encoding import pack
 from shards.wire.requests import WorkResult
 from shards.wire.workers import Gone, Settled, Taken, Want, Work

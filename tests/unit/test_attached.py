@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from shards import ledger, parcel
+from shards import ledger, unpacking
 from shards.changes import Now
 from shards.settings import ATTACHED, ChannelSettings, ProviderSettings
 from shards.shard import Shard
@@ -137,7 +137,7 @@ def test_a_bug_in_making_a_delivery_ready_ends_its_attempt_and_not_the_shard(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr(parcel, "unpack", lambda *_: 1 / 0)
+        broken.setattr(unpacking, "unpack", lambda *_: 1 / 0)
         rig.submit(1)
         assert rig.turn(want(2)) == {}
         rig.turn()
