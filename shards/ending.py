@@ -10,6 +10,7 @@ from shards.changes import Note, Now, Pause
 from shards.dead_letters import ERROR_TEXT_MAX
 from shards.frames import Entry, Frame
 from shards.health import contacts_on
+from shards.people import User
 from shards.releasing import Releasing
 from shards.sending import RETRIED, SLOWED, Failure, reason_of_end
 
@@ -145,7 +146,10 @@ class Ending(Releasing):
         self.people.forget(user.user_id)
 
     def _url(self, entry: Entry) -> str | None:
-        webhook = self.people.recipient(entry[3]).contacts.webhook
+        return self._url_of(entry[3])
+
+    def _url_of(self, user: User) -> str | None:
+        webhook = self.people.recipient(user).contacts.webhook
         return webhook.url if webhook else None
 
     def _succeeded(self, channel: int, entry: Entry) -> None:

@@ -119,6 +119,9 @@ class Gates:
             if len(self._idle) > REMEMBERED_MAX:
                 del self._idle[next(iter(self._idle))]
 
+    def waiting_at(self, key: str) -> int:
+        return len(self._gate(key).waiting)
+
     def ready(self, now: float, count: int) -> Iterator[Entry]:
         """At most ``count`` deliveries that have waited and take a place now, an endpoint after the other."""
         for turns in reversed(self._turns):
