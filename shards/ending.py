@@ -224,7 +224,8 @@ class Ending(Releasing):
 
     def resume_refused(self) -> None:
         """What refused credentials have paused is tried with those that there are now."""
-        self.paused = {channel: pause for channel, pause in self.paused.items() if pause.reason == "operator"}
+        for channel in [channel for channel, pause in self.paused.items() if pause.reason != "operator"]:
+            self.resume(channel)
         self.holds.clear()
 
     def pause(self, channel: int, pause: Pause) -> None:
@@ -234,10 +235,11 @@ class Ending(Releasing):
         self.paused[channel] = pause
         self.alerts.append({"event": "a channel is paused", "channel": self.channel_names[channel], **pause._asdict()})
 
-    def resume(self, channel: int) -> bool:
-        """Whether it was paused."""
+    def resume(self, channel: int) -> None:
+        """End its pause, if it has one, and ask its providers at once."""
         self.holds.pop(channel, None)
-        return self.paused.pop(channel, None) is not None
+        if self.paused.pop(channel, None) is not None:
+            self.alerts.append({"event": "a channel goes on", "channel": self.channel_names[channel]})
 
     def _give_up(self, entry: Entry, reason: str, error_class: str, message: str, attempts: int, now: Now) -> None:
         """A delivery in memory ends as a dead letter."""
