@@ -370,7 +370,12 @@ def test_an_unknown_key_is_named_with_its_line_and_the_nearest(
         ("[channels.fax]\nprovider = 5\n", 2, "channels.fax.provider", "or no text"),
         ('[channels.email]\nprovider = "smpt"\n', 2, "channels.email.provider", "did you mean smtp?"),
         ('[channels.fax]\nclass = "faxes"\n', 2, "channels.fax.class", '"package.module:Class"'),
-        ('[channels.fax]\nclass = "no.such:Fax"\n', 2, "channels.fax.class", "cannot be imported"),
+        (
+            '[channels.fax]\nclass = "no.such:Fax"\n',
+            2,
+            "channels.fax.class",
+            "install it, or put its folder into PYTHONPATH",
+        ),
         ('[channels.fax]\nclass = "json:Fax"\n', 2, "channels.fax.class", "json has no class Fax"),
         ('[channels.fax]\nclass = "json:JSONDecoder"\n', 2, "channels.fax.class", "no supports_recipient and no send"),
         (
