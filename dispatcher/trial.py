@@ -46,7 +46,7 @@ MEANING: Mapping[ErrorClass, tuple[str, str]] = {
     ),
     "misconfigured": (
         "the next provider is asked; where there is none the channel pauses, and what waits loses no attempt",
-        "correct the configuration, then `dispatcher config reload`",
+        "correct the configuration, or mend it at the service, then `dispatcher config reload`",
     ),
 }
 
