@@ -16,11 +16,12 @@ from dispatcher.decoding import explain, fields
 from shards import options, units
 from shards.channels import registry
 from shards.hidden import ELSEWHERE, HIDDEN, Secret
-from shards.rules import Category
+from shards.rules import Category, RuleSettings, is_default
 from shards.settings import ATTACHED, SIMULATED, ChannelSettings, ProviderSettings
 
 OWN = ("provider", "class")
 COMMON = tuple(name for name in fields(ChannelSettings) if name != "providers")
+_OF_THE_CHANNEL = {(name,) for name in COMMON}
 ALONE = {SIMULATED: "it is for tests", ATTACHED: "its workers share what is for it"}
 
 PLACEHOLDER = re.compile(r"\{\w+\}")  # as in "Bearer {key}": the secret itself is elsewhere
@@ -107,30 +108,45 @@ def _provider(
 def _check(
     kind: type[Any], given: dict[str, Any], at: Keys, is_open_file: Callable[[Keys], bool], provider: str
 ) -> Iterator[tuple[Keys, str]]:
-    """What is wrong with a provider's options; a key that is refused is left out to find the next."""
+    """What is wrong with a provider's options; a key that is refused is left out to find the next.
+
+    Of a text within a table the name stays, with another text: that a placeholder is not known would mislead.
+    """
+    told: set[Keys] = set()
     for keys in _literal_secrets(given, getattr(kind, "Settings", None)):
         if is_open_file((*at, *keys)):
             yield (
                 (*at, *keys),
                 "a secret stands in a file that others can read; run chmod 600 on it, or name a file by file:PATH",
             )
-    rest = given
+    rest: Mapping[str, Any] = given
     while True:
         try:
             options.read(kind, rest)
         except msgspec.ValidationError as error:
             keys, what = explain(str(error), rest, kind.Settings, COMMON)
+            if keys in _OF_THE_CHANNEL and keys[0] not in fields(kind.Settings):
+                what = f"it is the same for all providers, and belongs into [channels.{at[1]}]"
             is_given = bool(keys) and keys[0] in rest
-            if is_given or rest is given:  # what is missing now may have been left out here
+            if keys not in told and (is_given or not told):  # what is missing now may have been left out here
                 yield (
                     (*at, *keys),
                     what if is_given or not what.endswith("missing") else f"{what}, which {provider} needs",
                 )
             if not is_given:
                 return
-            rest = {key: value for key, value in rest.items() if key != keys[0]}
+            rest = _without(rest, keys, wholly=keys in told)
+            told.add(keys)
         else:
             return
+
+
+def _without(options: Mapping[str, Any], keys: Keys, *, wholly: bool) -> dict[str, Any]:
+    """Without what ``keys`` name, or with another text for it."""
+    inner = options[keys[0]]
+    if len(keys) == 2 and not wholly and isinstance(inner, dict) and isinstance(inner.get(keys[1]), str):
+        return {**options, keys[0]: {**inner, keys[1]: "-"}}
+    return {key: value for key, value in options.items() if key != keys[0]}
 
 
 def _literal_secrets(given: Any, kind: Any, above: Keys = ()) -> Iterator[Keys]:
@@ -166,6 +182,23 @@ def without_unsubscribe(
             for name, category in categories.items():
                 if category.unsubscribable:
                     yield name, f"channels.{channel}.unsubscribe_url"
+
+
+def without_table(
+    channels: Mapping[str, ChannelSettings], categories: Mapping[str, Category], rules: Sequence[RuleSettings]
+) -> Iterator[tuple[str, str]]:
+    """Channels that the configuration routes to and has no table for, each with the key that names it.
+
+    What is for one is a dead letter. What the default routing names is suppressed instead, and not told here.
+    """
+    routes = {
+        f"categories.{name}.channels": one.channels for name, one in categories.items() if not is_default(name, one)
+    }
+    routes |= {f"rules.{at}.channels": one.channels or () for at, one in enumerate(rules)}
+    for key, named in routes.items():
+        for channel in named:
+            if channel != "inapp" and channel not in channels:
+                yield key, channel
 
 
 def to_document(channel: ChannelSettings, common: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from dispatcher import reshard, templates
-from dispatcher.channel_options import without_unsubscribe
+from dispatcher.channel_options import without_table, without_unsubscribe
 from dispatcher.child import READY_S, Child
 from dispatcher.child_settings import CollectorSettings, RouterSettings
 from dispatcher.curve import KeyFileError, server_secret
@@ -101,6 +101,8 @@ class Supervisor:
             self._warn_unconfigured()
             for name, key in without_unsubscribe(self.settings.channels, self.settings.categories):
                 log.warning("unsubscribable, but its e-mails do not say how", category=name, missing=key)
+            for key, channel in without_table(self.settings.channels, self.settings.categories, self.settings.rules):
+                log.warning("not configured, and named by the configuration: dead letters", channel=channel, key=key)
             try:
                 self._start_all()
                 if not self._stops:

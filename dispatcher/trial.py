@@ -46,7 +46,7 @@ MEANING: Mapping[ErrorClass, tuple[str, str]] = {
     ),
     "misconfigured": (
         "the next provider is asked; where there is none the channel pauses, and what waits loses no attempt",
-        "correct the configuration, then `dispatcher config reload`",
+        "correct the configuration, or mend it at the service, then `dispatcher config reload`",
     ),
 }
 
@@ -103,6 +103,11 @@ class Trial:
             if result.error_class not in NEXT:
                 break
         if result is None:
+            for device in delivery.recipient.contacts.push:
+                table = f"[channels.{self._channel}.{device.provider}]"
+                raise TrialError(
+                    f"--to: there is no {table}, so that no device of {device.provider} is reached; add it"
+                )
             like = LIKE.get(kind_of(self._channel, providers[0]), "nobody")
             raise TrialError(f"--to: {self._channel} cannot reach whom it names; give {like}")
         return result

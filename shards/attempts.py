@@ -11,13 +11,14 @@ from urllib.parse import urlsplit
 
 from shards import ledger
 from shards.book import expires_ms_of, is_expired
-from shards.changes import Now, Place
+from shards.changes import Now, Pause, Place, Wait
 from shards.dead_letters import ERROR_TEXT_MAX
 from shards.ending import Ending
 from shards.frames import Entry, Frame, Run, one
 from shards.gates import Gates
 from shards.meter import Meter
 from shards.parcel import Parcel, delivery_id
+from shards.people import User
 from shards.suspects import CRASHES_MAX, Suspects
 from shards.template_parts import TemplateError
 
@@ -181,6 +182,17 @@ class Attempts(Ending):
             return False
         self._wait_on_disk(entry, max(rest_s, gates.later_s(origin_of(url), now.mono)), now)
         return True
+
+    def waits_for(self, channel: int, user: User, now: Now) -> Pause | Wait | None:
+        """What keeps a delivery that is not under way from being attempted, beside its turn."""
+        if (pause := self.pause_of(channel)) is not None:
+            return pause
+        if self.holds.get(channel, 0.0) > now.mono:
+            return Wait("no_provider", "all providers fail or ask for patience; `channel list` says which, and how")
+        gates, url = self.gates.get(channel), self._url_of(user)
+        if gates is not None and url is not None and (waiting := gates.waiting_at(origin_of(url))):
+            return Wait("endpoint", f"{waiting} wait for a place there: it is slow, fails, or has much to take")
+        return None
 
     def _wait_on_disk(self, entry: Entry, wait_s: float, now: Now) -> None:
         self._sleep(*entry[:3], "endpoint", now.wall_us // 1000 + int(wait_s * 1000))

@@ -45,6 +45,16 @@ class Pause(NamedTuple):
         return {"why": self.reason, "message": self.message, **instant("since", self.since_ms)}
 
 
+class Wait(NamedTuple):
+    """What a delivery waits for beside its turn, where its channel is not paused."""
+
+    why: Literal["no_provider", "endpoint"]
+    message: str
+
+    def document(self) -> dict[str, Any]:
+        return {"why": self.why, "message": self.message}
+
+
 # One delivery's new word, with its note if it has one.
 Result = tuple[Frame, int, int, Note | None]
 

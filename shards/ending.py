@@ -10,6 +10,7 @@ from shards.changes import Note, Now, Pause
 from shards.dead_letters import ERROR_TEXT_MAX
 from shards.frames import Entry, Frame
 from shards.health import contacts_on
+from shards.people import User
 from shards.releasing import Releasing
 from shards.sending import RETRIED, SLOWED, Failure, reason_of_end
 
@@ -145,7 +146,10 @@ class Ending(Releasing):
         self.people.forget(user.user_id)
 
     def _url(self, entry: Entry) -> str | None:
-        webhook = self.people.recipient(entry[3]).contacts.webhook
+        return self._url_of(entry[3])
+
+    def _url_of(self, user: User) -> str | None:
+        webhook = self.people.recipient(user).contacts.webhook
         return webhook.url if webhook else None
 
     def _succeeded(self, channel: int, entry: Entry) -> None:
@@ -220,7 +224,8 @@ class Ending(Releasing):
 
     def resume_refused(self) -> None:
         """What refused credentials have paused is tried with those that there are now."""
-        self.paused = {channel: pause for channel, pause in self.paused.items() if pause.reason == "operator"}
+        for channel in [channel for channel, pause in self.paused.items() if pause.reason != "operator"]:
+            self.resume(channel)
         self.holds.clear()
 
     def pause(self, channel: int, pause: Pause) -> None:
@@ -230,10 +235,11 @@ class Ending(Releasing):
         self.paused[channel] = pause
         self.alerts.append({"event": "a channel is paused", "channel": self.channel_names[channel], **pause._asdict()})
 
-    def resume(self, channel: int) -> bool:
-        """Whether it was paused."""
+    def resume(self, channel: int) -> None:
+        """End its pause, if it has one, and ask its providers at once."""
         self.holds.pop(channel, None)
-        return self.paused.pop(channel, None) is not None
+        if self.paused.pop(channel, None) is not None:
+            self.alerts.append({"event": "a channel goes on", "channel": self.channel_names[channel]})
 
     def _give_up(self, entry: Entry, reason: str, error_class: str, message: str, attempts: int, now: Now) -> None:
         """A delivery in memory ends as a dead letter."""

@@ -150,10 +150,11 @@ class Explainer:
             if finding.result == "move":
                 yield from self._delivery(case, self._core.inapp)
                 return
-        name, why, pause = self._core.channel_names[channel], None, self._core.pause_of(channel)
-        if pause is not None:
-            why = pause.why
-            yield Finding("channel", "defer", why, pause.document(), channel=name)
+        name, why = self._core.channel_names[channel], None
+        wait = self._core.waits_for(channel, case.user, case.now)
+        if wait is not None:
+            why = wait.why
+            yield Finding("channel", "defer", why, wait.document(), channel=name)
         yield Finding("outcome", ledger.OUTCOMES[ledger.PENDING], why, channel=name)
 
     def _steps(self, case: Case, channel: int) -> Iterator[Finding]:

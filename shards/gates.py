@@ -142,6 +142,9 @@ class Gates:
             if len(self._idle) > REMEMBERED_MAX:
                 del self._idle[next(iter(self._idle))]
 
+    def waiting_at(self, key: str) -> int:
+        return len(self._gate(key).waiting)
+
     def ready(self, now: float) -> Iterator[Entry]:
         """Deliveries that have waited and take a place now, an endpoint after the other."""
         while turns := self._next_turns():

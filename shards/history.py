@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from shards import ledger, validation
-from shards.changes import Note, Pause
+from shards.changes import Note, Pause, Wait
 from shards.findings import STEP_OF_REASON, Finding, instant
 from shards.wire.notification import PRIORITIES, Notification
 from shards.wire.outbox import DeadLetter
@@ -25,7 +25,7 @@ class Delivery(NamedTuple):
     note: Note
     updated_ms: int
     letter: DeadLetter | None = None
-    pause: Pause | None = None  # of its channel, if it is open
+    wait: Pause | Wait | None = None  # of one that is open, beside its turn
     digest: str | None = None  # it waits in one whose window has closed: the id that this is sent under
 
     @property
@@ -35,8 +35,8 @@ class Delivery(NamedTuple):
     @property
     def reason(self) -> str | None:
         """None of one that is pending: its reason says what was decided before."""
-        if self.pause is not None:
-            return self.pause.why
+        if self.wait is not None:
+            return self.wait.why
         if ledger.outcome_of(self.word) == ledger.PENDING:
             return None
         return ledger.REASONS[ledger.reason_of(self.word)] or None
@@ -104,12 +104,12 @@ def _routing(notification: Notification, routed: Routed) -> dict[str, Any]:
 def _of_delivery(delivery: Delivery) -> Iterator[Finding]:
     outcome, reason, channel = delivery.outcome, delivery.reason, delivery.channel
     until = {} if delivery.next_ms is None else instant("until", delivery.next_ms)
-    step = STEP_OF_REASON.get(reason or "") if delivery.pause is None else "channel"
+    step = STEP_OF_REASON.get(reason or "") if delivery.wait is None else "channel"
     if step is not None:
         waits = outcome == ledger.OUTCOMES[ledger.DEFERRED]
         sent_as = {} if delivery.digest is None else {"sent_as": delivery.digest}
-        paused = {} if delivery.pause is None else delivery.pause.document()
-        waits = waits or delivery.pause is not None
+        paused = {} if delivery.wait is None else delivery.wait.document()
+        waits = waits or delivery.wait is not None
         yield Finding(step, "defer" if waits else "block", reason, until | sent_as | paused, channel)
     detail: dict[str, Any] = dict(until)
     attempts = ledger.attempts_of(delivery.word)

@@ -16,7 +16,7 @@ import orjson
 from shards import history, ledger, validation
 from shards.book import PLACE_MASK, waits_in_digest
 from shards.broadcast import OPEN
-from shards.changes import Now, Pause, decode_notes
+from shards.changes import Now, Pause, Place, Wait, decode_notes
 from shards.contacts import Contacts
 from shards.core import Core
 from shards.explaining import Explainer
@@ -123,17 +123,20 @@ class Operations:
                 notes.get(slot, (None, "", "")),
                 updated_ms,
                 self._journal.dead.letter(row.seq, slot) if ledger.outcome_of(slots[slot]) == ledger.DEAD else None,
-                self._pause(slots[slot]),
+                self._wait(slots[slot], user_id, (row.seq, slot), now),
                 self._sent_as(user_id, row.seq << PLACE_SHIFT | index, slots[slot]),
             )
             for slot in range(first, first + row.widths[index])
         ]
 
-    def _pause(self, word: int) -> Pause | None:
+    def _wait(self, word: int, user_id: str, place: Place, now: Now) -> Pause | Wait | None:
         """What an open delivery waits for that would be sent otherwise."""
         if ledger.outcome_of(word) not in {ledger.PENDING, ledger.RETRYING}:
             return None
-        return self._core.pause_of(ledger.channel_of(word))
+        channel, frame = ledger.channel_of(word), self._core.frames.get(place[0])
+        if ledger.outcome_of(word) == ledger.RETRYING or (frame is not None and place[1] in frame.flying):
+            return self._core.pause_of(channel)
+        return self._core.waits_for(channel, self._core.people.user(user_id), now)
 
     def _sent_as(self, user_id: str, place: int, word: int) -> str | None:
         """The id of the delivery by which a closed digest is sent that has this item."""

@@ -89,6 +89,11 @@ DEFAULT_CATEGORIES: Mapping[str, Category] = {
 }
 
 
+def is_default(name: str, category: Category) -> bool:
+    """Whether its channels are those of the default routing."""
+    return name in DEFAULT_CATEGORIES and category.channels == DEFAULT_CATEGORIES[name].channels
+
+
 class Rule:
     """What one kind of notification is routed by: its planned channels, in order, and its priority."""
 
@@ -165,11 +170,7 @@ class Routing:
         rules: Sequence[PlacedRule] = (),
     ) -> None:
         self.categories = {**DEFAULT_CATEGORIES, **configured}
-        self._configured = frozenset(
-            name
-            for name, category in configured.items()
-            if name not in DEFAULT_CATEGORIES or category.channels != DEFAULT_CATEGORIES[name].channels
-        )
+        self._configured = frozenset(name for name, category in configured.items() if not is_default(name, category))
         self._numbers = channel_numbers
         self.rules = tuple(rules)
         self.conditions = Conditions([rule.when for rule in rules])

@@ -365,6 +365,7 @@ class Shard:
         changes = core.changes
         if not changes and not core.has_deferred and not journal.database.in_transaction:
             core.let_go()
+            self._tell()
             return []
         if changes:
             self.changed_at_us = moment.wall_us
@@ -381,11 +382,14 @@ class Shard:
         journal.save_state()
         journal.commit()
         published = self.stream.documents(changes.inbox_runs)
-        for alert in core.alerts:
-            log.warning(**alert)
-        core.alerts.clear()
+        self._tell()
         core.committed()
         return published
+
+    def _tell(self) -> None:
+        for alert in self.core.alerts:
+            log.warning(**alert)
+        self.core.alerts.clear()
 
     def turn(self, moment: Now, busy: bool) -> Turn | None:
         """The page of a broadcast that the router is to be asked for."""

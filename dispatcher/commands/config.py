@@ -29,7 +29,7 @@ def check(file: Path | None) -> None:
     Without FILE the environment alone is checked.
     """
     from dispatcher import templates
-    from dispatcher.channel_options import without_unsubscribe
+    from dispatcher.channel_options import without_table, without_unsubscribe
     from dispatcher.settings import SettingsError
 
     settings, source = loaded_with_sources(file)
@@ -39,6 +39,11 @@ def check(file: Path | None) -> None:
         refuse_settings(error)
     for name, key in without_unsubscribe(settings.channels, settings.categories):
         told = f"categories.{name} is unsubscribable, but its e-mails do not say how; set {key}"
+        click.echo(f"warning: {plain(told)}", err=True)
+    for key, channel in without_table(settings.channels, settings.categories, settings.rules):
+        told = (
+            f"{key} names {channel}, and what is for it will be dead letters; add [channels.{channel}], or take it out"
+        )
         click.echo(f"warning: {plain(told)}", err=True)
     channels = ", ".join(["inapp", *settings.channels])
     shards = settings.dispatcher.shards or "as the data directory has"

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from dispatcher.commands.options import WRONG_USAGE, fail, payload
+from dispatcher.commands.options import WRONG_USAGE, fail, payload_option
 from dispatcher.commands.service import Service, asks
 from shards.wire.notification import PRIORITIES
 
@@ -72,7 +72,7 @@ def _described(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--expires-at", callback=_instant, metavar="TIME", help=f"Not to be sent after that: {when}"),
         click.option("--send-at", callback=_instant, metavar="TIME", help=f"Not before: {when}"),
         click.option("--key", "idempotency_key", help="The idempotency key."),
-        click.option("--payload", callback=payload, help="A JSON object."),
+        payload_option,
         click.option("--template", help="Its name."),
         click.option("--channel", "channels", multiple=True, help="Instead of the category's channels; repeatable."),
         click.option("--priority", type=click.Choice(PRIORITIES)),

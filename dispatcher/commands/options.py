@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -76,11 +77,23 @@ def duration(_context: click.Context, _parameter: click.Parameter, value: str) -
         raise click.BadParameter(str(error)) from None
 
 
-def payload(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Any:
-    """A callback for ``--payload``."""
+def _payload(_context: click.Context, _parameter: click.Parameter, value: str | None) -> dict[str, Any] | None:
     import orjson
 
+    if not value:
+        return None
     try:
-        return orjson.loads(value) if value else None
+        with click.open_file(value[1:], "rb") if value.startswith("@") else io.BytesIO(value.encode()) as file:
+            document = orjson.loads(file.read())
+    except OSError as error:
+        fail(f"--payload: {value[1:]} cannot be read: {error.strerror}", WRONG_USAGE)
     except orjson.JSONDecodeError as error:
         fail(f"--payload is not JSON: {error}", WRONG_USAGE)
+    if not isinstance(document, dict):
+        fail('--payload: it is an object such as {"order": 17}', WRONG_USAGE)
+    return document
+
+
+payload_option = click.option(
+    "--payload", callback=_payload, help="A JSON object, or @FILE with one; @- is standard input."
+)

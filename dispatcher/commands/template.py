@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from dispatcher.commands.options import (
     fail,
     json_option,
     loaded_with_sources,
+    payload_option,
     refuse_settings,
 )
 from dispatcher.terminal import json_text, plain, table
@@ -84,7 +84,7 @@ def check(what: str | None, config: Path | None) -> None:
 @click.argument("name")
 @click.option("--channel", help="Such as email.  [default: each that it has parts for]")
 @click.option("--locale", help="The reader's, such as fr-CA.")
-@click.option("--payload", default="{}", help="A JSON object, or @FILE with one; @- is standard input.")
+@payload_option
 @click.option("--title", help="What the notification says itself, as the options that follow.")
 @click.option("--body")
 @click.option("--user", "user_id", default="user-1")
@@ -98,7 +98,7 @@ def preview(
     name: str,
     channel: str | None,
     locale: str | None,
-    payload: str,
+    payload: dict[str, Any] | None,
     user_id: str,
     priority: str,
     out: Path | None,
@@ -112,7 +112,7 @@ def preview(
 
     settings, library = _loaded(config)
     engine = TemplateEngine(library.sources, settings.templates.output_bytes)
-    variables = variables_of(Notification(payload=_payload(payload), **said), user_id, priority, locale)
+    variables = variables_of(Notification(payload=payload or {}, **said), user_id, priority, locale)
     rendered: list[dict[str, str]] = []
     problems: dict[str, None] = {}
     try:
@@ -158,16 +158,3 @@ def _loaded(config: Path | None) -> tuple[Settings, Library]:
         return settings, templates.load(settings, Path(settings.dispatcher.data_dir), source)
     except SettingsError as error:
         refuse_settings(error)
-
-
-def _payload(text: str) -> dict[str, Any]:
-    import orjson
-
-    try:
-        with click.open_file(text[1:], "rb") if text.startswith("@") else io.BytesIO(text.encode()) as file:
-            document = orjson.loads(file.read())
-    except orjson.JSONDecodeError as error:
-        fail(f"--payload is not JSON: {error}", WRONG_USAGE)
-    if not isinstance(document, dict):
-        fail('--payload: it is an object such as {"order": 17}', WRONG_USAGE)
-    return document

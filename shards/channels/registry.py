@@ -106,7 +106,9 @@ def _load(path: str) -> type[Any]:
         with contextlib.redirect_stdout(sys.stderr):  # which is for answers, of a command line as of a service
             found = getattr(importlib.import_module(module), name, None)
     except ImportError as error:
-        raise UnknownChannelError(f"{module} cannot be imported: {error}") from error
+        is_absent = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
+        remedy = "; install it, or put its folder into PYTHONPATH" if is_absent else ""
+        raise UnknownChannelError(f"{module} cannot be imported: {error}{remedy}") from error
     except (Exception, SystemExit) as error:  # a plug-in's module may do anything, and its bug is not ours
         raise UnknownChannelError(f"{module} cannot be imported: {type(error).__name__}: {error}") from error
     if not isinstance(found, type):

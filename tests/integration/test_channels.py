@@ -149,6 +149,8 @@ def test_refused_credentials_pause_until_they_are_corrected(service: Service) ->
     service.run("config", "reload")
     after = service.settled_stats(LONG_S)["channels"]["pager"]
     assert after["state"] == "running"
+    events = [one["event"] for one in service.events() if one["event"].startswith("a channel ")]
+    assert events[-4:] == ["a channel is paused"] * 2 + ["a channel goes on"] * 2
     assert after["outcomes"]["delivered"] == before["outcomes"]["delivered"] + len(USERS)
     assert after["outcomes"]["dead"] == before["outcomes"]["dead"]
 

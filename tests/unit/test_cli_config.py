@@ -35,7 +35,7 @@ when = "title == 'x'"
 priority = "low"
 [[rules]]
 name = "second"
-channels = ["sms"]
+channels = ["email"]
 """
 
 
@@ -216,3 +216,16 @@ def test_a_category_that_nobody_can_unsubscribe_from_is_warned_of(mine: Path) ->
     assert run("config", "check", str(mine)).stderr == ""
     mine.write_text(UNSUBSCRIBABLE.replace("unsubscribable = true\n", ""))
     assert run("config", "check", str(mine)).stderr == ""
+
+
+def test_channels_that_there_is_no_table_for_are_warned_of_where_the_configuration_names_them(mine: Path) -> None:
+    mine.write_text(
+        '[categories.orders]\nchannels = ["inapp", "sms"]\n[categories.marketing]\nchannels = ["email", "inapp"]\n'
+        '[[rules]]\nname = "large"\nchannels = ["push"]\n'
+    )
+    result = run("config", "check", str(mine))
+    assert result.exit_code == 0
+    assert [line.split(", ")[0] for line in result.stderr.splitlines()] == [
+        "warning: categories.orders.channels names sms",
+        "warning: rules.0.channels names push",
+    ]

@@ -153,7 +153,7 @@ def test_preview_reads_a_file_and_writes_files(config: Path, tmp_path: Path) -> 
         (("ordr",), 2, "unknown template 'ordr'; did you mean order?"),
         (("put", "--payload", "{"), 2, "--payload is not JSON"),
         (("put", "--payload", "[]"), 2, "--payload: it is an object such as"),
-        (("put", "--payload", "@none.json"), 1, "none.json: No such file"),
+        (("put", "--payload", "@none.json"), 2, "--payload: none.json cannot be read: No such file"),
     ],
 )
 def test_preview_says_what_is_wrong(config: Path, args: tuple[str, ...], code: int, says: str) -> None:

@@ -222,6 +222,15 @@ def test_a_hanging_endpoint_holds_up_its_own_deliveries_only(world: Make) -> Non
     one.submit(*(said(f"f{n}", "webhook", user_id="eve") for n in range(4)))
     assert [sent.said.user_id for sent in one.sent].count("eve") == 4
     assert len(one.sent) == 8
+    assert [one.outcome(key, user) for key, user in (("s0", "ann"), ("s199", "bob"))] == ["pending", "pending:endpoint"]
+    told = one.ask("status", user_id="bob", idempotency_key="s199")["decisions"]
+    waits, _ = [finding for finding in told if finding["reason"] == "endpoint"]
+    assert (waits["step"], waits["result"], waits["detail"]["why"]) == ("channel", "defer", "endpoint")
+    for user, reason in (("bob", "endpoint"), ("eve", None)):
+        last = one.ask("explain", notification={"user_id": user, "title": "x", "channels": ["webhook"]})["decisions"][
+            -1
+        ]
+        assert (last["step"], last["reason"]) == ("outcome", reason)
     one.hold = False
     one.advance(1)
     assert {one.outcome(f"s{n}", ("ann", "bob")[n % 2]) for n in range(200)} == {"delivered"}

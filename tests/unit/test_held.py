@@ -100,6 +100,7 @@ def test_what_was_held_has_not_used_up_the_channels_rate(begin: Callable[..., tu
     one.run()
     one.advance(4)
     assert hands.started == []
+    assert one.outcome("2") == "pending:no_provider"
     one.advance(1)
     assert keys(one, hands.started) == ["2", "3", "4", "5"]
     assert [one.outcome(key) for key in "12"] == ["suppressed:no_contact", "pending"]

@@ -370,7 +370,12 @@ def test_an_unknown_key_is_named_with_its_line_and_the_nearest(
         ("[channels.fax]\nprovider = 5\n", 2, "channels.fax.provider", "or no text"),
         ('[channels.email]\nprovider = "smpt"\n', 2, "channels.email.provider", "did you mean smtp?"),
         ('[channels.fax]\nclass = "faxes"\n', 2, "channels.fax.class", '"package.module:Class"'),
-        ('[channels.fax]\nclass = "no.such:Fax"\n', 2, "channels.fax.class", "cannot be imported"),
+        (
+            '[channels.fax]\nclass = "no.such:Fax"\n',
+            2,
+            "channels.fax.class",
+            "install it, or put its folder into PYTHONPATH",
+        ),
         ('[channels.fax]\nclass = "json:Fax"\n', 2, "channels.fax.class", "json has no class Fax"),
         ('[channels.fax]\nclass = "json:JSONDecoder"\n', 2, "channels.fax.class", "no supports_recipient and no send"),
         (
@@ -488,6 +493,20 @@ def test_every_problem_is_told_and_none_that_follows_from_another(written: Path)
     assert message.startswith(f"{written}, line 2: channels.push.webpush.private_key: ")
     messages = refusal('[[rules]]\nname = "idle"\n[retry]\nbsae = "1s"\n[bounds]\nusers = 0\n', written).splitlines()
     assert [message.split(": ")[1] for message in messages] == ["rules.0", "retry.bsae", "bounds.users"]
+    text = (
+        '[channels.sms]\nprovider = "sms-http"\nurl = "http://127.0.0.1/?key={key}"\nsecrets = { key = "env:NO_KEY" }\n'
+        'sed = "x"\n'
+    )
+    messages = refusal(text, written).splitlines()
+    assert [message.split(": ")[1] for message in messages] == ["channels.sms.secrets.key", "channels.sms.sed"]
+
+
+def test_what_all_providers_have_in_common_is_named_with_its_table(written: Path) -> None:
+    text = '[[channels.sms.providers]]\nprovider = "simulated"\nconcurrency = 3\n'
+    assert refusal(text, written) == (
+        f"{written}, line 3: channels.sms.providers.0.concurrency: "
+        "it is the same for all providers, and belongs into [channels.sms]"
+    )
 
 
 def test_variables_that_contradict_each_other_are_an_error(written: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -228,7 +229,7 @@ def test_no_form_of_a_secret_is_shown(fails: str, more: list[str], tmp_path: Pat
         (["webhook", "--to", "https://x", "--secret", SECRET], "others can read the command line"),
         (["webhook", "--to", "https://x", "--secret", "env:NO_SUCH"], "--secret: the environment has no NO_SUCH"),
         (["webhook", "--to", "https://x", "--secret", "env:HOME"], "--secret: it is not whsec_ and the base64"),
-        (["webhook", "--to", "https://x", "--payload", "{}"], "--payload: it is an object such as"),
+        (["webhook", "--to", "https://x", "--payload", "{}"], "--payload is what a --template is filled with"),
         (["webhook", "--to", "https://x", "--template", "a", "--text", "b"], "--template has all that is said"),
         (["webhook", "--to", "https://x", "--template", "a"], "unknown template 'a'"),
         (["pager", "--to", "ada", "--secret", "env:HOME"], "--secret: it signs webhooks, and this is none"),
@@ -242,6 +243,14 @@ def test_wrong_usage(args: list[str], says: str, tmp_path: Path) -> None:
     assert result.exit_code == 2, result.output
     assert says in result.stderr
     assert "✗" not in result.stdout
+
+
+def test_a_device_of_a_push_service_without_a_table_names_the_table(tmp_path: Path) -> None:
+    key = base64.urlsafe_b64encode(bytes([1] * 32)).rstrip(b"=").decode()
+    config = f'[channels.push.webpush]\nprivate_key = "{key}"\nsubject = "mailto:ops@shop.example"\n'
+    result = run(tmp_path, config, "push", "--to", "apns:" + "0" * 64)
+    assert result.exit_code == 2
+    assert "--to: there is no [channels.push.apns], so that no device of apns is reached; add it" in result.stderr
 
 
 @pytest.mark.parametrize(
