@@ -194,7 +194,10 @@ class Ending(Releasing):
         taken = delivered + sum(error_class not in RETRIED for _, error_class, _, _ in ended.failed)
         asked = [advice.retry_after_s if advice else 0.0 for _, kind, _, advice in ended.failed if kind == "throttled"]
         count = delivered + len(ended.failed)
+        was_slowed = slowing.is_slowed(now.mono)
         slowing.heed(count, taken, len(asked), max(asked, default=0.0), self.in_flight[channel], now.mono)
+        if not was_slowed and slowing.is_slowed(now.mono):
+            self.alerts.append({"event": "a channel is slowed", "channel": self.channel_names[channel]})
 
     def _refund(self, channel: int, count: int, now: Now) -> None:
         for bound in self._bounds_of(channel):

@@ -44,9 +44,9 @@ class Slowing:
 
     def available(self, now: float) -> int:
         """How many attempts may start now."""
-        rate = self.rate(now)
-        if rate == math.inf:
+        if not self.is_slowed(now):
             return sys.maxsize
+        rate = self.rate(now)
         self._left = min(max(1.0, rate * BURST_S), self._left + rate * max(0.0, now - self._left_at))
         self._left_at = max(now, self._left_at)
         return 0 if now < self._since else int(self._left + 1e-6)
@@ -64,6 +64,9 @@ class Slowing:
         if self.available(now):
             return None
         return max(self._since, now) + (1.0 - self._left) / self.rate(now)
+
+    def is_slowed(self, now: float) -> bool:
+        return self.rate(now) < math.inf
 
     def heed(self, ended: int, taken: int, refused: int, asked_s: float, under_way: int, now: float) -> None:
         """Attempts have ended: some ``taken``, some ``refused`` as too much, which ask for ``asked_s`` of patience;

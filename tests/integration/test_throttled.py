@@ -45,6 +45,8 @@ def test_a_service_that_takes_so_many_a_second_gets_all_of_them_for_few_attempts
             assert left() == {"slow", "fast", "asking"}
             wait_until(lambda: not left(), PATIENCE_S, "all are delivered")
             channels = dispatcher.request("stats")["channels"]
+            told = [one["channel"] for one in dispatcher.events() if one["event"] == "a channel is slowed"]
+        assert set(told) == {"slow", "fast", "asking"}
         for name, count in counts.items():
             assert len(services[name].taken) == count, "none came twice"
             burnt = channels[name]["failed_attempts"]
