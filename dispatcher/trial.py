@@ -116,7 +116,7 @@ class Trial:
         """None where the provider cannot reach the recipient."""
         timeout_s, concurrency = float(self._settings.timeout), self._settings.concurrency
         context = Context(self._channel, timeout_s, concurrency, Answers(self._errors), self._step)
-        provider = Provider(settings, context)
+        provider = Provider(settings, context, alone=True)
         try:
             await provider.made()
             if provider.is_unmade:

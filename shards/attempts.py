@@ -94,15 +94,15 @@ class Attempts(Ending):
         if not self._goes(channel, now):
             return []
         self._readmit(channel)
-        pace = self.paces.get(channel)
-        room = self._room(channel) if pace is None else min(self._room(channel), pace.available(now.mono))
+        bounds = self._bounds_of(channel)
+        room = min([self._room(channel), *(bound.available(now.mono) for bound in bounds)])
         gates = self.gates.get(channel)
         runs = self._pop(channel, room, now) if gates is None else self._pass(channel, gates, room, now)
         for run in runs:
             self.in_flight[channel] += len(run)
             run.frame.flying.update(run.slots)
-            if pace is not None:
-                pace.spend(len(run), now.mono)
+            for bound in bounds:
+                bound.spend(len(run), now.mono)
         return runs
 
     def _readmit(self, channel: int) -> None:
@@ -209,12 +209,12 @@ class Attempts(Ending):
 
     def try_suspect(self, channel: int, now: Now) -> Run | None:
         """A delivery that may have brought the shard down, and is to be tried alone."""
-        pace = self.paces.get(channel)
+        bounds = self._bounds_of(channel)
         if (
             not self.suspects.has_waiting(channel)
             or not self._goes(channel, now)
             or self._room(channel) <= 0
-            or (pace is not None and not pace.available(now.mono))
+            or not all(bound.available(now.mono) for bound in bounds)
         ):
             return None
         while (entry := self.suspects.next(channel)) is not None:
@@ -222,8 +222,8 @@ class Attempts(Ending):
             if len(run):
                 self.in_flight[channel] += 1
                 entry[0].flying.add(entry[1])
-                if pace is not None:
-                    pace.spend(1, now.mono)
+                for bound in bounds:
+                    bound.spend(1, now.mono)
                 return run
             self._acquit(channel, entry[0], entry[1])  # it has ended: the next one may be tried
         return None
@@ -394,14 +394,10 @@ class Attempts(Ending):
     def next_due(self, now: Now) -> float | None:
         """When the first retry or deferred delivery is due, of lanes that have room."""
         dues = [due for heap in self.retrying if (due := heap.next_due()) is not None]
-        dues += [
-            due
-            for channel, pace in self.paces.items()
-            if self._has_queued(channel)
-            and self._goes(channel, now)
-            and self._room(channel) > 0
-            and (due := pace.next_at(now.mono)) is not None
-        ]
+        for channel in self.paces.keys() | self.slowings.keys():
+            if self._has_queued(channel) and self._goes(channel, now) and self._room(channel) > 0:
+                starts = [at for bound in self._bounds_of(channel) if (at := bound.next_at(now.mono)) is not None]
+                dues += [max(starts)] if starts else []
         dues += [due for channel, due in self.holds.items() if due > now.mono and self._has_queued(channel)]
         for lane, due_ms in [*self.deferrals.dues.items(), *self.windows.items()]:
             if self._has_room(lane):

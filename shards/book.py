@@ -33,6 +33,7 @@ from shards.people import People, User
 from shards.retry import DueHeap, RetryPolicy
 from shards.rules import Routing
 from shards.settings import ShardSettings
+from shards.slowing import Slowing
 from shards.stored import Journal, StoredFrame
 from shards.suspects import Suspects
 from shards.templates import TemplateEngine
@@ -68,6 +69,7 @@ class Book:
         self.inapp = channel_names.index(INAPP)
         self.templates = TemplateEngine()
         self.paces: dict[int, Pace] = {}
+        self.slowings: dict[int, Slowing] = {}
         self.digests = Digests(settings.digests, journal.waiting)
         self.deferrals = Deferrals(journal.waiting.first_dues(), journal.waiting.deferred())
         self.windows = Dues(journal.waiting.first_windows())
@@ -135,6 +137,11 @@ class Book:
             number = self.channel_names.index(name)
             if channel.rate and number not in self.paces:
                 self.paces[number] = Pace(channel.rate, channel.burst, settings.shard, settings.shards)
+
+    def _bounds_of(self, channel: int) -> list[Pace | Slowing]:
+        """How fast attempts may start: as configured, and as the service has taught."""
+        found = (self.paces.get(channel), self.slowings.get(channel))
+        return [one for one in found if one is not None]
 
     def pause_of(self, channel: int) -> Pause | None:
         """Why a channel sends nothing, if it does not."""

@@ -18,8 +18,17 @@ PATIENCE_S = 1.0  # after a throttled attempt that says no time
 PATIENCE_MAX_S = 60.0
 
 
+def patience_s(asked_s: float) -> float:
+    """How long who is throttled leaves a provider alone that asks for ``asked_s``, or for no time (0)."""
+    return min(asked_s or PATIENCE_S, PATIENCE_MAX_S)
+
+
 class Breaker:
-    def __init__(self) -> None:
+    """``alone``: no other provider stands by. Then answers of being throttled count once for each time that it is left
+    alone: the channel is slowed, and what was under way says nothing new."""
+
+    def __init__(self, alone: bool = True) -> None:
+        self._alone = alone
         self._slots: deque[tuple[float, int, int]] = deque()  # (begin, attempts, failures), of the window
         self._until = 0.0  # open until then
         self._tripped = False
@@ -51,13 +60,14 @@ class Breaker:
 
     def fail(self, now: float, throttled: bool = False, asked_s: float = 0.0) -> None:
         """An attempt failed for which the provider is to blame; ``asked_s`` is how long it asked to be left alone."""
-        self._count(now, failed=True)
+        if not (throttled and self._alone and now < self._until):
+            self._count(now, failed=True)
         attempts, failures = (sum(slot[at] for slot in self._slots) for at in (1, 2))
         if self._tripped or (attempts >= ATTEMPTS_MIN and failures >= FAILURES_MIN * attempts):
             self._tripped, self._probing = True, False
             self._until = max(self._until, now + OPEN_S)
         if throttled:
-            self._until = max(self._until, now + min(asked_s or PATIENCE_S, PATIENCE_MAX_S))
+            self._until = max(self._until, now + patience_s(asked_s))
 
     def _count(self, now: float, failed: bool) -> None:
         while self._slots and self._slots[0][0] < now - WINDOW_S:

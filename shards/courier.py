@@ -98,6 +98,10 @@ class Courier:
         self._call(self._open(channels, errors))
         self.channels = frozenset(channels)
 
+    def is_of_users(self, channel: str) -> bool:
+        """Whether each user names a service of their own."""
+        return self._providers[channel].is_of_users
+
     def resume(self, channel: str) -> None:
         self._loop.call_soon_threadsafe(self._providers[channel].resume)
 
@@ -248,7 +252,8 @@ class AsyncSender:
                     held.append((entry, outcome.until))
                 case Unreachable():
                     unreachable.append(entry)
-        return Results(list(delivered.items()), failed, held, unreachable, bad)
+        slows = not self._courier.is_of_users(self.name)
+        return Results(list(delivered.items()), failed, held, unreachable, bad, slows)
 
     def next_due(self) -> float | None:
         return 0.0 if self._courier.has_ended(self.name) else None

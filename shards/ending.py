@@ -12,7 +12,8 @@ from shards.frames import Entry, Frame
 from shards.health import contacts_on
 from shards.people import User
 from shards.releasing import Releasing
-from shards.sending import RETRIED, SLOWED, Failure, reason_of_end
+from shards.sending import RETRIED, SLOWED, Failure, Results, reason_of_end
+from shards.slowing import Slowing
 
 NO_NOTE: Note = (None, "", "")
 SHORT_S = 30.0  # a retry that is due sooner waits in memory
@@ -190,9 +191,21 @@ class Ending(Releasing):
             entry[0].active -= 1
             self._end(entry, ledger.SUPPRESSED, "bad_address" if dead else "no_contact", now)
 
+    def heed(self, channel: int, ended: Results, now: Now) -> None:
+        """Slow the channel where its service says that it is too much."""
+        slowing = self.slowings.setdefault(channel, Slowing())
+        delivered = sum(len(slots) for _, slots in ended.delivered)
+        taken = delivered + sum(error_class not in RETRIED for _, error_class, _, _ in ended.failed)
+        asked = [advice.retry_after_s if advice else 0.0 for _, kind, _, advice in ended.failed if kind == "throttled"]
+        count = delivered + len(ended.failed)
+        was_slowed = slowing.is_slowed(now.mono)
+        slowing.heed(count, taken, len(asked), max(asked, default=0.0), self.in_flight[channel], now.mono)
+        if not was_slowed and slowing.is_slowed(now.mono):
+            self.alerts.append({"event": "a channel is slowed", "channel": self.channel_names[channel]})
+
     def _refund(self, channel: int, count: int, now: Now) -> None:
-        if (pace := self.paces.get(channel)) is not None:
-            pace.refund(count, now.mono)
+        for bound in self._bounds_of(channel):
+            bound.refund(count, now.mono)
 
     def _put_back(self, channel: int, entry: Entry, now: Now) -> None:
         """A delivery whose attempt does not count waits to be the first again, or goes to the other suspects."""

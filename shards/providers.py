@@ -54,9 +54,9 @@ class Provider:
     go on.
     """
 
-    def __init__(self, settings: ProviderSettings, context: Context) -> None:
+    def __init__(self, settings: ProviderSettings, context: Context, alone: bool) -> None:
         self.name = settings.provider or settings.path
-        self.breaker = Breaker()
+        self.breaker = Breaker(alone)
         self.refused = ""  # why it is not asked any more
         self._timeout_s = context.timeout_s
         self._made: Any = None
@@ -277,7 +277,7 @@ class Providers:
         clock: Callable[[], float],
     ) -> None:
         context = Context(channel, float(settings.timeout), settings.concurrency, Answers(errors))
-        self.all = [Provider(one, context) for one in settings.providers]
+        self.all = [Provider(one, context, len(settings.providers) == 1) for one in settings.providers]
         self._channel = channel
         self._clock = clock
         self._told: set[Provider] = set()  # whose refusal the log has
@@ -287,6 +287,10 @@ class Providers:
     @property
     def batch_max(self) -> int:
         return self.all[0].batch_max
+
+    @property
+    def is_of_users(self) -> bool:
+        return any(provider.is_of_users for provider in self.all)
 
     async def made(self) -> None:
         """Wait until each is made, or cannot be; sends wait for that as well."""

@@ -48,7 +48,8 @@ class Results(NamedTuple):
     """What has ended. ``delivered`` are slots of a frame.
 
     ``held`` were not attempted, as no provider may be asked before an instant; ``unreachable`` neither, as none can
-    reach the user. ``bad`` were delivered, but not to some of the user's contacts.
+    reach the user. ``bad`` were delivered, but not to some of the user's contacts. ``slows``: throttled answers are of
+    the channel's own provider, and not of one user's.
     """
 
     delivered: list[tuple[Frame, MutableSequence[int]]]
@@ -56,6 +57,7 @@ class Results(NamedTuple):
     held: Sequence[tuple[Entry, float]] = ()
     unreachable: Sequence[Entry] = ()
     bad: Sequence[tuple[Entry, tuple[str, ...]]] = ()
+    slows: bool = False
 
 
 class Sender(Protocol):

@@ -296,6 +296,8 @@ class Shard:
                 self.core.deliver(number, ended.delivered, moment)
             if ended.failed:
                 self.core.fail(number, ended.failed, moment)
+            if ended.slows:
+                self.core.heed(number, ended, moment)
             if ended.held:
                 self.core.hold(number, ended.held, moment)
             if ended.unreachable:

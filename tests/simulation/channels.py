@@ -93,7 +93,7 @@ class TemperedChannel:
                     self._untried(entry)
             else:
                 delivered.setdefault(entry[0], []).append(entry[1])
-        return Results(list(delivered.items()), failed, held)
+        return Results(list(delivered.items()), failed, held, slows=not self.harmless)
 
     def next_due(self) -> float | None:
         return min((due for due, _ in self.under_way), default=None)

@@ -153,7 +153,9 @@ class Memory:
                 core.settings.bounds.retrying - waiting - core.in_flight[number],
             )
             queued = sum(core.queued[ledger.lane_of(number, 0) : ledger.lane_of(number + 1, 0)])
-            if number in core.paused or core.holds.get(number, 0.0) > now.mono:
+            slowing = core.slowings.get(number)
+            is_slowed = slowing is not None and slowing.next_at(now.mono) is not None
+            if number in core.paused or core.holds.get(number, 0.0) > now.mono or is_slowed:
                 self._idle.pop(number, None)
                 continue
             if one.name == self._endpoints.channel and not core.changes and not core.crowded:

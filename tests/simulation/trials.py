@@ -109,6 +109,8 @@ class Trials:
             full = in_flight >= settings.channels[shard.core.channel_names[number]].concurrency
             full = full or in_flight + len(shard.core.retrying[number]) >= settings.bounds.retrying
             full = full or number in shard.core.paused or shard.core.holds.get(number, 0.0) > now.mono
+            slowing = shard.core.slowings.get(number)
+            full = full or (slowing is not None and slowing.next_at(now.mono) is not None)
             assert not waiting or full or number in suspects._on_trial, f"suspects: {len(waiting)} wait for nothing"
 
     def committed(self) -> None:

@@ -66,6 +66,7 @@ PURE = (
     "retry",
     "rules",
     "sandbox",
+    "slowing",
     "stored",
     "subscription",
     "suspects",

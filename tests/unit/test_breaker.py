@@ -70,3 +70,16 @@ def test_a_throttled_provider_is_left_alone_as_long_as_it_asked_but_not_for_ever
         assert breaker.state(0.0) == "throttled"
         assert breaker.admits(waits_s)
         assert breaker.state(waits_s) == "closed"
+
+
+def test_being_throttled_opens_it_only_if_it_happens_again_and_again() -> None:
+    """What was under way with the first one says nothing new: the channel is slowed."""
+    for alone, state in ((True, "throttled"), (False, "open")):
+        breaker = Breaker(alone)
+        for _ in range(ATTEMPTS_MIN):
+            breaker.fail(0.0, throttled=True)
+        assert breaker.state(0.0) == state
+    breaker = Breaker()
+    for second in range(ATTEMPTS_MIN):
+        breaker.fail(second * PATIENCE_S, throttled=True)
+    assert breaker.state(ATTEMPTS_MIN * PATIENCE_S) == "open"
