@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterator
+import types
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import msgspec
 import pytest
 
 from shards import providers as module
+from shards.aside import awaited
 from shards.breaker import ATTEMPTS_MIN, OPEN_S
 from shards.channels.base import Recipient, SendError, Sent
 from shards.providers import UNREACHABLE, Held, Providers
@@ -157,6 +159,17 @@ def test_what_runs_on_the_thread_of_all_channels_is_not_asked_of_a_plug_in() -> 
         await providers.close()
 
     asyncio.run(work())
+
+
+@types.coroutine
+def _turn() -> Generator[None, None, None]:
+    yield
+
+
+def test_one_that_is_thrown_away_unfinished_ends_without_a_word() -> None:
+    begun = awaited(_turn)
+    begun.send(None)
+    begun.close()
 
 
 def test_a_batch_has_a_size() -> None:
