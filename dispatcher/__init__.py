@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dispatcher.api.errors import RequestError as RequestError
     from dispatcher.api.errors import ShutdownError as ShutdownError
     from dispatcher.api.errors import UnavailableError as UnavailableError
+    from dispatcher.api.inapp_channel import InAppChannel as InAppChannel
     from dispatcher.api.results import BatchReceipt as BatchReceipt
     from dispatcher.api.results import DeadLetter as DeadLetter
     from dispatcher.api.results import Decision as Decision
@@ -61,6 +62,7 @@ _MODULES = {
         "AlreadyFinalError", "DispatcherError", "NotFoundError", "OverloadedError", "RejectedError", "RequestError",
         "ShutdownError", "UnavailableError",
     ),
+    "dispatcher.api.inapp_channel": ("InAppChannel",),
     "dispatcher.api.results": (
         "BatchReceipt", "DeadLetter", "Decision", "DeliveryStatus", "Duplicate", "InboxItem", "Receipt", "Rejection",
         "Status",

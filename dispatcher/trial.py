@@ -15,7 +15,7 @@ from shards.answers import Answers, ErrorClass
 from shards.channels import registry
 from shards.channels.base import Context, Delivery, SendError, Sent
 from shards.hidden import disguised, redact, secrets_of
-from shards.providers import HANDED_OVER, Provider
+from shards.providers import HANDED_OVER, Ended, Provider, Unreachable
 from shards.settings import ChannelSettings, ProviderSettings
 
 STEPS_MAX = 1_000
@@ -96,7 +96,7 @@ class Trial:
             if len(providers) > 1:
                 self._step(f"provider {number} of {len(providers)}: {name}")
             ended = await self._attempt(settings, delivery)
-            if ended is None:
+            if isinstance(ended, Unreachable):
                 self._step("it cannot reach this recipient")
                 continue
             result = self._result(name, ended)
@@ -112,8 +112,7 @@ class Trial:
             raise TrialError(f"--to: {self._channel} cannot reach whom it names; give {like}")
         return result
 
-    async def _attempt(self, settings: ProviderSettings, delivery: Delivery) -> Sent | SendError | None:
-        """None where the provider cannot reach the recipient."""
+    async def _attempt(self, settings: ProviderSettings, delivery: Delivery) -> Ended:
         timeout_s, concurrency = float(self._settings.timeout), self._settings.concurrency
         context = Context(self._channel, timeout_s, concurrency, Answers(self._errors), self._step)
         provider = Provider(settings, context, alone=True)
@@ -121,11 +120,7 @@ class Trial:
             await provider.made()
             if provider.is_unmade:
                 return SendError("misconfigured", provider.refused)
-            if not await provider.supports(delivery.recipient):
-                return None
             return await provider.send(delivery, time.monotonic)
-        except SendError as error:  # of a plug-in that cannot say whom it supports
-            return error
         finally:
             await provider.close()
 

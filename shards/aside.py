@@ -41,11 +41,13 @@ def guarded(function: Callable[..., Any], *arguments: object) -> Any:
 
 
 async def awaited(function: Callable[..., Any], *arguments: object) -> Any:
-    """Call it, and await its answer where need be. Raises nothing but an ``Exception`` or ``CancelledError``."""
+    """Call it, and await its answer where need be. Raises an ``Exception``, ``CancelledError``, or ``GeneratorExit``,
+    which it is also given where it is thrown away unfinished, and must pass on then.
+    """
     try:
         found = function(*arguments)
         return await found if inspect.isawaitable(found) else found
-    except (Exception, asyncio.CancelledError):
+    except (Exception, asyncio.CancelledError, GeneratorExit):
         raise
     except BaseException as error:  # noqa: BLE001 - it is raised, as what ends nothing else
         raise EscapedError(error) from None
@@ -75,7 +77,7 @@ class _Call:
         if self.task.cancelled():
             self.waiter.cancel()
         elif error := self.task.exception():
-            self.waiter.set_exception(error)
+            self.waiter.set_exception(error if isinstance(error, Exception) else EscapedError(error))
         else:
             self.waiter.set_result(self.task.result())
 

@@ -48,6 +48,10 @@ class Breaker:
         """An attempt is made that was admitted."""
         self._probing = self._tripped
 
+    def leave(self) -> None:
+        """What was begun says nothing of the provider: it was not asked."""
+        self._probing = False
+
     def next_at(self, now: float) -> float:
         """When to ask again whether it admits one."""
         return self._until if now < self._until else now + PATIENCE_S

@@ -44,7 +44,8 @@ class Unreachable:
 
 
 UNREACHABLE = Unreachable()
-Outcome = Sent | SendError | Held | Unreachable
+Ended = Sent | SendError | Unreachable
+Outcome = Ended | Held
 
 
 class Provider:
@@ -122,9 +123,16 @@ class Provider:
         except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
             raise SendError("transient", self._words(error)) from None
 
+    async def may_support(self, recipient: Recipient) -> bool:
+        try:
+            return await self.supports(recipient)
+        except SendError:
+            return True
+
     def variables(self, delivery: Delivery) -> Mapping[str, Any]:
-        found = getattr(self._made, "variables", None)
-        return dict(guarded(found, delivery)) if found is not None else {}
+        """Of a plug-in none: they are asked for in the thread of all channels."""
+        found = None if self._aside else getattr(self._made, "variables", None)
+        return found(delivery) if found else {}
 
     def admits(self, now: float) -> bool:
         return not self.refused and self.breaker.admits(now)
@@ -133,9 +141,12 @@ class Provider:
         """Half open, a batch would be many attempts."""
         return not self.refused and self.breaker.state(now) == "closed"
 
-    async def send(self, delivery: Delivery, clock: Callable[[], float]) -> Sent | SendError:
+    async def send(self, delivery: Delivery, clock: Callable[[], float]) -> Ended:
         self.breaker.begin()
         try:
+            if not await self.supports(delivery.recipient):
+                self.breaker.leave()
+                return UNREACHABLE
             if self._threads:
                 sending: Awaitable[Any] = self._in_thread(delivery)
             else:
@@ -306,27 +317,25 @@ class Providers:
                 log.warning("a provider cannot be used", channel=self._channel, provider=one.name, error=one.refused)
 
     def variables(self, delivery: Delivery) -> Mapping[str, Any]:
-        """What a template can write of it, beside what every channel lets it write: as the first provider says."""
+        """What a template can write beside the rest: as the first provider says."""
         return self.all[0].variables(delivery)
 
     async def send(self, delivery: Delivery, failed: SendError | None = None) -> Outcome:
         """Ask one provider after the other, until one has an answer; ``failed`` is that of one already asked."""
         if self.is_being_made:
             await self.made()
-        try:
-            able = [provider for provider in self.all if await provider.supports(delivery.recipient)]
-        except SendError as error:
-            return error
-        for provider in able:
+        for provider in self.all:
             if not provider.admits(self._clock()):
                 continue
             outcome = await provider.send(delivery, self._clock)
             self._tell()
+            if isinstance(outcome, Unreachable):
+                continue
             if isinstance(outcome, Sent) or not self._hands_over(provider, outcome):
                 return outcome
             failed = outcome
         if failed is None or failed.error_class == "misconfigured":
-            return self._unasked(able)
+            return await self._unasked(delivery.recipient)
         return failed
 
     async def send_many(self, deliveries: Sequence[Delivery]) -> list[Outcome]:
@@ -357,8 +366,9 @@ class Providers:
             return True
         return error.error_class in HANDED_OVER and not provider.admits(self._clock())
 
-    def _unasked(self, able: Sequence[Provider]) -> Outcome:
-        """Why none of these could be asked."""
+    async def _unasked(self, recipient: Recipient) -> Outcome:
+        """Why none could be asked. One that cannot say whom it reaches may reach them later."""
+        able = [provider for provider in self.all if await provider.may_support(recipient)]
         if not able:
             return UNREACHABLE
         now = self._clock()

@@ -19,9 +19,10 @@ A channel is a class that is made once per shard, with its settings and a ``Cont
 ``send`` returns when the service has taken the message, and raises ``SendError`` when it has not: its class decides
 what follows. Any other exception is a bug of the channel, and ``transient``. It is under a deadline, the channel's
 ``timeout``. Where ``send`` is a plain function, it is run in a thread; the code of a plug-in has an event loop of its
-own. Three methods are optional: ``send_many``, which is given several deliveries (at most ``batch_max``) and returns
-one ``Sent``, None or ``SendError`` for each, in their order; ``variables``, which is given a delivery whose template is
-not rendered yet, and returns what the template can write beside the rest; and ``close``, which ends connections.
+own. Two methods are optional: ``send_many``, which is given several deliveries (at most ``batch_max``) and returns one
+``Sent``, None or ``SendError`` for each, in their order; and ``close``, which ends connections. A channel of this
+package may have ``variables`` as well, which is given a delivery whose template is not rendered yet, and returns what
+the template can write beside the rest.
 ``endpoints_of_users = True`` says that each user names a service of their own: then what one of these answers says
 nothing of the others, and never pauses the channel.
 

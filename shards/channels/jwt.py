@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
@@ -47,6 +48,7 @@ def rsa_key(pem: str) -> RsaKey:
     return key
 
 
+@functools.lru_cache(8)  # of RSA it is examined for 45 ms, for the settings as for the channel
 def _load(pem: str) -> object:
     try:
         return serialization.load_pem_private_key(pem.encode(), password=None)

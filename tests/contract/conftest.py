@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.support.service import RunningDispatcher
+from tests.support.trust import nobody_is_trusted
+
+__all__ = ["nobody_is_trusted"]
 
 # email and system work, webhook always fails, pager has no worker, push and sms are not configured: billing names one
 CONFIG = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from shards.answers import ERROR_CLASSES
 from shards.channels.base import Delivery, NotificationChannel, SendError
-from tests.support.rigs import Rig, rigs
+from tests.support.rigs import Rig, lacks, rigs
 from tests.support.service import wait_until
 from tests.support.waiting import until
 
@@ -23,6 +24,7 @@ TEST_S = 60.0
 HUNG_S = 0.5
 MESSAGE_MAX = 500
 TRIES = 5
+IDS = itertools.count()
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +86,7 @@ async def send(channel: NotificationChannel, delivery: Delivery) -> None:
 
 def delivery(rig: Rig, number: int = 0, **more: Any) -> Delivery:
     fields: dict[str, Any] = {
-        "id": f"{rig.name}-{number}",
+        "id": f"{rig.name}-{next(IDS)}",
         "notification_id": f"n-{number}",
         "channel": rig.name,
         "attempt": 1,
@@ -194,6 +196,24 @@ async def _in_the_end(channel: NotificationChannel, one: Delivery) -> None:
     raise AssertionError("it never works again")
 
 
+@pytest.mark.parametrize("rig", [rig for rig in RIGS if hasattr(rig, "keys")], ids=lambda rig: rig.name)
+def test_sent_again_it_has_the_same_key(rig: Any) -> None:
+    async def work() -> None:
+        async with channel_of(rig) as channel:
+            first, second = delivery(rig, 1, title="one"), delivery(rig, 2, title="two")
+            rig.fail("transient")
+            with pytest.raises(SendError):
+                await send(channel, first)
+            await send(channel, first)
+            await send(channel, first)
+            await send(channel, second)
+
+    before = set(rig.keys())
+    run(work)
+    wait_until(lambda: len(set(rig.keys()) - before) >= 2, 30.0, "both")
+    assert len(set(rig.keys()) - before) == 2
+
+
 @each("rig")
 def test_whom_it_can_reach(rig: Rig) -> None:
     async def work() -> None:
@@ -201,6 +221,7 @@ def test_whom_it_can_reach(rig: Rig) -> None:
             assert channel.name
             assert channel.supports_recipient(rig.recipient())
             stranger = rig.stranger()
+            assert (stranger is None) == lacks(rig, "stranger")
             assert stranger is None or not channel.supports_recipient(stranger)
 
     run(work)
@@ -230,5 +251,8 @@ def _sockets() -> int:
 
 
 @each("rig")
-def test_the_classes_are_those_of_the_table(rig: Rig) -> None:
-    assert rig.classes <= set(ERROR_CLASSES)
+def test_what_is_not_said_of_it_cannot_be(rig: Rig) -> None:
+    """With its reason, in one place."""
+    for error_class in ERROR_CLASSES:
+        assert (error_class in rig.classes) != lacks(rig, error_class), error_class
+    assert hasattr(rig, "keys") != lacks(rig, "keys")

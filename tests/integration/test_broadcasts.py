@@ -12,7 +12,7 @@ import pytest
 from tests.support.client import SubmitClient
 from tests.support.service import RunningDispatcher, wait_until
 
-USERS = 10_000
+USERS = 5_000
 BATCH = 1_000
 ASKED_AT_ONCE = 100  # a busy machine answers so many before their time is over
 # e-mail holds the pages up, so that there is time to kill somebody in the middle

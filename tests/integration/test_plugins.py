@@ -120,16 +120,23 @@ def test_a_hanging_plugin_holds_up_no_other_channel(tmp_path: Path) -> None:
     for name in ("hanging", "blocking"):
         config += LOGBOOK.format(name=name, kind=name.title(), file=bad) + 'timeout = "1s"\nconcurrency = 4\n'
     config += LOGBOOK.format(name="buggy", kind="Buggy", file=bad)
+    config += '[channels.either]\ntimeout = "1s"\nretry = { max_retries = 20, base = "50ms" }\n'
+    for kind, file in (("Blocking", bad), ("Logbook", good)):
+        config += f'[[channels.either.providers]]\nclass = "odd_channels:{kind}"\nfile = "{file}"\n'
     with running(config, ODD) as service:
+        handed_over = [send(service, "either", f"user-{at}") for at in range(20)]
         ids = [send(service, name, f"user-{at}") for at in range(20) for name in ("hanging", "blocking")]
         wait_until(lambda: bad.exists() and bad.read_text().count("\n") >= 4, PATIENCE_S, "some that hang")
-        assert outcome(service, send(service, "logbook", body="refuse"))["attempts"] == 2
+        booked = send(service, "logbook", body="refuse")
+        assert outcome(service, booked)["attempts"] == 2
         assert outcome(service, send(service, "logbook", "nobody"))["outcome"] == "suppressed"
-        assert good.read_text().count('"title":"t"') == 1
+        assert f'{{"id":"{booked}-logbook","title":"t"}}' in good.read_text()
         found = outcome(service, send(service, "buggy"))
         assert (found["outcome"], found["last_error"]) == ("dead", "KeyError: 'a bug of the plug-in'")
         for id in ids[:2]:
             wait_until(lambda id=id: waits(service, id), PATIENCE_S, "the first attempt's end")  # type: ignore[misc]  # bound now
+        for id in handed_over:
+            assert outcome(service, id)["outcome"] == "delivered"
         service.request("config.reload")  # whatever they have printed
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
@@ -124,13 +125,46 @@ def service() -> Iterator[RunningDispatcher]:
         yield running
 
 
+class Filled(NamedTuple):
+    data_dir: Path
+    snapshot: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def filled() -> Iterator[Filled]:
+    """What each test begins with a copy of."""
+    with RunningDispatcher(CONFIG, shards=1) as running:
+        fill(running)
+        seen = snapshot(running)
+        running.stop()
+        yield Filled(running.data_dir, seen)
+
+
+@pytest.fixture
+def expected(filled: Filled) -> dict[str, Any]:
+    """The snapshot of what ``stopped`` has."""
+    return copy.deepcopy(filled.snapshot)
+
+
+@pytest.fixture
+def stopped(filled: Filled) -> Iterator[RunningDispatcher]:
+    """One that is not running, and has been used."""
+    made = RunningDispatcher(CONFIG, shards=1)
+    shutil.copytree(filled.data_dir, made.data_dir, ignore=shutil.ignore_patterns("run"))  # which has sockets
+    try:
+        yield made
+        made.stop()
+    finally:
+        made.kill()
+        shutil.rmtree(made.directory)
+
+
 def journals(service: RunningDispatcher) -> set[str]:
     return {str(path.relative_to(service.data_dir)) for path in service.data_dir.rglob("*.db")} - {"collector.db"}
 
 
-def test_everything_is_the_same_with_any_number_of_shards(service: RunningDispatcher) -> None:
-    fill(service)
-    expected = snapshot(service)
+def test_everything_is_the_same_with_any_number_of_shards(stopped: RunningDispatcher, expected: dict[str, Any]) -> None:
+    service = stopped
     for shards in (3, 2, 8):
         service.stop()
         restart(service, shards)
@@ -183,10 +217,8 @@ def test_deliveries_behind_a_slow_channel_move_along(service: RunningDispatcher)
 
 
 @pytest.mark.parametrize("point", ["beginning", "journals", "before the swap", "after the swap"])
-def test_a_kill_on_the_way_changes_nothing(service: RunningDispatcher, point: str) -> None:
-    fill(service)
-    expected = snapshot(service)
-    service.stop()
+def test_a_kill_on_the_way_changes_nothing(stopped: RunningDispatcher, expected: dict[str, Any], point: str) -> None:
+    service = stopped
     code = subprocess.run(
         [sys.executable, "-c", KILLED, point, str(service.data_dir)],
         cwd=ROOT,
@@ -242,9 +274,8 @@ def refused(service: RunningDispatcher, shards: int) -> str:
     return service.log()
 
 
-def test_a_damaged_journal_is_not_resharded(service: RunningDispatcher) -> None:
-    fill(service)
-    service.stop()
+def test_a_damaged_journal_is_not_resharded(stopped: RunningDispatcher) -> None:
+    service = stopped
     journal = service.data_dir / "shard-0.db"
     content = journal.read_bytes()
     journal.write_bytes(content.replace(b"one-2", b"one=2"))
@@ -257,10 +288,8 @@ def test_a_damaged_journal_is_not_resharded(service: RunningDispatcher) -> None:
     assert wait_until(lambda: service.request("stats")["shards"][0]["quarantined"], what="the rescue")
 
 
-def test_a_full_disk_leaves_the_old_journals(service: RunningDispatcher) -> None:
-    fill(service)
-    expected = snapshot(service)
-    service.stop()
+def test_a_full_disk_leaves_the_old_journals(stopped: RunningDispatcher, expected: dict[str, Any]) -> None:
+    service = stopped
     prlimit = shutil.which("prlimit")
     assert prlimit
     done = subprocess.run(

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterator
+import types
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import msgspec
 import pytest
 
 from shards import providers as module
+from shards.aside import awaited
+from shards.breaker import ATTEMPTS_MIN, OPEN_S
 from shards.channels.base import Recipient, SendError, Sent
-from shards.providers import Providers
+from shards.providers import UNREACHABLE, Held, Providers
 from shards.settings import ChannelSettings, ProviderSettings
 from shards.units import Seconds
 from tests.support.plugins.rude_channels import Rude
-from tests.unit.test_providers import DELIVERY
+from tests.unit.test_providers import DELIVERY, of, one, run, times
 
 SHORT_S = 0.3
 
@@ -103,6 +106,81 @@ def test_one_that_cannot_say_whom_it_supports_is_asked_again_later(user: str) ->
         Rude.release.set()
         assert await said(providers, "fine") == ("sent", "fine")
         await providers.close()
+
+    asyncio.run(work())
+
+
+def test_while_one_blocks_its_thread_the_next_one_is_asked() -> None:
+    blocked = ProviderSettings("", "tests.support.plugins.rude_channels:Rude")
+    providers, clock = of(blocked, one("next"), timeout_s=SHORT_S)
+
+    async def work() -> None:
+        assert (await said(providers, "blocks"))[0] == "ambiguous"
+        found = await asyncio.gather(*(said(providers, "fine") for _ in range(ATTEMPTS_MIN)))
+        assert [one for one in found if one[0] == "sent"] == [("sent", "taken")] * 2, "the tenth that failed opens it"
+        assert all("blocks its event loop" in message for kind, message in found if kind == "transient")
+        assert await said(providers, "fine") == ("sent", "taken")
+        clock.now += OPEN_S
+        found = await asyncio.gather(*(said(providers, "one of these tries it") for _ in range(3)))
+        assert found == [("sent", "taken")] * 3
+        Rude.release.set()
+        clock.now += OPEN_S
+        assert await said(providers, "fine") == ("sent", "fine")
+        await providers.close()
+
+    asyncio.run(work())
+
+
+def test_where_there_is_no_next_one_they_wait_for_it_and_lose_no_attempt() -> None:
+    providers, _ = of(ProviderSettings("", "tests.support.plugins.rude_channels:Rude"), timeout_s=SHORT_S)
+
+    async def work() -> None:
+        await asyncio.gather(*(said(providers, "blocks") for _ in range(ATTEMPTS_MIN)))
+        assert await providers.send(DELIVERY) == Held(OPEN_S)
+        Rude.release.set()
+        await providers.close()
+
+    asyncio.run(work())
+
+
+def test_one_of_which_a_half_open_breaker_only_learns_that_it_cannot_reach_somebody_is_tried_again() -> None:
+    providers, clock = of(one("a", *["transient"] * ATTEMPTS_MIN, "ok", only="ann"))
+    assert times(providers, ATTEMPTS_MIN) == ["transient"] * ATTEMPTS_MIN
+    clock.now += OPEN_S
+    stranger = msgspec.structs.replace(DELIVERY, recipient=Recipient("bob"))
+    assert run(providers.send(stranger)) == [UNREACHABLE]
+    assert times(providers, 1) == ["Sent"]
+
+
+def test_what_runs_on_the_thread_of_all_channels_is_not_asked_of_a_plug_in() -> None:
+    async def work() -> None:
+        providers = rude()
+        assert await said(providers, "fine") == ("sent", "fine")
+        assert providers.variables(DELIVERY) == {}
+        await providers.close()
+
+    asyncio.run(work())
+
+
+@types.coroutine
+def _turn() -> Generator[None, None, None]:
+    yield
+
+
+def test_one_that_is_thrown_away_unfinished_ends_without_a_word() -> None:
+    begun = awaited(_turn)
+    begun.send(None)
+    begun.close()
+
+
+def test_a_batch_has_a_size() -> None:
+    async def work() -> None:
+        uncountable, negative = rude("Uncountable"), rude("Negative")
+        error_class, message = await said(uncountable, "fine")
+        assert (error_class, "'many'" in message) == ("misconfigured", True)
+        assert await said(negative, "fine") == ("sent", "fine")
+        assert (uncountable.batch_max, negative.batch_max) == (0, 0)
+        await asyncio.gather(uncountable.close(), negative.close())
 
     asyncio.run(work())
 

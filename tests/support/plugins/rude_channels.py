@@ -7,7 +7,7 @@ import functools
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, ClassVar
 
 from shards.channels.base import Context, Delivery, Recipient, SendError, Sent
@@ -105,6 +105,21 @@ class Rude:
                 while not self.release.is_set() and time.monotonic() < end:
                     pass
         return Sent(delivery.text)
+
+    def variables(self, delivery: Delivery) -> dict[str, Any]:
+        self.release.wait(60)
+        return {}
+
+
+class Uncountable(Rude):
+    batch_max = "many"
+
+    async def send_many(self, deliveries: Sequence[Delivery]) -> list[Sent]:
+        return [Sent("in a batch") for _ in deliveries]
+
+
+class Negative(Uncountable):
+    batch_max = -3  # type: ignore[assignment]  # as odd as what it replaces
 
 
 class Decorated(Rude):

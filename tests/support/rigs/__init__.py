@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from typing import Protocol
 
 from shards.answers import ErrorClass
@@ -16,7 +17,8 @@ from shards.channels.base import NotificationChannel, Recipient
 class Rig(Protocol):
     """A real service of the channel's kind, in a thread, which does as it is told.
 
-    It may have ``secrets``, which no error may tell, and ``has_title = False`` where there is only the text.
+    It may have ``secrets``, which no error may tell, and ``has_title = False`` where there is only the text. It has
+    ``keys`` if the service is told, with each message, by what it can tell a repetition: all of them, in order.
     """
 
     name: str
@@ -45,6 +47,42 @@ class Rig(Protocol):
 
     def hang(self) -> None:
         """The next send is never answered."""
+
+
+# What of the suite cannot be said of a kind, and why: an error class that its service cannot give, a stranger, keys.
+_OF_USERS = "each user names a service of their own: its refusal must not pause everybody's channel, and is transient"
+_ANYBODY = "nobody needs a contact for it"
+LACKING: Mapping[str, Mapping[str, str]] = {
+    "chat": {
+        "misconfigured": _OF_USERS,
+        "keys": "the services behind Apprise have none in common",
+    },
+    "inapp": {
+        "bad_address": "an inbox has no address",
+        "misconfigured": "it asks for no credentials",
+        "throttled": "a dispatcher that is overloaded is waited for; tests/unit/test_inapp_channel.py has what is left",
+        "stranger": _ANYBODY,
+    },
+    "push-webpush": {"misconfigured": _OF_USERS},
+    "system": {
+        "transient": "a notification daemon takes what it is given, or is not there",
+        "throttled": "as above",
+        "permanent": "as above",
+        "ambiguous": "but where it does not answer at all, which is to hang",
+        "bad_address": "a desktop has no address",
+        "stranger": _ANYBODY,
+        "keys": "the interface has none; what has a collapse key replaces what was shown before",
+    },
+    "twilio": {"keys": "its interface has none; see docs/sms.md"},
+    "webhook": {
+        "permanent": "whoever runs the endpoint may mend it: all but 410 is tried again",
+        "misconfigured": _OF_USERS,
+    },
+}
+
+
+def lacks(rig: Rig, what: str) -> bool:
+    return what in LACKING.get(rig.name, {})
 
 
 def rigs() -> list[Rig]:

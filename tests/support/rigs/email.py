@@ -55,6 +55,9 @@ class EmailRig:
             found.append(f"{mail['Subject']}\n{body.get_content() if body is not None else ''}")
         return found
 
+    def keys(self) -> list[str]:
+        return [mail["Message-ID"] for mail in self.server.mails]
+
     def fail(self, error_class: ErrorClass) -> None:
         self.server.on(*ANSWERS[error_class])
 

@@ -59,6 +59,9 @@ class PluginRig:
     def received(self) -> list[str]:
         return [json.loads(request.body)["text"] for request in tuple(self._endpoint.taken)]
 
+    def keys(self) -> list[str]:
+        return [json.loads(request.body)["id"] for request in tuple(self._endpoint.taken)]
+
     def fail(self, error_class: ErrorClass) -> None:
         self._endpoint.then(FAILURES[error_class])
 

@@ -74,6 +74,9 @@ class FcmRig(_Rig[FcmServer]):
     def stranger(self) -> Recipient:
         return Recipient("bob", Contacts(push=(PushContact("apns", "00"),)))
 
+    def keys(self) -> list[str]:
+        return [message["data"]["delivery_id"] for message in self.server.messages()]
+
     def received(self) -> list[str]:
         return [_text(message["notification"]) for message in self.server.messages()]
 
@@ -102,6 +105,9 @@ class ApnsRig(_Rig[ApnsServer]):
     def stranger(self) -> Recipient:
         return Recipient("bob", Contacts(email="bob@example.org"))
 
+    def keys(self) -> list[str]:
+        return [message["delivery_id"] for message in self.server.messages()]
+
     def received(self) -> list[str]:
         return [_text(message["aps"]["alert"]) for message in self.server.messages()]
 
@@ -128,6 +134,9 @@ class WebPushRig(_Rig[WebPushServer]):
 
     def stranger(self) -> Recipient:
         return Recipient("bob", Contacts(push=(PushContact("fcm", "00"),)))
+
+    def keys(self) -> list[str]:
+        return [message["id"] for message in self.server.messages()]
 
     def received(self) -> list[str]:
         return [_text(message) for message in self.server.messages()]

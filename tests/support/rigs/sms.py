@@ -39,6 +39,7 @@ class SmsRig:
         settings = SmsChannel.Settings(
             url=self._endpoint.url,
             headers={"X-Key": Secret(KEY)},
+            body={"id": "{id}", "to": "{to}", "text": "{text}"},
             success_at="/status",
             success="queued",
             id_at="/messages/0/id",
@@ -56,6 +57,9 @@ class SmsRig:
 
     def received(self) -> list[str]:
         return [json.loads(request.body)["text"] for request in tuple(self._endpoint.taken)]
+
+    def keys(self) -> list[str]:
+        return [json.loads(request.body)["id"] for request in tuple(self._endpoint.taken)]
 
     def fail(self, error_class: ErrorClass) -> None:
         self._endpoint.then(FAILURES[error_class])

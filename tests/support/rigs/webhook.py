@@ -42,6 +42,9 @@ class WebhookRig:
     def received(self) -> list[str]:
         return [request.body.decode() for request in tuple(self._endpoint.taken)]
 
+    def keys(self) -> list[str]:
+        return [request.headers["webhook-id"] for request in tuple(self._endpoint.taken)]
+
     def fail(self, error_class: ErrorClass) -> None:
         self._endpoint.then(FAILURES[error_class])
 
