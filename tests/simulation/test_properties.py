@@ -201,7 +201,9 @@ class Machine(RuleBasedStateMachine):
         words = self._words()
         database, names = self.shard.journal.database, self.shard.core.channel_names
         seen: Counter[tuple[str, int]] = Counter()
-        for (id_,) in database.execute("SELECT id FROM digests").fetchall():
+        for (id_,) in database.execute(
+            "SELECT id FROM digests WHERE carrier IS NOT NULL"
+        ).fetchall():  # others are empty
             waiting = self.shard.journal.waiting
             window = next(one for seq in range(1, self._number + 1) for one in waiting.digests_of(seq) if one.id == id_)
             seen.update((window.channel, place) for place in window.places)

@@ -45,9 +45,6 @@ class Rude:
                 sys.exit("no licence")
             case "hangs":
                 self.release.wait(60)
-            case "counts in words":
-                self.batch_max = "ten"
-                self.send_many = self.send
             case "needs a loop":
                 asyncio.get_running_loop()
 
