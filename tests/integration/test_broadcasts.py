@@ -12,7 +12,7 @@ import pytest
 from tests.support.client import SubmitClient
 from tests.support.service import RunningDispatcher, wait_until
 
-USERS = 5_000
+USERS = 10_000
 BATCH = 1_000
 ASKED_AT_ONCE = 100  # a busy machine answers so many before their time is over
 # e-mail holds the pages up, so that there is time to kill somebody in the middle
@@ -89,7 +89,7 @@ def test_kills_neither_skip_a_user_nor_repeat_one() -> None:
         names = subscribe(service, "news")
         id_ = publish(service, "news")
         for role in ("shard 0", "router", "shard 1", "router"):
-            wait_for_more(service, id_, 500)
+            wait_for_more(service, id_, 200)
             os.kill(service.child_pids()[role], signal.SIGKILL)
         check_each_once(service, id_, names)
 

@@ -253,7 +253,6 @@ def test_many_targets_in_one_url_have_one_deadline(service: Endpoint) -> None:
     url = f"mmost://127.0.0.1:{service.port}/{'a' * 24}?channel={targets}"  # with a wait between
     error = failure([url], settings={"schemes": ["mmost"]}, context=Context("chat", 1.0))
     assert error.error_class == "ambiguous"
-    assert "name fewer targets in a URL" in error.message
     assert 1 <= len(service.requests) < 500
 
 
