@@ -5,7 +5,7 @@ It stands for many logical producers, which take turns; up to ``PIPELINE`` batch
 
 from __future__ import annotations
 
-import sys
+import os
 import time
 from collections.abc import Iterator
 
@@ -138,10 +138,11 @@ def produce(settings: ProducerSettings) -> Totals:
 
 
 def main() -> None:
+    answer = os.fdopen(os.dup(1), "wb")  # a child's is the log from here on
     _, line = begin_child("a producer")
     totals = produce(msgspec.json.decode(line, type=ProducerSettings))
-    sys.stdout.buffer.write(msgspec.json.encode(totals) + b"\n")
-    sys.stdout.buffer.flush()
+    with answer:
+        answer.write(msgspec.json.encode(totals) + b"\n")
 
 
 if __name__ == "__main__":
